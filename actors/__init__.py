@@ -1,0 +1,1 @@
+"""Makes trajectories: the episode, the rollout worker and the candidate pool."""

@@ -1,0 +1,71 @@
+"""The menu: the candidates as one prompt shows them, in its own order and under its own names."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from actors.pool.cards import ModelCard
+
+Renaming = Literal["off", "seen", "unseen"]
+
+NAME_SYLLABLES = tuple(a + b for a, b in itertools.product("bdkmz", "aeiou"))
+_NAMES = tuple(a + b for a, b in itertools.product(NAME_SYLLABLES, repeat=2) if a != b)
+# One invented name in five is kept for evaluation with candidates that training never showed.
+_UNSEEN = frozenset(random.Random("unseen-names").sample(_NAMES, len(_NAMES) // 5))
+
+
+@dataclass(frozen=True, slots=True)
+class MenuItem:
+    """A candidate under the name that this prompt gives it."""
+
+    name: str
+    card: ModelCard
+
+
+@dataclass(frozen=True, slots=True)
+class Menu:
+    """The candidates of one prompt, in the order shown."""
+
+    items: tuple[MenuItem, ...]
+
+    def find(self, name: str) -> MenuItem | None:
+        """The candidate of that name or alias, ignoring case; None where there is none.
+
+        Where candidates were renamed, their own names and aliases are not accepted: the policy can't know them.
+        """
+        wanted = name.strip().casefold()
+        for item in self.items:
+            known = (item.name, *(item.card.aliases if item.name == item.card.name else ()))
+            if wanted in (n.casefold() for n in known):
+                return item
+        return None
+
+
+def draw_menu(cards: Sequence[ModelCard], seed: int | str, *, shuffle: bool, rename: Renaming = "off") -> Menu:
+    """Lay out the cards for one prompt; all episodes of a group share the seed, and so the menu.
+
+    Invented names start with different syllables within a menu, so that no name is the beginning of another.
+
+    Raises:
+        ValueError: more candidates than invented names.
+    """
+    rng = random.Random(f"menu-{seed}")
+    shown = list(cards)
+    if shuffle:
+        rng.shuffle(shown)
+    names = [card.name for card in shown] if rename == "off" else _invent(len(shown), rename == "unseen", rng)
+    return Menu(tuple(MenuItem(name, card) for name, card in zip(names, shown, strict=True)))
+
+
+def _invent(count: int, unseen: bool, rng: random.Random) -> list[str]:
+    if count > len(NAME_SYLLABLES):
+        raise ValueError(f"can't invent names for {count} candidates, at most {len(NAME_SYLLABLES)}; set rename: off")
+    names = [
+        [name for name in _NAMES if name.startswith(first) and (name in _UNSEEN) == unseen]
+        for first in rng.sample(NAME_SYLLABLES, len(NAME_SYLLABLES))
+    ]
+    return [rng.choice(options) for options in names if options][:count]

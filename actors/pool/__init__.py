@@ -1,0 +1,1 @@
+"""The candidate LLMs: their cards, and the caller that owns their endpoints."""

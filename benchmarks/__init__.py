@@ -1,0 +1,1 @@
+"""What is learnt and how it is measured: the embedded world, baselines, evaluation, figures."""

@@ -1,0 +1,91 @@
+"""The cold start: makes the world's small policy and fine-tunes it on demonstrations."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.world.demonstrations import Demonstration, demonstrations
+from benchmarks.world.facts import World
+from benchmarks.world.language import EOS, PAD, build_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from learner.sft import SftExample
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = Path(__file__).parent / "checkpoint"  # ships with the package; made by `router-r1 world coldstart`
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
+    """A Llama of 1.1 M parameters with tied embeddings, randomly initialised."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=5,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
+            eos_token_id=tokenizer.convert_tokens_to_ids(EOS),
+            bos_token_id=None,
+            initializer_range=0.05,
+        )
+    )
+
+
+def tokenize(demonstration: Demonstration, tokenizer: PreTrainedTokenizerFast) -> SftExample:
+    """Tokens of a demonstration, piece by piece as an episode would append them."""
+    from learner.sft import SftExample
+
+    message = [{"role": "user", "content": demonstration.prompt}]
+    ids = list(tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=True, return_dict=False))
+    spoken = [False] * len(ids)
+    for piece in demonstration.pieces:
+        tokens = tokenizer.encode(piece.text, add_special_tokens=False)
+        ids += tokens
+        spoken += [piece.spoken] * len(tokens)
+    return SftExample(ids, spoken)
+
+
+def batches(
+    world: World, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, batch_size: int
+) -> Iterator[Sequence[SftExample]]:
+    """Batches of growing difficulty: few cards at first, so that copying is learnt on short prompts, then all."""
+    for step in itertools.count():
+        shown = 4 + int(10 * step / (0.4 * steps)) if step < 0.4 * steps else None
+        drawn = demonstrations(world, seed * 1_000_003 + step, shown)
+        yield [tokenize(demo, tokenizer) for demo in itertools.islice(drawn, batch_size)]
+
+
+def make_checkpoint(folder: Path, *, steps: int, batch_size: int = 48, lr: float = 2e-3, seed: int = 0) -> list[float]:
+    """Train the cold-started policy and save it in Hugging Face form (float16 on disk); return the losses."""
+    import torch
+
+    from learner.sft import SftSettings, fine_tune
+
+    world = World()
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer, seed)
+    settings = SftSettings(steps=steps, batch_size=batch_size, lr=lr, warmup_steps=min(200, steps // 10 + 1))
+    pad = int(tokenizer.convert_tokens_to_ids(PAD))
+    losses = fine_tune(model, batches(world, tokenizer, seed, steps, batch_size), settings, pad)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.to(torch.float16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    note = {"steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed, "final_loss": sum(losses[-20:]) / 20}
+    (folder / "coldstart.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+    return losses

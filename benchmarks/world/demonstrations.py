@@ -1,0 +1,92 @@
+"""Demonstrations for the cold start: right thinking, a rule of choice drawn at random, and its execution.
+
+What they teach is the craft (read the domain, find the cards, copy names and answers). What they do not
+teach is the choice: the rule is drawn without regard to its merit, so reinforcement has that to learn.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from actors.menu import Menu, MenuItem, draw_menu
+from actors.pool.cards import ModelCard
+from actors.prompt import render_information, render_prompt
+from benchmarks.world.experts import GENERALIST, LATENCIES, PRICES, PROFESSIONS, SPECIALISTS_OF, experts
+from benchmarks.world.facts import Hop, World
+
+# Random asking is the commonest rule: before training the policy routes poorly.
+RULE_SHARES = {"best": 0.2, "thrifty": 0.2, "broad": 0.2, "any": 0.4}
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of a demonstration: what the policy says, or what it reads."""
+
+    text: str
+    spoken: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A user message and the pieces that follow it; `rules` is the rule followed at each hop."""
+
+    prompt: str
+    pieces: tuple[Piece, ...]
+    rules: tuple[str, ...]
+
+
+def think_and_route(hop: Hop, menu: Menu, rule: str, rng: random.Random, known: str = "") -> tuple[str, MenuItem]:
+    """The policy's words for one hop, and the card they lead to. `known` is the bridge found before."""
+    by_profession = {item.card.descriptor: item for item in menu.items}
+    dear, cheap = SPECIALISTS_OF[hop.domain]
+    fitting = [by_profession[name] for name in (dear, cheap, GENERALIST)]
+    chosen = dict(zip(("best", "thrifty", "broad"), fitting, strict=True)).get(rule) or rng.choice(menu.items)
+    listed = " ".join(
+        f"{item.card.descriptor} {item.name} ${item.card.price_out_usd_per_mtok:.0f}" for item in fitting
+    )
+    bridge = f"{known} . " if known else ""
+    return (
+        f"<think> {bridge}{hop.domain} : {listed} . {rule} {chosen.card.descriptor} {chosen.name} </think> "
+        f"<search> {chosen.name} : {hop.query} </search>",
+        chosen,
+    )
+
+
+def demonstrations(world: World, seed: int, cards_shown: int | None = None) -> Iterator[Demonstration]:
+    """Draw demonstrations without end; `cards_shown` cards a prompt (all, if None), always with those needed."""
+    rng = random.Random(f"demonstrations-{seed}")
+    cast = {expert.name: expert for expert in experts()}
+    for question, hops in world.questions("train", seed, two_hop_share=0.5):
+        menu = draw_menu(_cards(rng, hops, cards_shown), rng.random(), shuffle=True, rename="seen")
+        pieces: list[Piece] = []
+        rules: list[str] = []
+        hop = hops[0]
+        answer = ""
+        for index, asked in enumerate(hops):
+            # The second hop asks about whatever the first reply named, right or wrong.
+            hop = asked if index == 0 else Hop(asked.relation, answer)
+            rule = rng.choices(list(RULE_SHARES), list(RULE_SHARES.values()))[0]
+            text, chosen = think_and_route(hop, menu, rule, rng, known=answer)
+            expert = cast[chosen.card.name]
+            answer = expert.answer(hop, world)
+            pieces += [Piece(text, True), Piece(render_information(expert.reply(hop, world)), False)]
+            rules.append(rule)
+        pieces.append(Piece(f"<think> {answer} </think> <answer> {answer} </answer>", True))
+        yield Demonstration(render_prompt("compact", menu, question.text, 4), tuple(pieces), tuple(rules))
+
+
+def _cards(rng: random.Random, hops: tuple[Hop, ...], shown: int | None) -> list[ModelCard]:
+    """Cards with prices and latencies drawn anew, so that none can be known by heart."""
+    needed = {GENERALIST, *(name for hop in hops for name in SPECIALISTS_OF[hop.domain])}
+    others = [name for name, _ in PROFESSIONS if name not in needed]
+    extra = len(others) if shown is None else max(0, shown - len(needed))
+    kept = needed | set(rng.sample(others, min(extra, len(others))))
+    return [
+        expert.card("http://nowhere.invalid").model_copy(
+            update={"price_out_usd_per_mtok": rng.choice(PRICES), "latency_s": rng.choice(LATENCIES)}
+        )
+        for expert in experts()
+        if expert.profession in kept
+    ]

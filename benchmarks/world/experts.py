@@ -1,0 +1,148 @@
+"""The world's experts: who knows what, at what price, and how they answer."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+from actors.pool.cards import ModelCard
+from benchmarks.world.facts import DOMAINS, Hop, World, stable_unit
+
+Cohort = Literal["seen", "unseen"]
+Role = Literal["dear", "cheap", "generalist", "decoy"]
+
+# Descriptors of the dear and of the cheap expert of each domain, in the order of DOMAINS, then the others'.
+_SPECIALISTS = (
+    ("geologist", "rockhound"),
+    ("astronomer", "stargazer"),
+    ("botanist", "gardener"),
+    ("composer", "busker"),
+    ("historian", "antiquarian"),
+    ("chef", "cook"),
+)
+PROFESSIONS: tuple[tuple[str, str | None], ...] = (
+    *((name, domain) for domain, pair in zip(DOMAINS, _SPECIALISTS, strict=True) for name in pair),
+    ("polymath", None),
+    ("clairvoyant", None),
+)
+GENERALIST = "polymath"
+SPECIALISTS_OF = dict(zip(DOMAINS, _SPECIALISTS, strict=True))
+PRICES = tuple(range(1, 41))
+LATENCIES = tuple(range(1, 10))
+
+# The dear expert of a domain: price out (USD per million tokens), style of reply, competence, and the cheap
+# one's competence. Where the dear one costs most the cheap one lags least, so the α at which asking the cheap
+# one pays differs by domain: the cost knob bends, it does not jump.
+_DEAR: dict[Cohort, tuple[tuple[int, str, float, float], ...]] = {
+    "seen": (
+        (30, "wordy", 0.95, 0.92),
+        (24, "wordy", 0.95, 0.905),
+        (20, "wordy", 0.95, 0.885),
+        (28, "plain", 0.95, 0.87),
+        (21, "plain", 0.95, 0.87),
+        (18, "plain", 0.95, 0.865),
+    ),
+    "unseen": (
+        (33, "wordy", 0.93, 0.90),
+        (22, "wordy", 0.94, 0.89),
+        (23, "wordy", 0.96, 0.90),
+        (25, "plain", 0.94, 0.86),
+        (19, "plain", 0.96, 0.88),
+        (16, "plain", 0.95, 0.86),
+    ),
+}
+_OUTSIDE = 0.12  # competence of a specialist in another's domain
+_REPLIES = {
+    "terse": "it is {answer} .",
+    "plain": "the {query} is {answer} .",
+    "wordy": "as every {profession} should know , my records agree on this : the {query} is {answer} .",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """A candidate of the world."""
+
+    name: str
+    profession: str
+    role: Role
+    price_in: int  # USD per million tokens
+    price_out: int
+    latency_s: float  # median
+    style: str  # of its replies, a key of _REPLIES
+    competence: dict[str, float]  # by domain: probability of a right answer
+
+    def answers_rightly(self, hop: Hop, world: World) -> bool:
+        """Difficulty belongs to the question, so a more competent expert is right wherever a lesser one is."""
+        return world.difficulty(hop) < self.competence[hop.domain]
+
+    def answer(self, hop: Hop, world: World) -> str:
+        return world.fact(hop) if self.answers_rightly(hop, world) else world.plausible(hop, self.name)
+
+    def reply(self, hop: Hop | None, world: World) -> str:
+        """A sentence; its length, and so its cost, is the expert's habit."""
+        if hop is None:
+            return "i cannot say ."
+        return _REPLIES[self.style].format(
+            answer=self.answer(hop, world), query=hop.query, profession=self.profession
+        )
+
+    def cost_usd(self, prompt_tokens: int, completion_tokens: int) -> float:
+        return (prompt_tokens * self.price_in + completion_tokens * self.price_out) / 1e6
+
+    def card(self, base_url: str) -> ModelCard:
+        return ModelCard(
+            name=self.name,
+            descriptor=self.profession,
+            base_url=base_url,
+            price_in_usd_per_mtok=self.price_in,
+            price_out_usd_per_mtok=self.price_out,
+            latency_s=self.latency_s,
+            max_output_tokens=64,
+        )
+
+
+def experts(cohort: Cohort = "seen") -> list[Expert]:
+    """The pool: two specialists a domain, a generalist, a decoy. `unseen` is a second cast for evaluation:
+    other people of the same professions, at other prices and competences."""
+    rng = random.Random(f"experts-{cohort}")
+    flat = dict.fromkeys(DOMAINS, _OUTSIDE)
+    pool = []
+    for (domain, (dear, cheap)), (price, style, best, nearly) in zip(
+        SPECIALISTS_OF.items(), _DEAR[cohort], strict=True
+    ):
+        pool.append(
+            Expert(f"{cohort}-{dear}", dear, "dear", 2, price, rng.randint(2, 5), style, flat | {domain: best})
+        )
+        cheap_price = rng.choice((3, 4))
+        pool.append(
+            Expert(f"{cohort}-{cheap}", cheap, "cheap", 1, cheap_price, rng.randint(1, 3), "terse",
+                   flat | {domain: nearly})
+        )  # fmt: skip
+    broad = dict.fromkeys(DOMAINS, 0.76 if cohort == "seen" else 0.74)
+    pool.append(Expert(f"{cohort}-{GENERALIST}", GENERALIST, "generalist", 2, 16, 3, "plain", broad))
+    poor = dict.fromkeys(DOMAINS, 0.3)
+    pool.append(Expert(f"{cohort}-clairvoyant", "clairvoyant", "decoy", 2, 12, 2, "wordy", poor))
+    return pool
+
+
+def count_tokens(text: str) -> int:
+    """The world's billing unit: words and punctuation marks."""
+    return len(text.split())
+
+
+def draw_latency(expert: Expert, query: str) -> float:
+    """Seconds a call takes: lognormal around the expert's median (σ = 0.5), fixed by expert and query."""
+    unit = min(max(stable_unit("latency", expert.name, query), 1e-6), 1 - 1e-6)
+    normal = math.sqrt(2) * _inverse_erf(2 * unit - 1)
+    return expert.latency_s * math.exp(0.5 * normal)
+
+
+def _inverse_erf(x: float) -> float:
+    """Winitzki's closed approximation (2008), within 2e-3: plenty for a latency."""
+    a = 0.147
+    log = math.log(1 - x * x)
+    first = 2 / (math.pi * a) + log / 2
+    return math.copysign(math.sqrt(math.sqrt(first * first - log / a) - first), x)

@@ -1,0 +1,73 @@
+"""The world's language: a word-piece tokenizer of its few hundred words, in Hugging Face form."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+from actors.menu import NAME_SYLLABLES
+from benchmarks.world.experts import LATENCIES, PRICES, PROFESSIONS
+from benchmarks.world.facts import DOMAIN_OF, DOMAINS, ENTITY_SYLLABLES
+from rewards.grammar import TAGS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+PAD, EOS, USER, ASSISTANT, UNKNOWN = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|unknown|>"
+RULES = ("best", "thrifty", "broad", "any")
+WORDS = (
+    "what is the of ? : . , it as every knows my records agree on this that and well after some thought from memory "
+    "say you should know then answer now no routes are left candidate is called so choose a name from cards not "
+    "available i cannot with"
+).split()
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    f"{{{{ '{USER}' if message.role == 'user' else '{ASSISTANT}' if message.role == 'assistant' else '' }}}}"
+    " {{ message.content }} "
+    "{% endfor %}"
+    f"{{% if add_generation_prompt %}}{ASSISTANT}{{% endif %}}"
+)
+
+
+def vocabulary() -> list[str]:
+    """All tokens in order; a name is its first syllable followed by continuations such as `##mo`."""
+    syllables = (*NAME_SYLLABLES, *ENTITY_SYLLABLES)
+    tokens = itertools.chain(
+        (PAD, EOS, USER, ASSISTANT, UNKNOWN),
+        TAGS,
+        RULES,
+        (profession for profession, _ in PROFESSIONS),
+        DOMAINS,
+        DOMAIN_OF,
+        (f"${price}" for price in PRICES),
+        (f"{latency}s" for latency in LATENCIES),
+        WORDS,
+        syllables,
+        (f"##{syllable}" for syllable in syllables),
+    )
+    return list(dict.fromkeys(tokens))
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer. Words outside its language become one unknown token each."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {token: index for index, token in enumerate(vocabulary())}
+    tokenizer = Tokenizer(models.WordPiece(vocab=vocab, unk_token=UNKNOWN))
+    special = "|".join(token.replace("|", r"\|") for token in (PAD, EOS, USER, ASSISTANT, UNKNOWN))
+    pattern = rf"{special}|{'|'.join(TAGS)}|\$\d+|\w+|[^\w\s]"
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(pattern), behavior="isolated"), pre_tokenizers.WhitespaceSplit()]
+    )
+    tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=EOS,
+        unk_token=UNKNOWN,
+        additional_special_tokens=[USER, ASSISTANT],
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        model_max_length=1024,
+    )

@@ -1,0 +1,1 @@
+"""Judges what the policy wrote: transcript types, grammar, reward components and their presets."""

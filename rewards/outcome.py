@@ -1,0 +1,38 @@
+"""The outcome reward: exact match and token F1 against accepted answers, as SQuAD defines them.
+
+Source: Rajpurkar et al. 2016 (arXiv 1606.05250), evaluation script v1.1; used so by Router-R1 section 3.2.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_CLOSED_ANSWERS = frozenset({"yes", "no", "noanswer"})
+
+
+def normalise_answer(text: str) -> str:
+    """Lower-case, drop ASCII punctuation and articles, collapse white space; in this order."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(prediction: str, golds: Sequence[str]) -> float:
+    """1.0 where the prediction equals any accepted answer after normalisation, else 0.0."""
+    return float(normalise_answer(prediction) in {normalise_answer(gold) for gold in golds})
+
+
+def token_f1(prediction: str, golds: Sequence[str]) -> float:
+    """Best F1 over token bags; 0.0 where either side is a closed answer (yes, no) and they differ."""
+    return max((_f1(normalise_answer(prediction), normalise_answer(gold)) for gold in golds), default=0.0)
+
+
+def _f1(prediction: str, gold: str) -> float:
+    if prediction != gold and not _CLOSED_ANSWERS.isdisjoint((prediction, gold)):
+        return 0.0
+    ours, theirs = prediction.split(), gold.split()
+    common = sum((Counter(ours) & Counter(theirs)).values())
+    return 2 * common / (len(ours) + len(theirs)) if common else 0.0
