@@ -56,6 +56,9 @@ class EpisodeSettings(Settings):
     max_turn_tokens: int = Field(256, gt=0, description="Tokens sampled in one turn, at most.")
     max_reply_tokens: int = Field(256, gt=0, description="Policy tokens a reply may take; longer ones are cut.")
     shuffle_cards: bool = Field(True, description="List the candidates in a random order, drawn per group.")
+    rename_cards: bool = Field(
+        False, description="Show the candidates under invented names, drawn per group: cards must be read."
+    )
 
 
 class PoolSettings(Settings):
@@ -69,7 +72,9 @@ class PoolSettings(Settings):
     max_in_flight: int = Field(256, gt=0, description="Calls under way per caller.")
     connect_timeout_s: float = Field(5, gt=0, description="Deadline to connect.")
     total_timeout_s: float = Field(60, gt=0, description="Deadline for a call: attempts and the pauses between.")
-    max_attempts: int = Field(4, ge=1, description="Attempts per call; only 429, 5xx and broken connections are retried.")
+    max_attempts: int = Field(
+        4, ge=1, description="Attempts per call; only 429, 5xx and broken connections are retried."
+    )
     backoff_s: float = Field(0.25, gt=0, description="First pause between attempts; doubles, with jitter.")
     max_reply_bytes: int = Field(1 << 20, gt=0, description="A longer HTTP body is a provider error.")
     send_question_id: bool = Field(

@@ -78,9 +78,7 @@ class ModelCard(BaseModel):
 
     def cost_usd(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Price of a call in USD: tokens times the two prices, per million."""
-        return (
-            prompt_tokens * self.price_in_usd_per_mtok + completion_tokens * self.price_out_usd_per_mtok
-        ) / 1e6
+        return (prompt_tokens * self.price_in_usd_per_mtok + completion_tokens * self.price_out_usd_per_mtok) / 1e6
 
 
 def check_base_url(value: str) -> str:

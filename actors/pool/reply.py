@@ -68,6 +68,8 @@ def _completion(fields: dict[str, Any], usage: Usage | None) -> Reply:
         return Reply(usage=usage, refusal="the provider's content filter stopped the reply")
     if not isinstance(content, str):
         return Reply(usage=usage, fault=f"the reply's content is {type(content).__name__}, not a text")
+    if content and usage is not None and usage.completion_tokens == 0:
+        usage = None  # a text that took no tokens
     # A lone surrogate is legal in JSON and breaks every tokenizer and file after it.
     return Reply(text=content.encode("utf-8", "replace").decode(), usage=usage)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.world.demonstrations import Demonstration, demonstrations
+from benchmarks.world.demonstrations import Demonstration, demonstrations, drills
 from benchmarks.world.facts import World
 from benchmarks.world.language import EOS, PAD, build_tokenizer
 
@@ -64,11 +64,17 @@ def tokenize(demonstration: Demonstration, tokenizer: PreTrainedTokenizerFast) -
 def batches(
     world: World, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, batch_size: int
 ) -> Iterator[Sequence[SftExample]]:
-    """Batches of growing difficulty: few cards at first, so that copying is learnt on short prompts, then all."""
+    """Batches of growing difficulty: drills and few cards at first, so that looking up and copying are learnt on
+    short prompts; then demonstrations with all cards."""
     for step in itertools.count():
-        shown = 4 + int(10 * step / (0.4 * steps)) if step < 0.4 * steps else None
-        drawn = demonstrations(world, seed * 1_000_003 + step, shown)
-        yield [tokenize(demo, tokenizer) for demo in itertools.islice(drawn, batch_size)]
+        shown = 4 + int(10 * step / (0.3 * steps)) if step < 0.3 * steps else None
+        drilled = int(batch_size * max(0.0, 0.75 * (1 - step / (0.5 * steps))))
+        key = seed * 1_000_003 + step
+        drawn = itertools.chain(
+            itertools.islice(drills(world, key, shown), drilled),
+            itertools.islice(demonstrations(world, key, shown), batch_size - drilled),
+        )
+        yield [tokenize(demonstration, tokenizer) for demonstration in drawn]
 
 
 def make_checkpoint(folder: Path, *, steps: int, batch_size: int = 48, lr: float = 2e-3, seed: int = 0) -> list[float]:

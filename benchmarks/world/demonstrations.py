@@ -43,9 +43,7 @@ def think_and_route(hop: Hop, menu: Menu, rule: str, rng: random.Random, known: 
     dear, cheap = SPECIALISTS_OF[hop.domain]
     fitting = [by_profession[name] for name in (dear, cheap, GENERALIST)]
     chosen = dict(zip(("best", "thrifty", "broad"), fitting, strict=True)).get(rule) or rng.choice(menu.items)
-    listed = " ".join(
-        f"{item.card.descriptor} {item.name} ${item.card.price_out_usd_per_mtok:.0f}" for item in fitting
-    )
+    listed = " ".join(f"{item.card.descriptor} {item.name} ${item.card.price_out_usd_per_mtok:.0f}" for item in fitting)
     bridge = f"{known} . " if known else ""
     return (
         f"<think> {bridge}{hop.domain} : {listed} . {rule} {chosen.card.descriptor} {chosen.name} </think> "
@@ -75,6 +73,22 @@ def demonstrations(world: World, seed: int, cards_shown: int | None = None) -> I
             rules.append(rule)
         pieces.append(Piece(f"<think> {answer} </think> <answer> {answer} </answer>", True))
         yield Demonstration(render_prompt("compact", menu, question.text, 4), tuple(pieces), tuple(rules))
+
+
+def drills(world: World, seed: int, cards_shown: int | None = None) -> Iterator[Demonstration]:
+    """Draw drills without end: named a profession, say the name and price on its card.
+
+    Looking a card up is the one skill that demonstrations teach slowly, three look-ups each; a drill has up to
+    twelve. Once learnt here it serves the demonstrations.
+    """
+    rng = random.Random(f"drills-{seed}")
+    for question, hops in world.questions("train", seed, two_hop_share=0.5):
+        menu = draw_menu(_cards(rng, hops, cards_shown), rng.random(), shuffle=True, rename="seen")
+        pieces = [Piece("<think>", False)]
+        for item in rng.sample(menu.items, min(12, len(menu.items))):
+            pieces.append(Piece(item.card.descriptor, False))
+            pieces.append(Piece(f"{item.name} ${item.card.price_out_usd_per_mtok:.0f}", True))
+        yield Demonstration(render_prompt("compact", menu, question.text, 4), tuple(pieces), ())
 
 
 def _cards(rng: random.Random, hops: tuple[Hop, ...], shown: int | None) -> list[ModelCard]:

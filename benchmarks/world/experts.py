@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from typing import Literal
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Literal
 
 from actors.pool.cards import ModelCard
 from benchmarks.world.facts import DOMAINS, Hop, World, stable_unit
+
+if TYPE_CHECKING:
+    from benchmarks.world.server import Answer
 
 Cohort = Literal["seen", "unseen"]
 Role = Literal["dear", "cheap", "generalist", "decoy"]
@@ -39,18 +43,18 @@ _DEAR: dict[Cohort, tuple[tuple[int, str, float, float], ...]] = {
     "seen": (
         (30, "wordy", 0.95, 0.92),
         (24, "wordy", 0.95, 0.905),
-        (20, "wordy", 0.95, 0.885),
-        (28, "plain", 0.95, 0.87),
-        (21, "plain", 0.95, 0.87),
-        (18, "plain", 0.95, 0.865),
+        (19, "wordy", 0.95, 0.89),
+        (39, "plain", 0.95, 0.88),
+        (32, "plain", 0.95, 0.875),
+        (26, "plain", 0.95, 0.85),
     ),
     "unseen": (
         (33, "wordy", 0.93, 0.90),
         (22, "wordy", 0.94, 0.89),
-        (23, "wordy", 0.96, 0.90),
-        (25, "plain", 0.94, 0.86),
-        (19, "plain", 0.96, 0.88),
-        (16, "plain", 0.95, 0.86),
+        (20, "wordy", 0.96, 0.90),
+        (37, "plain", 0.94, 0.87),
+        (33, "plain", 0.96, 0.88),
+        (24, "plain", 0.95, 0.85),
     ),
 }
 _OUTSIDE = 0.12  # competence of a specialist in another's domain
@@ -85,9 +89,7 @@ class Expert:
         """A sentence; its length, and so its cost, is the expert's habit."""
         if hop is None:
             return "i cannot say ."
-        return _REPLIES[self.style].format(
-            answer=self.answer(hop, world), query=hop.query, profession=self.profession
-        )
+        return _REPLIES[self.style].format(answer=self.answer(hop, world), query=hop.query, profession=self.profession)
 
     def cost_usd(self, prompt_tokens: int, completion_tokens: int) -> float:
         return (prompt_tokens * self.price_in + completion_tokens * self.price_out) / 1e6
@@ -113,9 +115,7 @@ def experts(cohort: Cohort = "seen") -> list[Expert]:
     for (domain, (dear, cheap)), (price, style, best, nearly) in zip(
         SPECIALISTS_OF.items(), _DEAR[cohort], strict=True
     ):
-        pool.append(
-            Expert(f"{cohort}-{dear}", dear, "dear", 2, price, rng.randint(2, 5), style, flat | {domain: best})
-        )
+        pool.append(Expert(f"{cohort}-{dear}", dear, "dear", 2, price, rng.randint(2, 5), style, flat | {domain: best}))
         cheap_price = rng.choice((3, 4))
         pool.append(
             Expert(f"{cohort}-{cheap}", cheap, "cheap", 1, cheap_price, rng.randint(1, 3), "terse",
@@ -128,6 +128,29 @@ def experts(cohort: Cohort = "seen") -> list[Expert]:
     return pool
 
 
+class WorldAnswerer:
+    """The world's experts, both casts, behind the candidate server (see `server.Answerer`)."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.world = World(seed)
+        self._experts = {expert.name: expert for expert in (*experts("seen"), *experts("unseen"))}
+        self.models = tuple(self._experts)
+
+    def answer(self, model: str, query: str, question_id: str | None) -> Answer:
+        """Answer a sub-question of the form `relation of entity`.
+
+        Raises:
+            UnknownModel: there is no such expert.
+        """
+        from benchmarks.world.server import Answer, UnknownModel
+
+        expert = self._experts.get(model)
+        if expert is None:
+            raise UnknownModel(model)
+        text = expert.reply(self.world.parse_query(query), self.world)
+        return Answer(text, count_tokens(text), count_tokens(query), draw_latency(expert, query))
+
+
 def count_tokens(text: str) -> int:
     """The world's billing unit: words and punctuation marks."""
     return len(text.split())
@@ -136,13 +159,4 @@ def count_tokens(text: str) -> int:
 def draw_latency(expert: Expert, query: str) -> float:
     """Seconds a call takes: lognormal around the expert's median (σ = 0.5), fixed by expert and query."""
     unit = min(max(stable_unit("latency", expert.name, query), 1e-6), 1 - 1e-6)
-    normal = math.sqrt(2) * _inverse_erf(2 * unit - 1)
-    return expert.latency_s * math.exp(0.5 * normal)
-
-
-def _inverse_erf(x: float) -> float:
-    """Winitzki's closed approximation (2008), within 2e-3: plenty for a latency."""
-    a = 0.147
-    log = math.log(1 - x * x)
-    first = 2 / (math.pi * a) + log / 2
-    return math.copysign(math.sqrt(math.sqrt(first * first - log / a) - first), x)
+    return expert.latency_s * math.exp(0.5 * NormalDist().inv_cdf(unit))

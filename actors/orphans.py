@@ -1,0 +1,36 @@
+"""Ends an engine's processes when the process that owns the engine is gone.
+
+vLLM runs its engine core and workers as processes of their own. If their owner is killed outright they live
+on, and keep memory and cores. A worker therefore watches the owner and takes the engine core down with it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+
+OWNER_VARIABLE = "ROUTER_R1_ENGINE_OWNER"  # process id of the owner, in the worker's environment
+
+
+def exit_with_owner() -> None:
+    """In an engine's worker: start watching the owner. Elsewhere: nothing."""
+    owner = int(os.environ.get(OWNER_VARIABLE, "0"))
+    if owner in (0, os.getpid()):
+        return
+    core = os.getppid()
+    threading.Thread(target=_watch, args=(owner, core), name="owner-watch", daemon=True).start()
+
+
+def _watch(owner: int, core: int) -> None:
+    try:
+        handle = os.pidfd_open(owner)
+    except ProcessLookupError:
+        pass  # gone already
+    else:
+        select.select([handle], [], [])  # readable once the process has ended
+    # If the core has ended too, its id may be another's by now; then we are its child no longer.
+    if os.getppid() == core:
+        os.kill(core, signal.SIGKILL)
+    os._exit(1)

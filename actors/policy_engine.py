@@ -1,0 +1,348 @@
+"""The policy engine: one vLLM engine that samples from the current policy and takes new weights in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import psutil
+
+from actors.generation import Generation
+from actors.orphans import OWNER_VARIABLE
+from actors.settings import EngineSettings, SamplingSettings
+
+if TYPE_CHECKING:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.outputs import CompletionOutput
+    from vllm.sampling_params import SamplingParams
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+log = logging.getLogger(__name__)
+
+_SHUTDOWN_GRACE_S = 20.0
+# Small blocks let short episodes share and reuse prefixes; vLLM's default on CPU is 128 tokens, and its CPU
+# attention wants a multiple of 32.
+_CPU_BLOCK_TOKENS = 32
+_CPU_BATCH_TOKENS = 2048  # of one step, unless an episode is longer
+
+
+class PolicyEngine:
+    """One vLLM `AsyncLLM`, used from a single event loop.
+
+    A weight update goes `pause`, `start_weight_update`, `update_weights`, `finish_weight_update`, `resume`.
+    Requests under way are frozen between pause and resume and then go on with the new weights; requests that
+    arrive in between wait.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        settings: EngineSettings,
+        *,
+        version: int = 0,
+        seed: int = 0,
+        weight_backend: Literal["gloo", "nccl"],
+    ) -> None:
+        """`model` is a checkpoint folder holding the weights of policy `version`, and its tokenizer."""
+        self.model = str(model)
+        self.settings = settings
+        self.version = version
+        self.seed = seed
+        self.weight_backend = weight_backend
+        self._llm: AsyncLLM | None = None
+        self._children: list[psutil.Process] = []
+        self._request_numbers = itertools.count()
+
+    async def start(self) -> None:
+        """Start the engine's processes and load the weights.
+
+        Raises:
+            TimeoutError: the engine was not ready within `settings.start_timeout_s`.
+        """
+        deadline_s = self.settings.start_timeout_s
+        before = set(_child_processes())
+        try:
+            with _environment(self._variables()):
+                self._llm = await asyncio.wait_for(asyncio.to_thread(self._build), deadline_s)
+            await asyncio.wait_for(self._llm.update_weight_version(str(self.version)), deadline_s)
+        except TimeoutError as error:
+            raise TimeoutError(
+                f"the vLLM engine for {self.model} was not ready within start_timeout_s={deadline_s:g}; "
+                "raise it, or look at the engine's log for what it waits on"
+            ) from error
+        finally:
+            self._children = [p for p in _child_processes() if p not in before]
+            if self._llm is None:
+                _end_processes(self._children, grace_s=0)
+
+    async def shutdown(self) -> None:
+        """Stop the engine; requests under way fail. Leaves none of its processes behind."""
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            await asyncio.to_thread(llm.shutdown, _SHUTDOWN_GRACE_S)
+        await asyncio.to_thread(_end_processes, self._children, _SHUTDOWN_GRACE_S)
+        del llm
+        gc.collect()  # it sits in cycles, and collected at interpreter exit its destructor raises
+
+    async def generate(
+        self,
+        prompt_ids: list[int],
+        *,
+        max_tokens: int,
+        stop: list[str],
+        sampling: SamplingSettings,
+        seed: int | None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Generation:
+        """Sample up to `max_tokens` tokens after `prompt_ids`, ending with the first of the strings in `stop`.
+
+        The text holds every sampled token, special ones too, up to the end of the stop string. `on_text`
+        receives it piece by piece. Cancelling the caller aborts the request in the engine. There is no
+        deadline here, since a pause may last as long as a weight update: the caller sets one.
+
+        Raises:
+            ValueError: the prompt and `max_tokens` do not fit in `max_model_len`.
+            vllm.v1.engine.exceptions.EngineDeadError: the engine's processes are gone.
+        """
+        params = self._sampling_params(max_tokens, stop, sampling, seed, streaming=on_text is not None)
+        token_ids: list[int] = []
+        logprobs: list[float] = []
+        text: list[str] = []
+        last: CompletionOutput | None = None
+        async for output in self._engine.generate(self._prompt(prompt_ids), params, self._next_request_id()):
+            last = output.outputs[0]
+            token_ids += last.token_ids
+            logprobs += _sampled_logprobs(last)
+            text.append(last.text)
+            if on_text is not None and last.text:
+                on_text(last.text)
+        if last is None or last.finish_reason not in ("stop", "length"):
+            raise RuntimeError(
+                f"the engine ended a request with finish_reason={last and last.finish_reason!r} in place of "
+                "`stop` or `length`; it was aborted from inside the engine, see its log"
+            )
+        return Generation(
+            token_ids=token_ids,
+            logprobs=logprobs,
+            versions=_token_versions(last, len(token_ids)),
+            text="".join(text),
+            finish_reason=last.finish_reason,
+        )
+
+    async def score(self, token_ids: list[int], *, timeout_s: float = 120.0) -> list[float]:
+        """Log-probability (nats, temperature 1) of each token given those before it, `[T - 1]` for T tokens.
+
+        Computed from the weights as they are, past the prefix cache. Waits while the engine is paused.
+
+        Raises:
+            ValueError: fewer than two tokens, or `max_model_len` or more.
+            TimeoutError: no result within `timeout_s` seconds.
+        """
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+        if not 2 <= len(token_ids) < self.settings.max_model_len:
+            raise ValueError(
+                f"score takes 2 to max_model_len-1={self.settings.max_model_len - 1} tokens, got {len(token_ids)}"
+            )
+        params = SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            prompt_logprobs=0,
+            detokenize=False,
+            flat_logprobs=True,
+            skip_reading_prefix_cache=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        try:
+            async with asyncio.timeout(timeout_s):
+                async for output in self._engine.generate(self._prompt(token_ids), params, self._next_request_id()):
+                    scores = output.prompt_logprobs
+        except TimeoutError as error:
+            raise TimeoutError(
+                f"the engine did not score {len(token_ids)} tokens within {timeout_s:g} s; is it still paused?"
+            ) from error
+        # The first position has no prefix and therefore no entry.
+        return [scores.logprobs[start] for start in scores.start_indices[1:]]
+
+    async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
+        """Join the learner's weight-sync group; returns once all its members have."""
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info))
+
+    async def start_weight_update(self) -> None:
+        """Make ready to receive weights. The engine must be paused."""
+        if not await self._engine.is_paused():
+            raise RuntimeError("a weight update needs a paused engine, or tokens are sampled from a mixture; pause it")
+        await self._engine.start_weight_update()
+
+    async def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Receive the weights that the learner broadcasts. If it raises, the engine must be restarted."""
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        await self._engine.update_weights(WeightTransferUpdateRequest(update_info))
+
+    async def finish_weight_update(self, version: int) -> None:
+        """Put the received weights to use; from here on they are policy `version`."""
+        await self._engine.finish_weight_update(str(version))
+        self.version = version
+
+    async def pause(self) -> None:
+        """Freeze all requests and empty the key-value cache, so that none of it outlives its weights.
+
+        Frozen requests keep their tokens; on `resume` their prefixes are computed anew under the weights of
+        that time, and so each token's log-probability is that of the version it is labelled with.
+        """
+        await self._engine.pause_generation(mode="keep", clear_cache=True)
+
+    async def resume(self) -> None:
+        """Go on after `pause`."""
+        await self._engine.resume_generation()
+
+    @property
+    def _engine(self) -> AsyncLLM:
+        if self._llm is None:
+            raise RuntimeError("the policy engine is not running; await start() first")
+        return self._llm
+
+    def _build(self) -> AsyncLLM:
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        return AsyncLLM.from_engine_args(self._arguments())
+
+    def _arguments(self) -> AsyncEngineArgs:
+        from vllm.config import WeightTransferConfig
+        from vllm.engine.arg_utils import AsyncEngineArgs
+
+        settings = self.settings
+        on_cpu: dict[str, Any] = {
+            "block_size": _CPU_BLOCK_TOKENS,
+            "kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30),
+            # A prefill cut in two kills a CPU engine if the request has a seed: after the first part vLLM
+            # rewinds the request's generator, which CPU generators cannot do. So none is cut.
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(_CPU_BATCH_TOKENS, settings.max_model_len),
+        }
+        on_gpu: dict[str, Any] = {
+            "gpu_memory_utilization": settings.gpu_memory_utilization,
+            "tensor_parallel_size": settings.tensor_parallel_size,
+        }
+        return AsyncEngineArgs(
+            model=self.model,
+            dtype=settings.dtype,
+            seed=self.seed,
+            max_model_len=settings.max_model_len,
+            max_num_seqs=settings.max_num_seqs,
+            enforce_eager=settings.enforce_eager,
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",
+            # A checkpoint's generation_config would otherwise change how the policy samples.
+            generation_config="vllm",
+            weight_transfer_config=WeightTransferConfig(backend=self.weight_backend),
+            worker_extension_cls="actors.weight_receiver.WorkerExtension",
+            disable_log_stats=True,
+            use_tqdm_on_load=False,
+            **(on_cpu if settings.device == "cpu" else on_gpu),
+        )
+
+    def _variables(self) -> dict[str, str]:
+        """Environment of the engine's processes."""
+        variables = {
+            OWNER_VARIABLE: str(os.getpid()),
+            "VLLM_ENGINE_READY_TIMEOUT_S": str(max(1, int(self.settings.start_timeout_s))),
+            "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+            "VLLM_NO_USAGE_STATS": "1",
+        }
+        if self.settings.device == "cpu":
+            variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+            variables["OMP_NUM_THREADS"] = str(self.settings.threads)
+        return variables
+
+    def _prompt(self, token_ids: list[int]) -> Any:
+        from vllm.inputs.engine import tokens_input
+
+        # The salt keeps keys and values of an older version from serving a newer one.
+        return tokens_input(token_ids, cache_salt=f"version-{self.version}")
+
+    def _next_request_id(self) -> str:
+        return f"request-{next(self._request_numbers)}"
+
+    def _sampling_params(
+        self, max_tokens: int, stop: list[str], sampling: SamplingSettings, seed: int | None, *, streaming: bool
+    ) -> SamplingParams:
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+        return SamplingParams(
+            max_tokens=max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            seed=seed,
+            stop=stop,
+            include_stop_str_in_output=True,
+            skip_special_tokens=False,
+            spaces_between_special_tokens=False,
+            logprobs=0,
+            flat_logprobs=True,
+            output_kind=RequestOutputKind.DELTA if streaming else RequestOutputKind.FINAL_ONLY,
+        )
+
+
+def _sampled_logprobs(output: CompletionOutput) -> list[float]:
+    """The log-probability of each of the output's tokens; vLLM lists the sampled token first."""
+    flat = output.logprobs
+    found = [flat.logprobs[start] for start in flat.start_indices] if flat is not None else []
+    if len(found) != len(output.token_ids):
+        raise RuntimeError(f"vLLM returned {len(output.token_ids)} tokens with {len(found)} log-probabilities")
+    return found
+
+
+def _token_versions(output: CompletionOutput, tokens: int) -> list[int]:
+    """The policy version of each of the request's `tokens` tokens, from the spans of its last output."""
+    versions: list[int] = []
+    for span in output.weight_versions or ():
+        versions += [int(span.version)] * (span.end - span.start)
+    if len(versions) != tokens:
+        raise RuntimeError(f"vLLM labelled {len(versions)} of {tokens} tokens with the version that sampled them")
+    return versions
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for the processes started inside, then restore them."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _child_processes() -> list[psutil.Process]:
+    """The processes below this one, less multiprocessing's resource tracker, which serves all of them."""
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if child.pid != resource_tracker._resource_tracker._pid]
+
+
+def _end_processes(processes: list[psutil.Process], grace_s: float) -> None:
+    """Wait `grace_s` seconds for the processes to end, then kill those left."""
+    _, alive = psutil.wait_procs(processes, timeout=grace_s)
+    for process in alive:
+        log.warning("killing process %d of the engine, alive %g s after its shutdown", process.pid, grace_s)
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue  # it ended just now
+    psutil.wait_procs(alive, timeout=5)

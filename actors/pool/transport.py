@@ -1,0 +1,139 @@
+"""One HTTP request to a candidate's endpoint: a pooled session, its deadlines, and what may travel where."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import aiohttp
+
+from actors.pool.reply import Reply, read_reply
+from actors.settings import PoolSettings
+
+SHORTEST_SECRET = 8  # characters; a dummy key such as `EMPTY` is no secret, and cutting it would maim replies
+
+
+class PoolError(RuntimeError):
+    """The pool can't be used as configured; the message names the endpoint or card and the remedy."""
+
+
+class Transport:
+    """Posts to endpoints over one session. Redirects are never followed, and no cookie or proxy login is kept,
+    so a key reaches only the host that its card names."""
+
+    def __init__(self, settings: PoolSettings) -> None:
+        self._settings = settings
+        self._session: aiohttp.ClientSession | None = None  # made in the loop that uses it
+        self._closed = False
+
+    async def post(self, base_url: str, key: str | None, payload: dict[str, Any]) -> Reply:
+        """One chat completion. A connection that fails is a retriable fault; there is no deadline but to connect.
+
+        Raises:
+            PoolError: the transport is closed.
+        """
+        url = f"{base_url}/chat/completions"
+        try:
+            async with self._open().post(url, json=payload, headers=_headers(key), allow_redirects=False) as response:
+                body = await _read(response, self._settings.max_reply_bytes)
+                if body is None:
+                    limit = self._settings.max_reply_bytes
+                    return Reply(fault=f"the reply is longer than {limit} bytes (pool.max_reply_bytes)")
+                pause_s = retry_after_s(response.headers.get("Retry-After"))
+                reply = read_reply(response.status, _without(key, body))
+                return replace(reply, retry_after_s=pause_s)
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
+            return Reply(
+                fault=f"the connection to {url} broke: {type(error).__name__}: {error}",
+                retriable=True,
+                timed_out=isinstance(error, aiohttp.ServerTimeoutError),
+            )
+        except aiohttp.ClientError as error:  # what came back is no HTTP
+            return Reply(fault=f"{url} does not speak HTTP: {type(error).__name__}")
+
+    async def probe(self, base_url: str, key: str | None) -> None:
+        """One GET of the endpoint's models, within the connect deadline.
+
+        Raises:
+            PoolError: the endpoint does not answer in time, redirects, refuses the key or is out of order.
+        """
+        url, deadline_s = f"{base_url}/models", self._settings.connect_timeout_s
+        try:
+            async with (
+                asyncio.timeout(deadline_s),
+                self._open().get(url, headers=_headers(key), allow_redirects=False) as response,
+            ):
+                status = response.status
+        except TimeoutError:
+            raise PoolError(
+                f"{url} did not answer within {deadline_s:g} s (pool.connect_timeout_s); "
+                "start the server, or correct the card's base_url or pool.base_url"
+            ) from None
+        except aiohttp.ClientError as error:
+            raise PoolError(
+                f"{url} can't be reached ({type(error).__name__}: {error}); "
+                "start the server, or correct the card's base_url or pool.base_url"
+            ) from None
+        if status in (401, 403):
+            raise PoolError(f"{url} refused the key (HTTP {status}); check the variable that api_key_env names")
+        if 300 <= status < 400:
+            raise PoolError(f"{url} redirects (HTTP {status}), which is never followed; set the final base_url")
+        if status >= 500:
+            raise PoolError(f"{url} is out of order (HTTP {status}); mend the server or choose another base_url")
+
+    async def close(self) -> None:
+        self._closed = True
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise PoolError("the candidate caller is closed; make another to ask")
+        if self._session is None:
+            connect_s = self._settings.connect_timeout_s
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),  # the caller's slots are the limit
+                timeout=aiohttp.ClientTimeout(total=None, connect=connect_s, sock_connect=connect_s),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+
+def retry_after_s(header: str | None, now_s: float | None = None) -> float:
+    """The pause in seconds that a Retry-After header asks for, as a number or a date; 0 where it says nothing."""
+    if not header:
+        return 0.0
+    try:
+        pause_s = float(header)
+    except ValueError:
+        try:
+            date = parsedate_to_datetime(header)
+            pause_s = date.timestamp() - (time.time() if now_s is None else now_s)
+        except (ValueError, OverflowError):
+            return 0.0
+    return max(0.0, pause_s) if math.isfinite(pause_s) else 0.0
+
+
+def _without(key: str | None, body: bytes) -> bytes:
+    """`body` without the key. Done before anything is cut short, so that no part of a repeated key remains."""
+    return body if key is None or len(key) < SHORTEST_SECRET else body.replace(key.encode(), b"***")
+
+
+def _headers(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
+
+
+async def _read(response: aiohttp.ClientResponse, most_bytes: int) -> bytes | None:
+    """The decompressed body, None where it is longer than allowed; the rest is then never read."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > most_bytes:
+            response.close()
+            return None
+    return bytes(body)

@@ -1,0 +1,86 @@
+"""The rollout worker: a Ray actor around one vLLM engine, running many episodes at once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Literal
+
+from actors.episode import Episode, EpisodeRequest, run_episodes
+from actors.pool.pool import CandidatePool
+from actors.settings import EngineSettings, EpisodeSettings
+from actors.trajectory import Trajectory
+
+
+class RolloutWorker:
+    """Episodes run as coroutines on the actor's event loop; weight updates come in between their tokens.
+
+    Made an actor by whoever places it. The weight-sync methods are those that `WeightSender` calls.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        engine: EngineSettings,
+        episode: EpisodeSettings,
+        pool: CandidatePool,
+        weight_backend: Literal["gloo", "nccl"],
+        seed: int,
+    ) -> None:
+        from actors.policy_engine import PolicyEngine
+
+        self.checkpoint = checkpoint
+        self.engine = PolicyEngine(checkpoint, engine, seed=seed, weight_backend=weight_backend)
+        self.episode = episode
+        self.pool = pool
+
+    async def start(self) -> None:
+        """Load tokenizer and engine.
+
+        Raises:
+            TimeoutError: the engine was not ready in `start_timeout_s`.
+        """
+        from transformers import AutoTokenizer
+
+        self.tokenizer = await asyncio.to_thread(AutoTokenizer.from_pretrained, self.checkpoint)
+        await self.engine.start()
+
+    async def rollout(self, requests: list[EpisodeRequest]) -> list[Trajectory]:
+        """Run episodes to their ends; none waits for another."""
+        return await run_episodes(
+            [
+                Episode(
+                    request,
+                    tokenizer=self.tokenizer,
+                    generate=self.engine.generate,
+                    ask=self.pool.ask,
+                    settings=self.episode,
+                    max_model_len=self.engine.settings.max_model_len,
+                )
+                for request in requests
+            ]
+        )
+
+    async def score(self, token_ids: list[int]) -> list[float]:
+        return await self.engine.score(token_ids)
+
+    async def pause(self) -> None:
+        await self.engine.pause()
+
+    async def resume(self) -> None:
+        await self.engine.resume()
+
+    async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
+        await self.engine.init_weight_transfer(init_info)
+
+    async def start_weight_update(self) -> None:
+        await self.engine.start_weight_update()
+
+    async def update_weights(self, update_info: dict[str, Any]) -> None:
+        await self.engine.update_weights(update_info)
+
+    async def finish_weight_update(self, version: int) -> None:
+        await self.engine.finish_weight_update(version)
+
+    async def shutdown(self) -> None:
+        """Stop the engine; leaves no process behind."""
+        await self.engine.shutdown()

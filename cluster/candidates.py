@@ -1,0 +1,72 @@
+"""The candidates of a run: their cards, and the local server that answers for them where the recipe wants one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from actors.pool.cards import ModelCard, check_base_url, load_cards
+from benchmarks.world.experts import Cohort, experts
+from benchmarks.world.process import spawn_server, stop_server
+from benchmarks.world.recorded import recorded_cards
+from cluster.config import CandidateSettings, Config
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The candidates of training, and those that only evaluation shows (none outside the world)."""
+
+    cards: tuple[ModelCard, ...]
+    unseen: tuple[ModelCard, ...] = ()
+
+    @property
+    def all(self) -> tuple[ModelCard, ...]:
+        return (*self.cards, *self.unseen)
+
+
+@contextmanager
+def start_candidates(config: Config) -> Iterator[Candidates]:
+    """Start the local server, if any, and stop it at the end.
+
+    Raises:
+        ServerError: the server did not start.
+        CardError, RepliesError: the cards or replies can't be used.
+    """
+    settings = config.candidates
+    if settings.serve == "none":
+        assert settings.pool.cards is not None  # the configuration refuses it
+        cards = load_cards(settings.pool.cards)
+        if settings.pool.base_url is not None:
+            url = check_base_url(settings.pool.base_url)
+            cards = [card.model_copy(update={"base_url": url}) for card in cards]
+        yield Candidates(tuple(cards))
+        return
+    process, base_url = spawn_server(_arguments(settings))
+    try:
+        yield _served_cards(settings, base_url)
+    finally:
+        stop_server(process)
+
+
+def _served_cards(settings: CandidateSettings, base_url: str) -> Candidates:
+    if settings.serve == "recorded":
+        assert settings.replies is not None  # the configuration refuses it
+        return Candidates(tuple(recorded_cards(settings.replies, base_url)))
+
+    def cast(cohort: Cohort) -> tuple[ModelCard, ...]:
+        return tuple(expert.card(base_url) for expert in experts(cohort))
+
+    return Candidates(cast("seen"), cast("unseen"))
+
+
+def _arguments(settings: CandidateSettings) -> list[str]:
+    """The server's command line."""
+    mode = ["world"] if settings.serve == "world" else ["recorded", "--replies", str(settings.replies)]
+    faults = [f"{name}={rate}" for name, rate in settings.faults.rates() if rate > 0]
+    return [
+        *mode,
+        "--latency-scale",
+        str(settings.latency_scale),
+        *(part for fault in faults for part in ("--fault", fault)),
+    ]

@@ -1,0 +1,253 @@
+"""The configuration of a run: typed, read from a recipe, changed by `dotted.key=value`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from actors.settings import EngineSettings, EpisodeSettings, PoolSettings, SamplingSettings, Settings
+from benchmarks.world.faults import FaultSettings
+from learner.settings import LearnerSettings
+from rewards.settings import RewardSettings
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class ConfigError(ValueError):
+    """A configuration that can't be used; the message names field, value and remedy, a line each."""
+
+
+class RunSettings(Settings):
+    """The run as a whole."""
+
+    name: str | None = Field(None, description="Folder of the run under `folder`; recipe and time, if none.")
+    folder: Path = Field(Path("runs"), description="Where runs live.")
+    seed: int = Field(0, ge=0, description="Seeds questions, menus, sampling and the learner.")
+    steps: int = Field(100, ge=0, description="Batches to train on.")
+    groups_per_step: int = Field(16, gt=0, description="Questions of a batch.")
+    group_size: int = Field(8, gt=0, description="Episodes of a question: the group that shares a baseline.")
+    max_staleness: Literal[0] = Field(0, description="Policy versions a trajectory may lag; only 0 yet.")
+    eval_every: int = Field(0, ge=0, description="Evaluate after so many steps; 0: only before and after.")
+    checkpoint_every: int = Field(0, ge=0, description="Checkpoint after so many steps; 0: only at the end.")
+    keep_checkpoints: int = Field(3, gt=0, description="Checkpoints kept; the oldest go first.")
+    sample_trajectories: int = Field(4, ge=0, description="Trajectories of each step written out for people.")
+    rollout_timeout_s: float = Field(3600, gt=0, description="Deadline for the episodes of one batch.")
+    probe_tolerance: float = Field(
+        1e-3, gt=0, description="Nats by which engine and learner may differ on the probe after a sync."
+    )
+
+
+class DataSettings(Settings):
+    """The questions. A source is a JSONL file, `world:train`, `world:heldout`, or `flashrag:NAME/SPLIT`."""
+
+    train: tuple[str, ...] = Field(("world:train",), description="Sources to train on, drawn from in turn.")
+    eval: tuple[str, ...] = Field(("world:heldout",), description="Sources to evaluate on.")
+    train_limit: int | None = Field(None, gt=0, description="Questions taken of each training source.")
+    eval_questions: int = Field(200, ge=0, description="Questions of an evaluation, in all.")
+    two_hop_share: float = Field(0.4, ge=0, le=1, description="Share of two-hop questions in the world's sources.")
+
+    @field_validator("train", "eval", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+
+class PolicySettings(Settings):
+    """The policy to start from."""
+
+    checkpoint: str = Field(
+        "world",
+        description="Folder in Hugging Face form, hub id, `world` (the embedded small policy) or `smollm2`.",
+    )
+    sampling: SamplingSettings = Field(SamplingSettings(), description="How episodes are sampled in training.")
+    eval_temperature: float = Field(0.0, ge=0, description="Temperature of evaluation; 0 is greedy.")
+
+    @model_validator(mode="after")
+    def _unbiased(self) -> PolicySettings:
+        sampling = self.sampling
+        if sampling.top_p < 1 or sampling.top_k > 0 or sampling.temperature == 0:
+            raise ValueError(
+                f"sampling top_p={sampling.top_p}, top_k={sampling.top_k}, temperature={sampling.temperature} would "
+                "bias the recorded log-probabilities; in training set top_p=1, top_k=0 and a temperature above 0"
+            )
+        return self
+
+
+class CandidateSettings(Settings):
+    """The candidate LLMs, and the embedded server that may stand for them."""
+
+    serve: Literal["world", "recorded", "none"] = Field(
+        "world",
+        description="Start a local server of the world's experts, of recorded replies, or none (cards only).",
+    )
+    replies: Path | None = Field(None, description="JSONL of recorded replies, for serve=recorded.")
+    latency_scale: float = Field(0.0, ge=0, description="The local server sleeps its latencies times this.")
+    faults: FaultSettings = Field(FaultSettings(), description="What the local server does wrong.")
+    pool: PoolSettings = Field(PoolSettings(), description="Cards and callers.")
+
+    @model_validator(mode="after")
+    def _possible(self) -> CandidateSettings:
+        if self.serve == "recorded" and self.replies is None:
+            raise ValueError("serve=recorded with replies unset has nothing to say; set candidates.replies=FILE")
+        if self.serve == "none" and self.pool.cards is None:
+            raise ValueError("serve=none with pool.cards unset leaves no candidates; set candidates.pool.cards=FILE")
+        return self
+
+
+class PlacementSettings(Settings):
+    """What runs where."""
+
+    address: str | None = Field(None, description="Ray cluster to join; none starts one on this machine.")
+    rollout_workers: int = Field(1, gt=0, description="vLLM engines.")
+    strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
+        "PACK", description="Ray placement strategy of the run's bundles."
+    )
+    timeout_s: float = Field(600, gt=0, description="Deadline for the cluster to grant the placement.")
+
+
+class TrackingSettings(Settings):
+    """Weights & Biases. The key comes from WANDB_API_KEY; without it runs are tracked offline."""
+
+    wandb: Literal["auto", "online", "offline", "disabled"] = Field(
+        "auto", description="`auto`: online where WANDB_API_KEY is set, else offline."
+    )
+    project: str = Field("router-r1", description="W&B project.")
+    entity: str | None = Field(None, description="W&B team or user.")
+
+
+class Config(Settings):
+    """A run. Every section and field may be set in a recipe or as `section.field=value`."""
+
+    about: str = Field("", description="One line on what the recipe is for.")
+    run: RunSettings = Field(RunSettings(), description="Length, batch and evaluation.")
+    policy: PolicySettings = Field(PolicySettings(), description="The policy.")
+    engine: EngineSettings = Field(EngineSettings(), description="The vLLM engines.")
+    episode: EpisodeSettings = Field(EpisodeSettings(), description="Rules of an episode.")
+    candidates: CandidateSettings = Field(CandidateSettings(), description="The candidate LLMs.")
+    data: DataSettings = Field(DataSettings(), description="The questions.")
+    rewards: RewardSettings = Field(RewardSettings(), description="The reward.")
+    learner: LearnerSettings = Field(LearnerSettings(), description="The learner.")
+    placement: PlacementSettings = Field(PlacementSettings(), description="What runs where.")
+    tracking: TrackingSettings = Field(TrackingSettings(), description="Tracking.")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Config:
+        if self.run.group_size == 1 and self.run.steps > 0:
+            raise ValueError("run.group_size=1 gives GRPO no baseline, every advantage would be 0; set it to 2 or more")
+        world = any(source.startswith("world:") for source in (*self.data.train, *self.data.eval))
+        if world and self.candidates.serve != "world":
+            raise ValueError(
+                f"data.train={self.data.train}, data.eval={self.data.eval} with candidates.serve="
+                f"{self.candidates.serve}: only the world's experts can answer the world's questions; "
+                "set candidates.serve=world or other sources"
+            )
+        if self.engine.device != self.learner.device:
+            raise ValueError(
+                f"engine.device={self.engine.device} with learner.device={self.learner.device}: weights are "
+                "synced by gloo between CPUs or NCCL between GPUs; set both alike"
+            )
+        return self
+
+    @property
+    def weight_backend(self) -> Literal["gloo", "nccl"]:
+        return "gloo" if self.learner.device == "cpu" else "nccl"
+
+    def dump(self) -> dict[str, Any]:
+        """The resolved configuration as plain data; it holds no secrets, only names of variables."""
+        return self.model_dump(mode="json")
+
+
+def recipe_names() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_config(recipe: str, overrides: Sequence[str] = ()) -> Config:
+    """Read a recipe, by name or by path, and apply overrides `dotted.key=value` (values are YAML).
+
+    Raises:
+        ConfigError: no such recipe, no YAML, an override without `=`, unknown keys, impossible values.
+    """
+    path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
+    if not path.is_file():
+        near = difflib.get_close_matches(recipe, recipe_names(), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"recipes are {', '.join(recipe_names())}, or give a YAML file"
+        raise ConfigError(f"recipe {recipe!r}: not found; {hint}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {path}: not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"recipe {path}: expected sections such as 'run:', got {type(values).__name__}")
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from error
+
+
+def explain(error: ValidationError) -> str:
+    """A line for each fault: the field's path, what is wrong, the value, and the remedy."""
+    lines = []
+    for fault in error.errors():
+        path = ".".join(str(part) for part in fault["loc"])
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            lines.append(f"{path}: unknown key{_nearest(path)}")
+        elif fault["type"] == "value_error":
+            lines.append(f"{path or 'configuration'}: {message}")
+        else:
+            lines.append(f"{path}: {message}, got {fault['input']!r}{_about(path)}")
+    return "\n".join(lines)
+
+
+def field_paths() -> dict[str, tuple[Any, str]]:
+    """Every dotted key with its default and description, for help and for hints."""
+    found: dict[str, tuple[Any, str]] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        for name, info in type(value).model_fields.items():
+            child = getattr(value, name)
+            if isinstance(child, Settings):
+                walk(f"{prefix}{name}.", child)
+            elif isinstance(child, RewardSettings):
+                for part in child.__slots__:
+                    found[f"{prefix}{name}.{part}"] = (getattr(child, part), "see rewards/settings.py")
+            else:
+                found[f"{prefix}{name}"] = (child, info.description or "")
+
+    walk("", Config())
+    return found
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"override {override!r}: expected dotted.key=value, such as run.steps=10")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not YAML; quote it") from error
+    *sections, field = key.strip().split(".")
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"override {override!r}: {section!r} is a value, not a section")
+        values = inner
+    values[field] = value
+
+
+def _nearest(path: str) -> str:
+    known = field_paths()
+    near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else "; `router-r1 train --help` tells how to list all keys"
+
+
+def _about(path: str) -> str:
+    described = field_paths().get(path)
+    return f". {described[1]}" if described and described[1] else ""

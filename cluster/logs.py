@@ -1,0 +1,59 @@
+"""Logs: one process writes them, to the run's file and, where it matters, to the terminal."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+OURS = ("rewards", "actors", "learner", "benchmarks", "cluster")
+
+# Read by the libraries when they are imported, here and in every process that Ray starts from here.
+_QUIET = {
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "WANDB_SILENT": "true",
+}
+_NOISY = ("vllm", "ray", "deepspeed", "DeepSpeed", "transformers", "wandb", "asyncio", "urllib3", "aiohttp", "matplotlib")
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def quiet_libraries() -> None:
+    """Keep libraries from writing to the terminal; what the user set in the environment stands."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def log_to_terminal() -> None:
+    """Warnings of ours go to standard error, through rich, so that live progress is not torn."""
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
+    handler.setLevel(logging.WARNING)
+    root = logging.getLogger()
+    root.handlers = [h for h in root.handlers if not isinstance(h, RichHandler)] + [handler]
+    for name in OURS:
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+def log_to_file(path: Path) -> logging.Handler:
+    """Everything of ours, and the libraries' warnings, also go to a file; close the handler with `stop_logging`."""
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    logging.getLogger().addHandler(handler)
+    return handler
+
+
+def stop_logging(handler: logging.Handler) -> None:
+    """Take a handler off again."""
+    logging.getLogger().removeHandler(handler)
+    handler.close()

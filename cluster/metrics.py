@@ -1,0 +1,116 @@
+"""The metrics of a run: each declared once, with the name practitioners expect, its unit and its meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One number of a step. A key that ends in `/*` stands for a family, such as one number per expert."""
+
+    key: str
+    unit: str
+    description: str
+
+
+_DECLARED = (
+    Metric("reward/mean", "", "mean total reward of the batch"),
+    Metric("reward/std", "", "standard deviation of the total reward over the batch"),
+    Metric("reward/format", "", "mean format reward: 0, or -1 where the form is wrong"),
+    Metric("reward/outcome", "share", "mean of the metric trained on"),
+    Metric("reward/cost", "share", "mean cost reward; 1 is free"),
+    Metric("train/em", "share", "exact match of the sampled batch"),
+    Metric("train/f1", "share", "token F1 of the sampled batch"),
+    Metric("eval/em", "share", "exact match on held-out questions"),
+    Metric("eval/f1", "share", "token F1 on held-out questions"),
+    Metric("eval/format", "", "mean format reward on held-out questions"),
+    Metric("eval/cost_usd_per_1k_questions", "USD", "candidates' price of 1,000 held-out questions"),
+    Metric("eval/calls_per_question", "calls", "routes per held-out question"),
+    Metric("eval/response_tokens", "tokens", "sampled tokens per held-out question"),
+    Metric("eval/void_share", "share", "held-out episodes voided by infrastructure"),
+    Metric("eval/call_share/*", "share", "an expert's share of the calls, held-out questions"),
+    Metric("cost/usd_per_1k_questions", "USD", "candidates' price of 1,000 episodes of the batch"),
+    Metric("cost/usd_total", "USD", "spent on candidates since the run began"),
+    Metric("rollout/calls_per_question", "calls", "routes per episode"),
+    Metric("rollout/call_latency_s", "s", "mean latency of a call"),
+    Metric("rollout/call_share/*", "share", "an expert's share of the batch's calls"),
+    Metric("rollout/call_status/*", "share", "share of the calls that ended so"),
+    Metric("rollout/stop_reason/*", "share", "share of the episodes that ended so"),
+    Metric("rollout/void_share", "share", "episodes voided by infrastructure: neither rewarded nor trained on"),
+    Metric("rollout/response_tokens", "tokens", "tokens sampled per episode"),
+    Metric("rollout/episode_tokens", "tokens", "tokens per episode, prompt and replies included"),
+    Metric("rollout/tokens_per_s", "tokens/s", "tokens sampled per second of rollout, all workers together"),
+    Metric("rollout/episode_s", "s", "mean wall-clock time of an episode"),
+    Metric("rollout/staleness", "versions", "policy versions by which the batch's oldest token lags"),
+    Metric("policy/version", "versions", "version of the policy after the step"),
+    Metric("policy/entropy", "nats", "entropy of the sampling distribution per trained token"),
+    Metric("policy/clip_fraction", "share", "trained tokens clipped, either side"),
+    Metric("policy/clip_fraction_low", "share", "trained tokens clipped at 1 - clip_low"),
+    Metric("policy/clip_fraction_high", "share", "trained tokens clipped at 1 + clip_high"),
+    Metric("policy/kl_ref", "nats", "k3 estimate of KL(policy || reference) per trained token"),
+    Metric("policy/approx_kl", "nats", "k3 estimate of KL(sampler || policy) per trained token"),
+    Metric("policy/ratio_mean", "", "mean policy probability over the sampler's"),
+    Metric("policy/ratio_max_deviation", "", "max |ratio - 1| before the first optimizer step"),
+    Metric("policy/logprob_diff_mean", "nats", "mean |policy - sampler| log-probability before the first step"),
+    Metric("policy/logprob_diff_max", "nats", "max |policy - sampler| log-probability before the first step"),
+    Metric("sync/probe_max_diff", "nats", "max |engine - learner| log-probability on the probe after the sync"),
+    Metric("learner/loss", "", "policy loss + KL and entropy terms"),
+    Metric("learner/policy_loss", "", "PPO's clipped surrogate, negated"),
+    Metric("learner/grad_norm", "", "global gradient norm before clipping"),
+    Metric("learner/lr", "", "learning rate"),
+    Metric("learner/optimizer_steps", "steps", "optimizer steps on the batch"),
+    Metric("learner/tokens_trained", "tokens", "sampled tokens of the batch"),
+    Metric("learner/tokens_total", "tokens", "tokens of the batch, context included"),
+    Metric("learner/tokens_per_s", "tokens/s", "tokens learnt from per second, all ranks together"),
+    Metric("learner/padding_efficiency", "share", "computed positions that are not padding"),
+    Metric("learner/groups_without_signal", "share", "groups whose advantages are all 0"),
+    Metric("time/rollout_s", "s", "episodes of the batch"),
+    Metric("time/reward_s", "s", "judging the batch"),
+    Metric("time/learn_s", "s", "learning from the batch"),
+    Metric("time/sync_s", "s", "weights into the engines, probe included"),
+    Metric("time/eval_s", "s", "evaluation"),
+    Metric("time/checkpoint_s", "s", "checkpoint"),
+    Metric("time/step_s", "s", "the whole step"),
+    Metric("time/elapsed_s", "s", "since the run began"),
+)
+
+METRICS: dict[str, Metric] = {metric.key: metric for metric in _DECLARED}
+
+# The learner's own names (`learner.metrics.LEARNER_METRICS`) by group; `step_seconds` is `time/learn_s`.
+_POLICY = (
+    "entropy",
+    "clip_fraction_low",
+    "clip_fraction_high",
+    "kl_ref",
+    "approx_kl",
+    "ratio_mean",
+    "ratio_max_deviation",
+    "logprob_diff_mean",
+    "logprob_diff_max",
+)
+
+
+def metric(key: str) -> Metric | None:
+    """The declaration of a key, by itself or through its family; None where there is none."""
+    family = key.rpartition("/")[0] + "/*"
+    return METRICS.get(key) or METRICS.get(family)
+
+
+def undeclared(keys: Iterable[str]) -> list[str]:
+    """The keys that no metric declares."""
+    return [key for key in keys if metric(key) is None]
+
+
+def from_learner(reported: Mapping[str, float]) -> dict[str, float]:
+    """A learner's metrics under the run's names."""
+    row: dict[str, float] = {}
+    for name, value in reported.items():
+        if name == "step_seconds":
+            row["time/learn_s"] = value
+        else:
+            row[f"{'policy' if name in _POLICY else 'learner'}/{name}"] = value
+    if "clip_fraction_low" in reported and "clip_fraction_high" in reported:
+        row["policy/clip_fraction"] = reported["clip_fraction_low"] + reported["clip_fraction_high"]
+    return row

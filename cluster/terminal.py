@@ -1,0 +1,153 @@
+"""The terminal: live progress of a run, the table at its end, and what to type next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+_SHOWN = (
+    ("reward", "reward/mean", "{:.3f}"),
+    ("em", "train/em", "{:.3f}"),
+    ("eval em", "eval/em", "{:.3f}"),
+    ("USD/1k", "cost/usd_per_1k_questions", "{:.3f}"),
+    ("calls/q", "rollout/calls_per_question", "{:.2f}"),
+    ("s/step", "time/step_s", "{:.1f}"),
+)
+_ROWS = ("before", "after", "oracle", "best_single", "random")
+
+
+class Terminal:
+    """Shows a run's progress: a live line on a terminal, a plain line a step in a job's log."""
+
+    def __init__(self, steps: int, console: Console | None = None) -> None:
+        self.steps = steps
+        self.console = console or Console()
+        self.live = self.console.is_terminal
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[eta]}"),
+            console=self.console,
+        )
+        self._task = self._progress.add_task("start", total=max(steps, 1), numbers="", eta="")
+        self._display = Live(self._progress, console=self.console, refresh_per_second=4, transient=True)
+        self._phase = ""
+        self._first_step_at: float | None = None
+
+    def __enter__(self) -> Terminal:
+        if self.live:
+            self._display.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.live:
+            self._display.stop()
+
+    def phase(self, name: str) -> None:
+        """Say what the run does now, such as `roll out`; a phase of the loop that recurs is only shown live."""
+        self._phase = name
+        self._progress.update(self._task, description=name)
+        if self.steps and self._first_step_at is None:
+            self._first_step_at = time.monotonic()
+
+    def announce(self, text: str) -> None:
+        """A line that stays, such as where the run lives."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def step(self, step: int, row: Mapping[str, Any]) -> None:
+        """Show a finished step, `step` counted from 1, by its row of metrics."""
+        numbers = describe_row(row)
+        left = self._seconds_left(step, row)
+        eta = f"{_clock(left)} left" if left else ""
+        self._progress.update(self._task, completed=step, numbers=numbers, eta=eta)
+        if not self.live:
+            self.announce(f"step {step}/{self.steps}  {numbers}  {eta}".rstrip())
+
+    def finish(self, summary: Mapping[str, Any], run: Path, recipe: str) -> None:
+        """Print the table of results, the call shares and what to type next."""
+        self.console.print(results_table(summary))
+        if any("call_share" in summary.get(name, {}) for name in _ROWS):
+            self.console.print(shares_table(summary))
+        self.announce(next_steps(run, recipe))
+
+    def _seconds_left(self, step: int, row: Mapping[str, Any]) -> float | None:
+        if step >= self.steps or self._first_step_at is None:
+            return None
+        per_step = row.get("time/step_s") or (time.monotonic() - self._first_step_at) / max(step, 1)
+        return float(per_step) * (self.steps - step)
+
+
+def describe_row(row: Mapping[str, Any]) -> str:
+    """The numbers of a step that people watch, in one line."""
+    return "  ".join(f"{label} {form.format(row[key])}" for label, key, form in _SHOWN if row.get(key) is not None)
+
+
+def results_table(summary: Mapping[str, Any]) -> Table:
+    """Accuracy and cost of the policy before and after, and of what it is compared with."""
+    table = Table(title="Held-out questions", title_justify="left")
+    table.add_column("policy")
+    for heading in ("exact match", "F1", "USD per 1k questions", "calls per question"):
+        table.add_column(heading, justify="right")
+    for name in _ROWS:
+        if (row := summary.get(name)) is not None:
+            table.add_row(
+                name.replace("_", " "),
+                _number(row.get("em"), 3),
+                _number(row.get("f1"), 3),
+                _number(row.get("cost_usd_per_1k_questions"), 3),
+                _number(row.get("calls_per_question"), 2),
+            )
+    return table
+
+
+def shares_table(summary: Mapping[str, Any], most: int = 14) -> Table:
+    """Each expert's share of the calls, the most called first; those beyond `most` are summed up."""
+    named = [name for name in _ROWS if summary.get(name, {}).get("call_share")]
+    table = Table(title="Share of calls", title_justify="left")
+    table.add_column("expert")
+    for name in named:
+        table.add_column(name.replace("_", " "), justify="right")
+    experts = {expert for name in named for expert in summary[name]["call_share"]}
+    lead = "after" if "after" in named else named[0]
+    ordered = sorted(experts, key=lambda e: (-summary[lead]["call_share"].get(e, 0.0), e))
+    for expert in ordered[:most]:
+        table.add_row(expert, *(f"{summary[name]['call_share'].get(expert, 0.0):.1%}" for name in named))
+    if rest := ordered[most:]:
+        sums = (sum(summary[name]["call_share"].get(e, 0.0) for e in rest) for name in named)
+        table.add_row(f"{len(rest)} others", *(f"{total:.1%}" for total in sums))
+    return table
+
+
+def next_steps(run: Path, recipe: str) -> str:
+    """What to type next."""
+    return "\n".join(
+        (
+            f"The run is in {run}: config.yaml, metrics.jsonl, trajectories/, checkpoints/, summary.json, progress.png",
+            "What to type next:",
+            f'  router-r1 ask {run} "QUESTION"',
+            f"  router-r1 serve {run} --port 8000",
+            f"  router-r1 train {recipe} rewards.alpha=0.6    # let cost count",
+        )
+    )
+
+
+def _number(value: Any, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
