@@ -170,9 +170,7 @@ class Episode:
             text += LAST_TURN + "\n"
         if self.observer:
             self.observer.on_read(text)
-        self.buffer.extend_context(
-            self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-        )
+        self.buffer.extend_context(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
 
 def encode_chat(tokenizer: Any, message: str) -> list[int]:

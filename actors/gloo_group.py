@@ -10,40 +10,52 @@ from torch.distributed import BroadcastOptions, PrefixStore, ProcessGroupGloo, T
 
 
 class GlooGroup:
-    """A group of `world_size` processes in which rank 0, the learner, broadcasts to all others."""
+    """A group of `world_size` processes in which rank 0, the learner, broadcasts to all others.
 
-    def __init__(
-        self, master_address: str, master_port: int, *, rank: int, world_size: int, timeout_s: float
-    ) -> None:
-        """Join the group, rank 0 serving the store that all meet in.
+    Made in two steps, so that rank 0 can tell the others its port: the constructor opens the store that all
+    meet in, `join` waits for them.
+    """
+
+    def __init__(self, address: str, port: int, *, rank: int, world_size: int, timeout_s: float) -> None:
+        """Rank 0 serves the store at `address`, on a free port if `port` is 0; the others connect to it.
 
         Raises:
-            TimeoutError: not all `world_size` processes joined within `timeout_s` seconds.
+            TimeoutError: the store was not to be reached within `timeout_s` seconds.
         """
         self.rank = rank
         self.world_size = world_size
+        self._address = address
         self._timeout = timedelta(seconds=timeout_s)
-        self._where = f"rank {rank} of {world_size} at {master_address}:{master_port}"
         try:
             self._store = TCPStore(
-                master_address,
-                master_port,
-                world_size,
-                is_master=rank == 0,
-                timeout=self._timeout,
-                wait_for_workers=False,
+                address, port, world_size, is_master=rank == 0, timeout=self._timeout, wait_for_workers=False
             )
+        except RuntimeError as error:
+            raise TimeoutError(
+                f"rank {rank} of {world_size} did not reach the weight-sync store at {address}:{port} within "
+                f"{timeout_s:g} s: {error}; check that the learner is alive and its node can be reached"
+            ) from error
+        self.port = self._store.port
+        self._where = f"rank {rank} of {world_size} at {address}:{self.port}"
+
+    def join(self) -> None:
+        """Wait until all are there.
+
+        Raises:
+            TimeoutError: one did not come in time.
+        """
+        try:
             options = ProcessGroupGloo._Options()
             options._timeout = self._timeout
             # By default gloo listens on whatever the host name resolves to, which other nodes may not reach.
-            address = _address_towards(master_address, master_port)
-            options._devices = [ProcessGroupGloo.create_device(hostname=address)]
+            own_address = _address_towards(self._address, self.port)
+            options._devices = [ProcessGroupGloo.create_device(hostname=own_address)]
             store = PrefixStore("weight_sync", self._store)
-            self._group = ProcessGroupGloo(store, rank, world_size, options)
+            self._group = ProcessGroupGloo(store, self.rank, self.world_size, options)
         except RuntimeError as error:
             raise TimeoutError(
-                f"the weight-sync group did not form within {timeout_s:g} s ({self._where}): {error}; "
-                "check that every engine is alive and can reach the learner's node"
+                f"the weight-sync group did not form within {self._timeout.total_seconds():g} s ({self._where}): "
+                f"{error}; check that every engine is alive and can reach the learner's node"
             ) from error
 
     def broadcast(self, tensor: torch.Tensor, what: str) -> None:
@@ -65,8 +77,9 @@ class GlooGroup:
             ) from error
 
     def close(self) -> None:
-        """Leave the group."""
-        del self._group, self._store
+        """Leave the group; the object is of no use afterwards."""
+        self.__dict__.pop("_group", None)
+        self.__dict__.pop("_store", None)
 
 
 def _address_towards(host: str, port: int) -> str:

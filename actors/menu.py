@@ -16,6 +16,14 @@ NAME_SYLLABLES = tuple(a + b for a, b in itertools.product("bdkmz", "aeiou"))
 _NAMES = tuple(a + b for a, b in itertools.product(NAME_SYLLABLES, repeat=2) if a != b)
 # One invented name in five is kept for evaluation with candidates that training never showed.
 _UNSEEN = frozenset(random.Random("unseen-names").sample(_NAMES, len(_NAMES) // 5))
+# The names of each kind by their first syllable.
+_INVENTED: dict[bool, dict[str, list[str]]] = {
+    unseen: {
+        first: [name for name in _NAMES if name.startswith(first) and (name in _UNSEEN) == unseen]
+        for first in NAME_SYLLABLES
+    }
+    for unseen in (False, True)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +71,8 @@ def draw_menu(cards: Sequence[ModelCard], seed: int | str, *, shuffle: bool, ren
 
 def _invent(count: int, unseen: bool, rng: random.Random) -> list[str]:
     if count > len(NAME_SYLLABLES):
-        raise ValueError(f"can't invent names for {count} candidates, at most {len(NAME_SYLLABLES)}; set rename: off")
-    names = [
-        [name for name in _NAMES if name.startswith(first) and (name in _UNSEEN) == unseen]
-        for first in rng.sample(NAME_SYLLABLES, len(NAME_SYLLABLES))
-    ]
-    return [rng.choice(options) for options in names if options][:count]
+        raise ValueError(
+            f"can't invent names for {count} candidates, only for {len(NAME_SYLLABLES)}; set episode.rename_cards=false"
+        )
+    firsts = [first for first, names in _INVENTED[unseen].items() if names]
+    return [rng.choice(_INVENTED[unseen][first]) for first in rng.sample(firsts, count)]

@@ -64,7 +64,9 @@ class EpisodeSettings(Settings):
 class PoolSettings(Settings):
     """The candidate LLMs and how they are called."""
 
-    cards: Path | None = Field(None, description="YAML file of model cards; none for the recipe's own world.")
+    cards: Path | None = Field(
+        None, description="YAML file of model cards, or the name of a pool that ships, such as router_r1_six."
+    )
     base_url: str | None = Field(
         None, description="Overrides the base URL of every card, for a local server; no API key is sent to it."
     )

@@ -73,13 +73,15 @@ class GlooWeightTransferEngine(NCCLWeightTransferEngine):
         parallel = self.parallel_config
         rank_in_engine = parallel.data_parallel_index * parallel.world_size + parallel.rank
         self._bucket_bytes = init_info.bucket_bytes
-        self.model_update_group = GlooGroup(
+        group = GlooGroup(
             init_info.master_address,
             init_info.master_port,
             rank=init_info.rank_offset + rank_in_engine,
             world_size=init_info.world_size,
             timeout_s=init_info.timeout_s,
         )
+        group.join()
+        self.model_update_group = group
 
     def receive_weights(self, update_info: NCCLWeightTransferUpdateInfo) -> None:
         """Receive every bucket and hand its parameters to the model.

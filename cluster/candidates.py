@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from actors.pool.cards import ModelCard, check_base_url, load_cards
+from actors.pool.cards import ModelCard, check_base_url, find_pool, load_cards
 from benchmarks.world.experts import Cohort, experts
 from benchmarks.world.process import spawn_server, stop_server
 from benchmarks.world.recorded import recorded_cards
@@ -36,7 +36,7 @@ def start_candidates(config: Config) -> Iterator[Candidates]:
     settings = config.candidates
     if settings.serve == "none":
         assert settings.pool.cards is not None  # the configuration refuses it
-        cards = load_cards(settings.pool.cards)
+        cards = load_cards(find_pool(settings.pool.cards))
         if settings.pool.base_url is not None:
             url = check_base_url(settings.pool.base_url)
             cards = [card.model_copy(update={"base_url": url}) for card in cards]
@@ -63,10 +63,13 @@ def _served_cards(settings: CandidateSettings, base_url: str) -> Candidates:
 def _arguments(settings: CandidateSettings) -> list[str]:
     """The server's command line."""
     mode = ["world"] if settings.serve == "world" else ["recorded", "--replies", str(settings.replies)]
-    faults = [f"{name}={rate}" for name, rate in settings.faults.rates() if rate > 0]
+    set_faults = settings.faults.model_dump(exclude={"seed"}, exclude_defaults=True)
+    faults = [f"{name}={value}" for name, value in set_faults.items()]
     return [
         *mode,
         "--latency-scale",
         str(settings.latency_scale),
         *(part for fault in faults for part in ("--fault", fault)),
+        "--fault-seed",
+        str(settings.faults.seed),
     ]

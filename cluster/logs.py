@@ -16,11 +16,21 @@ _QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TOKENIZERS_PARALLELISM": "false",
     "WANDB_SILENT": "true",
 }
-_NOISY = ("vllm", "ray", "deepspeed", "DeepSpeed", "transformers", "wandb", "asyncio", "urllib3", "aiohttp", "matplotlib")
+_NOISY = (
+    "vllm",
+    "ray",
+    "deepspeed",
+    "DeepSpeed",
+    "transformers",
+    "wandb",
+    "asyncio",
+    "urllib3",
+    "aiohttp",
+    "matplotlib",
+)
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 

@@ -25,11 +25,8 @@ _DECLARED = (
     Metric("train/f1", "share", "token F1 of the sampled batch"),
     Metric("eval/em", "share", "exact match on held-out questions"),
     Metric("eval/f1", "share", "token F1 on held-out questions"),
-    Metric("eval/format", "", "mean format reward on held-out questions"),
     Metric("eval/cost_usd_per_1k_questions", "USD", "candidates' price of 1,000 held-out questions"),
     Metric("eval/calls_per_question", "calls", "routes per held-out question"),
-    Metric("eval/response_tokens", "tokens", "sampled tokens per held-out question"),
-    Metric("eval/void_share", "share", "held-out episodes voided by infrastructure"),
     Metric("eval/call_share/*", "share", "an expert's share of the calls, held-out questions"),
     Metric("cost/usd_per_1k_questions", "USD", "candidates' price of 1,000 episodes of the batch"),
     Metric("cost/usd_total", "USD", "spent on candidates since the run began"),
@@ -67,7 +64,6 @@ _DECLARED = (
     Metric("learner/padding_efficiency", "share", "computed positions that are not padding"),
     Metric("learner/groups_without_signal", "share", "groups whose advantages are all 0"),
     Metric("time/rollout_s", "s", "episodes of the batch"),
-    Metric("time/reward_s", "s", "judging the batch"),
     Metric("time/learn_s", "s", "learning from the batch"),
     Metric("time/sync_s", "s", "weights into the engines, probe included"),
     Metric("time/eval_s", "s", "evaluation"),
@@ -94,7 +90,7 @@ _POLICY = (
 
 def metric(key: str) -> Metric | None:
     """The declaration of a key, by itself or through its family; None where there is none."""
-    family = key.rpartition("/")[0] + "/*"
+    family = "/".join(key.split("/", 2)[:2]) + "/*"  # a member's name may hold slashes, as models' names do
     return METRICS.get(key) or METRICS.get(family)
 
 

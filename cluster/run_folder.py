@@ -166,7 +166,9 @@ class RunFolder:
         if not self.path.is_dir():
             return "nothing was saved yet"
         steps, latest = len(self.read_metrics()), self.latest_checkpoint()
-        return f"{self.path} holds metrics of {steps} steps and " + (f"checkpoint {latest}" if latest else "no checkpoint")
+        return f"{self.path} holds metrics of {steps} steps and " + (
+            f"checkpoint {latest}" if latest else "no checkpoint"
+        )
 
 
 def resolve_checkpoint_folder(run_or_checkpoint: Path) -> tuple[Path, Path | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +20,7 @@ _SHOWN = (
     ("calls/q", "rollout/calls_per_question", "{:.2f}"),
     ("s/step", "time/step_s", "{:.1f}"),
 )
-_ROWS = ("before", "after", "oracle", "best_single", "random")
+_ROWS = ("before", "after", "oracle", "best_single", "random")  # the others follow as they come
 
 
 class Terminal:
@@ -42,8 +41,8 @@ class Terminal:
         )
         self._task = self._progress.add_task("start", total=max(steps, 1), numbers="", eta="")
         self._display = Live(self._progress, console=self.console, refresh_per_second=4, transient=True)
-        self._phase = ""
-        self._first_step_at: float | None = None
+        self._said: set[str] = set()
+        self._step_seconds: list[float] = []
 
     def __enter__(self) -> Terminal:
         if self.live:
@@ -57,11 +56,11 @@ class Terminal:
             self._display.stop()
 
     def phase(self, name: str) -> None:
-        """Say what the run does now, such as `roll out`; a phase of the loop that recurs is only shown live."""
-        self._phase = name
+        """Say what the run does now, such as `roll out`; in a job's log, each phase once."""
         self._progress.update(self._task, description=name)
-        if self.steps and self._first_step_at is None:
-            self._first_step_at = time.monotonic()
+        if not self.live and name not in self._said:
+            self.announce(f"{name} …")
+        self._said.add(name)
 
     def announce(self, text: str) -> None:
         """A line that stays, such as where the run lives."""
@@ -79,15 +78,17 @@ class Terminal:
     def finish(self, summary: Mapping[str, Any], run: Path, recipe: str) -> None:
         """Print the table of results, the call shares and what to type next."""
         self.console.print(results_table(summary))
-        if any("call_share" in summary.get(name, {}) for name in _ROWS):
+        if any(row.get("call_share") for row in _evaluations(summary).values()):
             self.console.print(shares_table(summary))
         self.announce(next_steps(run, recipe))
 
     def _seconds_left(self, step: int, row: Mapping[str, Any]) -> float | None:
-        if step >= self.steps or self._first_step_at is None:
+        """By the mean of the steps seen; None before the first and after the last."""
+        if (seconds := row.get("time/step_s")) is not None:
+            self._step_seconds.append(float(seconds))
+        if not self._step_seconds or step >= self.steps:
             return None
-        per_step = row.get("time/step_s") or (time.monotonic() - self._first_step_at) / max(step, 1)
-        return float(per_step) * (self.steps - step)
+        return sum(self._step_seconds) / len(self._step_seconds) * (self.steps - step)
 
 
 def describe_row(row: Mapping[str, Any]) -> str:
@@ -101,21 +102,20 @@ def results_table(summary: Mapping[str, Any]) -> Table:
     table.add_column("policy")
     for heading in ("exact match", "F1", "USD per 1k questions", "calls per question"):
         table.add_column(heading, justify="right")
-    for name in _ROWS:
-        if (row := summary.get(name)) is not None:
-            table.add_row(
-                name.replace("_", " "),
-                _number(row.get("em"), 3),
-                _number(row.get("f1"), 3),
-                _number(row.get("cost_usd_per_1k_questions"), 3),
-                _number(row.get("calls_per_question"), 2),
-            )
+    for name, row in _evaluations(summary).items():
+        table.add_row(
+            name.replace("_", " "),
+            _number(row.get("em"), 3),
+            _number(row.get("f1"), 3),
+            _number(row.get("cost_usd_per_1k_questions"), 3),
+            _number(row.get("calls_per_question"), 2),
+        )
     return table
 
 
 def shares_table(summary: Mapping[str, Any], most: int = 14) -> Table:
     """Each expert's share of the calls, the most called first; those beyond `most` are summed up."""
-    named = [name for name in _ROWS if summary.get(name, {}).get("call_share")]
+    named = [name for name, row in _evaluations(summary).items() if name in _ROWS and row.get("call_share")]
     table = Table(title="Share of calls", title_justify="left")
     table.add_column("expert")
     for name in named:
@@ -142,6 +142,11 @@ def next_steps(run: Path, recipe: str) -> str:
             f"  router-r1 train {recipe} rewards.alpha=0.6    # let cost count",
         )
     )
+
+
+def _evaluations(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    names = [*_ROWS, *(name for name in summary if name not in _ROWS)]
+    return {name: summary[name] for name in names if isinstance(summary.get(name), Mapping) and "em" in summary[name]}
 
 
 def _number(value: Any, digits: int) -> str:

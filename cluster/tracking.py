@@ -74,6 +74,8 @@ class Tracker:
             return
         if summary:
             run.summary.update(dict(summary))
+        import wandb
+
         try:
             run.finish(exit_code=exit_code)
         except TimeoutError:
@@ -82,6 +84,8 @@ class Tracker:
                 FINISH_TIMEOUT_S,
                 self.folder / "wandb",
             )
+        finally:
+            wandb.teardown(exit_code)  # ends its process; until then the last numbers may not be on disk
 
     def __enter__(self) -> Tracker:
         return self
@@ -116,8 +120,9 @@ def _start(config: Config, folder: Path, mode: str, timeout_s: float) -> Any:
             settings=settings,
         )
     except (Error, ValueError, TimeoutError) as error:
+        wandb.teardown(1)
         raise TrackingError(
-            f"W&B did not start ({_without_key(str(error))}); check {KEY_VARIABLE} and the network, "
+            f"W&B did not start ({type(error).__name__}: {_without_key(str(error))}); check {KEY_VARIABLE} and the network, "
             "or set tracking.wandb=offline"
         ) from None
 

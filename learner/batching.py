@@ -6,6 +6,7 @@ and attention takes its fast causal path; sorting by length keeps the padding to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,6 +41,7 @@ class OptimizerStep:
 
     token_count: int  # trained tokens of the whole step, over all ranks
     micro_batches: tuple[tuple[Sample, ...], ...]  # as many on every rank; an empty one has no samples
+    head_chunks: tuple[int, ...]  # per micro-batch, the same on every rank: parts in which its logits are computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +104,12 @@ def pack(samples: Sequence[Sample], micro_batch_tokens: int) -> list[tuple[Sampl
     return [tuple(batch) for batch in batches]
 
 
-def split_over_ranks(samples: Sequence[Sample], ranks: int, micro_batch_tokens: int) -> list[OptimizerStep]:
+def split_over_ranks(
+    samples: Sequence[Sample], ranks: int, micro_batch_tokens: int, logit_chunk_tokens: int
+) -> list[OptimizerStep]:
     """One optimizer step's share of every rank, near-equal in tokens, with equally many micro-batches.
+
+    The output head takes at most `logit_chunk_tokens` trained tokens of a micro-batch at a time.
 
     Raises:
         ValueError: there are no samples.
@@ -117,7 +123,10 @@ def split_over_ranks(samples: Sequence[Sample], ranks: int, micro_batch_tokens: 
     packed = [pack(share, micro_batch_tokens) for share in shares]
     count = max(len(batches) for batches in packed)
     tokens = sum(sample.trained_tokens for sample in samples)
-    return [OptimizerStep(tokens, tuple(b + [()] * (count - len(b)))) for b in packed]
+    padded = [tuple(batches + [()] * (count - len(batches))) for batches in packed]
+    trained = [max(sum(s.trained_tokens for s in batch) for batch in row) for row in zip(*padded, strict=True)]
+    chunks = tuple(math.ceil(n / logit_chunk_tokens) for n in trained)
+    return [OptimizerStep(tokens, batches, chunks) for batches in padded]
 
 
 def plan_steps(
@@ -127,6 +136,7 @@ def plan_steps(
     ppo_epochs: int,
     minibatches: int,
     micro_batch_tokens: int,
+    logit_chunk_tokens: int,
     seed: Sequence[int],
 ) -> list[list[OptimizerStep]]:
     """Every rank's optimizer steps of one batch, `[ranks][ppo_epochs * minibatches]`.
@@ -140,7 +150,7 @@ def plan_steps(
     for epoch in range(ppo_epochs):
         deal = np.random.default_rng([*seed, epoch]).permutation(len(ordered))
         for part in np.array_split(deal, max(parts, 1)):
-            shares = split_over_ranks([ordered[i] for i in part], ranks, micro_batch_tokens)
+            shares = split_over_ranks([ordered[i] for i in part], ranks, micro_batch_tokens, logit_chunk_tokens)
             for rank, share in enumerate(shares):
                 steps[rank].append(share)
     return steps

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
@@ -159,6 +159,7 @@ class LearnerGang:
             ppo_epochs=self.settings.ppo_epochs,
             minibatches=self.settings.minibatches,
             micro_batch_tokens=self.settings.micro_batch_tokens,
+            logit_chunk_tokens=self.settings.logit_chunk_tokens,
             seed=(self.settings.seed, self._batches),
         )
         reports = self.call_each("train_step", [(share,) for share in shares])
@@ -177,6 +178,19 @@ class LearnerGang:
     def logprobs(self, token_ids: Sequence[int]) -> list[float]:
         """The policy's log-probabilities (nats, temperature 1) of all tokens but the first."""
         return self.call_all("logprobs", list(token_ids))[0]
+
+    def vocabulary_size(self) -> int:
+        return int(self.call_all("vocabulary_size")[0])
+
+    def connect_engines(
+        self, workers: Sequence[Any], *, backend: Literal["gloo", "nccl"], ranks_per_engine: int, dtype: str
+    ) -> None:
+        """Form the weight-sync group with the engines of these rollout workers; `dtype` is theirs."""
+        self.call_all("connect_engines", list(workers), backend, ranks_per_engine, dtype)
+
+    def send_weights(self, version: int) -> None:
+        """Send the policy to the connected engines, which must be paused, to be known as `version`."""
+        self.call_all("send_weights", version)
 
     def save_pretrained(self, path: Path) -> None:
         """Write the policy in Hugging Face format; `path` is then whole, or absent."""

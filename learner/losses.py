@@ -70,9 +70,8 @@ def policy_loss(
     """Loss of `n` sampled tokens.
 
     `old_logprobs`, `advantages`, `weights` and `ref_logprobs` are `[n]`; a weight is 1 for a trained token
-    and 0 for a token that only keeps an empty micro-batch going. `loss` and every sum are divided by
-    `token_count`, except the two maxima and the loss terms' numerators nowhere: sum over micro-batches and
-    ranks to get means over tokens.
+    and 0 for a token that only keeps an empty micro-batch going. Every term but the two maxima is a sum
+    divided by `token_count`: add up micro-batches and ranks to get means over tokens.
 
         loss = mean(-min(ratio A, clip(ratio) A)) + kl_coef mean(k3) - entropy_coef mean(H)
     """

@@ -31,33 +31,32 @@ def load_model(checkpoint: Path, dtype: torch.dtype) -> PreTrainedModel:
 
 
 class TokenScorer(nn.Module):
-    """Scores target tokens. The output head runs on the trained positions only, `chunk` of them at a time.
+    """Scores target tokens. The output head runs on the trained positions only, in chunks if there are many.
 
-    The chunks are recomputed in the backward pass, so that no more than `chunk * vocab` float32 logits stand
-    in memory. The model's own forward pass would compute them for every token, prompt and padding included.
+    Chunks are recomputed in the backward pass, so that the float32 logits of only one stand in memory. The
+    model's own forward pass would compute logits for every token, prompt and padding included.
     """
 
-    def __init__(self, model: PreTrainedModel, chunk: int, *, entropy_grad: bool = False) -> None:
+    def __init__(self, model: PreTrainedModel, *, entropy_grad: bool = False) -> None:
         super().__init__()
         self.model = model
-        self.chunk = chunk
         self.entropy_grad = entropy_grad
 
     def forward(
-        self, token_ids: Tensor, positions: Tensor, targets: Tensor, temperature: float
+        self, token_ids: Tensor, positions: Tensor, targets: Tensor, temperature: float, chunks: int
     ) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies `[n]` of `targets` `[n]`.
 
         `token_ids` is `[B, T]`, padded on the right; `positions` `[n]` index the flattened `B*T` at the
-        tokens before the targets.
+        tokens before the targets. `chunks` must be the same on all ranks: under ZeRO-3 each gathers the head.
         """
         hidden = self.model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state
         hidden = hidden.flatten(0, 1)[positions]
-        if len(targets) <= self.chunk:
+        if chunks == 1:
             return self._score(hidden, targets, temperature)
         scores = [
             recompute(self._score, part, wanted, temperature, use_reentrant=False)
-            for part, wanted in zip(hidden.split(self.chunk), targets.split(self.chunk), strict=True)
+            for part, wanted in zip(hidden.tensor_split(chunks), targets.tensor_split(chunks), strict=True)
         ]
         return torch.cat([s[0] for s in scores]), torch.cat([s[1] for s in scores])
 
@@ -77,7 +76,7 @@ class TokenScorer(nn.Module):
         vocab = self.model.get_input_embeddings().num_embeddings
         ids = torch.arange(9, device=next(self.model.parameters()).device).remainder(vocab)
         own = score_logits(self.model(input_ids=ids[None]).logits[0, :-1], ids[1:], 1.0)
-        logprobs, _ = self(ids[None], torch.arange(8, device=ids.device), ids[1:], 1.0)
+        logprobs, _ = self(ids[None], torch.arange(8, device=ids.device), ids[1:], 1.0, 1)
         worst = float((own.logprobs - logprobs).abs().max())
         if not worst < 1e-2:
             raise ValueError(
@@ -86,7 +85,9 @@ class TokenScorer(nn.Module):
             )
 
 
-def score(scorer: nn.Module, token_ids: Tensor, positions: Tensor, targets: Tensor, temperature: float) -> TokenScores:
+def score(
+    scorer: nn.Module, token_ids: Tensor, positions: Tensor, targets: Tensor, temperature: float, chunks: int
+) -> TokenScores:
     """Run a scorer, or a DeepSpeed engine around one."""
-    logprobs, entropy = scorer(token_ids, positions, targets, temperature)
+    logprobs, entropy = scorer(token_ids, positions, targets, temperature, chunks)
     return TokenScores(logprobs, entropy)

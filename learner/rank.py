@@ -9,7 +9,7 @@ import os
 import warnings
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -115,12 +115,12 @@ class LearnerRank:
         self._join(store)
         dtype = getattr(torch, settings.dtype)
         self.model = load_model(checkpoint, dtype).to(self.device)
-        scorer = TokenScorer(self.model, settings.logit_chunk_tokens, entropy_grad=settings.entropy_coef > 0)
+        scorer = TokenScorer(self.model, entropy_grad=settings.entropy_coef > 0)
         scorer.check()
         self.reference: TokenScorer | None = None
         if settings.kl_coef > 0:
             frozen = load_model(reference or checkpoint, dtype).to(self.device).eval().requires_grad_(False)
-            self.reference = TokenScorer(frozen, settings.logit_chunk_tokens)
+            self.reference = TokenScorer(frozen)
         if settings.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.engine = self._start_engine(scorer)
@@ -170,7 +170,7 @@ class LearnerRank:
         last = len(step.micro_batches) - 1
         for place, samples in enumerate(step.micro_batches):
             self.engine.set_gradient_accumulation_boundary(place == last)
-            batch_terms = self._loss(samples, step.token_count, report)
+            batch_terms = self._loss(samples, step.head_chunks[place], step.token_count, report)
             # DeepSpeed averages gradients over ranks; the loss is a share of a sum.
             self.engine.backward(batch_terms.loss * self.settings.ranks)
             terms.append(batch_terms)
@@ -186,7 +186,7 @@ class LearnerRank:
         report.grad_norms.append(grad_norm)
         self._add_terms(terms, report, first=first)
 
-    def _loss(self, samples: tuple[Sample, ...], token_count: int, report: RankReport) -> LossTerms:
+    def _loss(self, samples: tuple[Sample, ...], chunks: int, token_count: int, report: RankReport) -> LossTerms:
         batch = collate(samples)
         report.real_tokens += batch.real_tokens
         report.padded_tokens += batch.token_ids.size
@@ -204,9 +204,9 @@ class LearnerRank:
         reference = None
         if self.reference is not None:
             with torch.no_grad():
-                reference = score(self.reference, ids, positions, targets, self.temperature).logprobs
+                reference = score(self.reference, ids, positions, targets, self.temperature, chunks).logprobs
         return policy_loss(
-            score(self.engine, ids, positions, targets, self.temperature),
+            score(self.engine, ids, positions, targets, self.temperature, chunks),
             old,
             advantages,
             weights,
@@ -275,8 +275,9 @@ class LearnerRank:
             raise ValueError(f"token_ids has {len(token_ids)} entries; a probe needs at least 2")
         ids = torch.tensor(token_ids, device=self.device)
         positions = torch.arange(len(ids) - 1, device=self.device)
+        chunks = math.ceil(len(positions) / self.settings.logit_chunk_tokens)
         self.engine.eval()
-        result = score(self.engine.module, ids[None], positions, ids[1:], 1.0).logprobs.tolist()
+        result = score(self.engine.module, ids[None], positions, ids[1:], 1.0, chunks).logprobs.tolist()
         self.engine.train()
         return result
 
@@ -322,6 +323,30 @@ class LearnerRank:
         restore_rng_state(torch.load(path / f"rng_{self.rank}.pt"), self.device)
         self.batches = facts["batches"]
         return self.batches
+
+    def vocabulary_size(self) -> int:
+        return int(self.model.config.vocab_size)
+
+    def connect_engines(
+        self, workers: list[Any], backend: Literal["gloo", "nccl"], ranks_per_engine: int, dtype: str
+    ) -> None:
+        """Form the weight-sync group with the rollout workers' engines; collective. `dtype` is the engines'."""
+        from learner.weight_sync import WeightSender
+
+        self.sender = WeightSender(
+            self.model,
+            rank=self.rank,
+            backend=backend,
+            workers=workers,
+            ranks_per_engine=ranks_per_engine,
+            wire_dtype=getattr(torch, dtype),
+            timeout_s=self.settings.step_timeout_s,
+        )
+        self.sender.connect()
+
+    def send_weights(self, version: int) -> None:
+        """Send the policy to the connected engines, to be known as `version`; collective."""
+        self.sender.send(version)
 
     def _layout(self) -> dict[str, Any]:
         return {name: getattr(self.settings, name) for name in ("ranks", "zero_stage", "dtype")}

@@ -18,7 +18,6 @@ import ray
 import torch
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError
-
 from vllm.distributed.weight_transfer.base import (
     ParamMeta,
     TrainerInitInfo,
@@ -27,14 +26,14 @@ from vllm.distributed.weight_transfer.base import (
     WeightSource,
 )
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLTrainerWeightTransferEngine
-from vllm.distributed.weight_transfer.packed_tensor import pack_tensors
+from vllm.distributed.weight_transfer.packed_tensor import DEFAULT_PACKED_BUFFER_SIZE_BYTES, pack_tensors
 
 from actors.gloo_group import GlooGroup
 from actors.weight_receiver import GlooInitInfo
 
 log = logging.getLogger(__name__)
 
-DEFAULT_BUCKET_BYTES = 256 * 2**20
+DEFAULT_BUCKET_BYTES = DEFAULT_PACKED_BUFFER_SIZE_BYTES  # 1 GiB; a single larger parameter makes vLLM warn
 
 
 class ModelSource(WeightSource):
@@ -113,7 +112,6 @@ class GlooTrainerInitInfo(TrainerInitInfo):
     backend: ClassVar[str] = "gloo"
 
     master_address: str
-    master_port: int
     world_size: int
     bucket_bytes: int
     timeout_s: float
@@ -139,9 +137,16 @@ class GlooTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
         engine.packed_buffer_size_bytes = init_info.bucket_bytes
         if not engine.is_sender:
             return engine
+        group = GlooGroup(
+            init_info.master_address,
+            0,
+            rank=0,
+            world_size=init_info.world_size,
+            timeout_s=init_info.timeout_s,
+        )
         joining = GlooInitInfo(
             master_address=init_info.master_address,
-            master_port=init_info.master_port,
+            master_port=group.port,
             rank_offset=1,
             world_size=init_info.world_size,
             bucket_bytes=init_info.bucket_bytes,
@@ -150,14 +155,9 @@ class GlooTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
         # Both sides block until the group is complete, so the engines are called from a thread.
         with ThreadPoolExecutor(max_workers=1) as calls:
             joined = calls.submit(client.init_weight_transfer_engine, asdict(joining))
-            engine.model_update_group = GlooGroup(
-                init_info.master_address,
-                init_info.master_port,
-                rank=0,
-                world_size=init_info.world_size,
-                timeout_s=init_info.timeout_s,
-            )
+            group.join()
             joined.result()
+        engine.model_update_group = group
         return engine
 
     def _broadcast(self, source: WeightSource, meta: list[ParamMeta]) -> None:
@@ -222,17 +222,26 @@ class WeightSender:
         self._client = RolloutWorkerClient(self._workers, self._ranks_per_engine, self._timeout_s)
         address = self._master_address or ray.util.get_node_ip_address()
         world_size = 1 + len(self._workers) * self._ranks_per_engine
-        where = {"master_address": address, "master_port": _free_port(), "world_size": world_size}
         if self._backend == "nccl":
             self._engine = NCCLTrainerWeightTransferEngine.trainer_init(
-                NCCLTrainerInitInfo(rank=self._rank, packed_buffer_size_bytes=self._bucket_bytes, **where),
+                NCCLTrainerInitInfo(
+                    master_address=address,
+                    master_port=_free_port(),
+                    world_size=world_size,
+                    packed_buffer_size_bytes=self._bucket_bytes,
+                    rank=self._rank,
+                ),
                 client=self._client,
                 source=self._source,
             )
         else:
             self._engine = GlooTrainerWeightTransferEngine.trainer_init(
                 GlooTrainerInitInfo(
-                    rank=self._rank, bucket_bytes=self._bucket_bytes, timeout_s=self._timeout_s, **where
+                    master_address=address,
+                    world_size=world_size,
+                    bucket_bytes=self._bucket_bytes,
+                    timeout_s=self._timeout_s,
+                    rank=self._rank,
                 ),
                 client=self._client,
                 source=self._source,
@@ -251,7 +260,9 @@ class WeightSender:
         started = time.perf_counter()
         self._engine.send_weights()
         if self._rank == 0:
-            log.info("sent version %d to %d engines in %.2f s", version, len(self._workers), time.perf_counter() - started)
+            log.info(
+                "sent version %d to %d engines in %.2f s", version, len(self._workers), time.perf_counter() - started
+            )
 
     def close(self) -> None:
         """Leave the group."""

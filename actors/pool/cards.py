@@ -99,6 +99,12 @@ def check_base_url(value: str) -> str:
     return value.strip().rstrip("/")
 
 
+def find_pool(spec: Path) -> Path:
+    """The card file that `spec` means: a path, or the name of a pool that ships in this folder."""
+    shipped = Path(__file__).with_name(f"{spec}.yaml")
+    return shipped if len(spec.parts) == 1 and not spec.is_file() and shipped.is_file() else spec
+
+
 def load_cards(path: Path) -> list[ModelCard]:
     """Read cards from a YAML file `{models: [{name: …}, …]}`.
 

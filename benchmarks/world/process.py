@@ -109,15 +109,15 @@ def _wait_ready(process: subprocess.Popen[bytes], host: str, port: int, timeout_
             messages.seek(0)
             said = messages.read().decode("utf-8", "replace").strip()[-1000:]
             raise ServerError(f"the candidate server on {host}:{port} ended with code {process.returncode}: {said}")
-        if _healthy(host, port):
+        if _healthy(host, port, min(1.0, max(0.001, deadline - time.monotonic()))):
             return
         time.sleep(_READY_POLL_S)
     raise ServerError(f"the candidate server on {host}:{port} did not answer /healthz within {timeout_s:g} s")
 
 
-def _healthy(host: str, port: int) -> bool:
+def _healthy(host: str, port: int, timeout_s: float) -> bool:
     """True once /healthz answers; the kernel accepts connections for a server that is still starting."""
-    connection = http.client.HTTPConnection(host, port, timeout=1.0)
+    connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:
         connection.request("GET", "/healthz")
         return connection.getresponse().status == 200

@@ -42,7 +42,13 @@ def test_packs_every_sample_once_within_budget(sizes: list[int], budget: int) ->
 @given(lengths, st.integers(2, 120), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.randoms())
 def test_plan(sizes: list[int], budget: int, ranks: int, epochs: int, minibatches: int, random: object) -> None:
     samples = samples_of(sizes)
-    kinds = {"ppo_epochs": epochs, "minibatches": minibatches, "micro_batch_tokens": budget, "seed": (3, 1)}
+    kinds = {
+        "ppo_epochs": epochs,
+        "minibatches": minibatches,
+        "micro_batch_tokens": budget,
+        "logit_chunk_tokens": 7,
+        "seed": (3, 1),
+    }
     plan = plan_steps(samples, ranks=ranks, **kinds)
     mixed = list(samples)
     random.shuffle(mixed)
@@ -54,6 +60,10 @@ def test_plan(sizes: list[int], budget: int, ranks: int, epochs: int, minibatche
         for number in range(epoch * per_epoch, (epoch + 1) * per_epoch):
             shares = [steps[number] for steps in plan]
             assert len({len(share.micro_batches) for share in shares}) == 1
+            assert len({share.head_chunks for share in shares}) == 1
+            for share in shares:
+                for batch, chunks in zip(share.micro_batches, share.head_chunks, strict=True):
+                    assert sum(s.trained_tokens for s in batch) <= 7 * chunks
             here = [s for share in shares for batch in share.micro_batches for s in batch]
             assert {share.token_count for share in shares} == {sum(s.trained_tokens for s in here)}
             seen += [s.index for s in here]
@@ -74,7 +84,7 @@ def test_collate_keeps_exactly_the_sampled_tokens(sizes: list[int]) -> None:
 
 
 def test_empty_micro_batch_weighs_nothing() -> None:
-    shares = split_over_ranks(samples_of([9, 9, 9]), 2, 9)
+    shares = split_over_ranks(samples_of([9, 9, 9]), 2, 9, 9)
     assert [len(s.micro_batches) for s in shares] == [2, 2]
     empty = collate(shares[0].micro_batches[1])
     assert empty.weights.sum() == 0
@@ -102,4 +112,4 @@ def test_refuses_what_cannot_be_trained(make_trajectory: Make) -> None:
     with pytest.raises(ValueError, match="seed 4: logprobs"):
         make_samples([unscored], np.zeros(1))
     with pytest.raises(ValueError, match="at least one sample"):
-        split_over_ranks([], 1, 8)
+        split_over_ranks([], 1, 8, 8)

@@ -170,7 +170,7 @@ def test_gang(
     if gang.settings.ranks == 2:
         ray.kill(gang._actors[1])
         began = time.monotonic()
-        with pytest.raises(LearnerError, match="train_step: .* of 2 ranks failed"):
+        with pytest.raises(LearnerError, match=r"train_step: .* of 2 ranks failed"):
             gang.train_step(batches[0])
         assert time.monotonic() - began < 30, "the loss of a rank must be noticed long before the deadline"
 

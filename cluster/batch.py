@@ -1,0 +1,96 @@
+"""The batch: judges trajectories, admits whole groups, and puts numbers on them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+
+import numpy as np
+
+from actors.trajectory import Trajectory
+from rewards.presets import judge
+from rewards.settings import RewardSettings
+from rewards.transcript import StopReason
+
+
+class RolloutError(RuntimeError):
+    """No group of a batch can be trained on; the message tells what became of the calls."""
+
+
+def judge_all(trajectories: Sequence[Trajectory], settings: RewardSettings) -> list[Trajectory]:
+    """The trajectories with their rewards; void ones get none."""
+    return [
+        t
+        if t.transcript.stop_reason is StopReason.VOID
+        else replace(t, reward=judge(t.transcript, t.question.answers, **asdict(settings)))
+        for t in trajectories
+    ]
+
+
+def admit(trajectories: Sequence[Trajectory], *, version: int, max_staleness: int) -> list[Trajectory]:
+    """Keep groups that still have two members or more, none of them sampled by too old a policy.
+
+    Void episodes are left out of their group: what the infrastructure did is nobody's reward.
+
+    Raises:
+        RolloutError: nothing is left.
+    """
+    groups: dict[str, list[Trajectory]] = defaultdict(list)
+    for trajectory in trajectories:
+        if trajectory.reward is not None:
+            groups[trajectory.group].append(trajectory)
+    kept = [
+        trajectory
+        for members in groups.values()
+        if len(members) > 1 and all(version - t.oldest_version <= max_staleness for t in members)
+        for trajectory in members
+    ]
+    if not kept:
+        void = [t for t in trajectories if t.reward is None]
+        last = next((t.transcript.calls[-1] for t in reversed(void) if t.transcript.calls), None)
+        why = f"the last call to {last.model} ended {last.status}: {last.error}" if last else "no call was made"
+        raise RolloutError(
+            f"no group of the batch can be trained on: {len(void)} of {len(trajectories)} episodes are void; {why}. "
+            "Check that the candidates are reachable (candidates.*), then train again from the last checkpoint"
+        )
+    return kept
+
+
+def batch_metrics(trajectories: Sequence[Trajectory], rollout_s: float) -> dict[str, float]:
+    """The numbers of a batch, under the names of `cluster.metrics`."""
+    judged = [t for t in trajectories if t.reward is not None]
+    rewards = [t.reward for t in judged if t.reward is not None]
+    calls = [call for t in trajectories for call in t.transcript.calls]
+    sampled = sum(int(t.sampled.sum()) for t in trajectories)
+    count = len(trajectories)
+    row = {
+        "reward/mean": _mean([r.total for r in rewards]),
+        "reward/std": float(np.std([r.total for r in rewards])) if rewards else 0.0,
+        "reward/format": _mean([r.format for r in rewards]),
+        "reward/outcome": _mean([r.outcome for r in rewards]),
+        "reward/cost": _mean([r.cost for r in rewards]),
+        "train/em": _mean([r.em for r in rewards]),
+        "train/f1": _mean([r.f1 for r in rewards]),
+        "cost/usd_per_1k_questions": 1000 * sum(call.cost_usd for call in calls) / count,
+        "rollout/calls_per_question": len(calls) / count,
+        "rollout/call_latency_s": _mean([call.latency_s for call in calls]),
+        "rollout/void_share": 1 - len(judged) / count,
+        "rollout/response_tokens": sampled / count,
+        "rollout/episode_tokens": sum(len(t.token_ids) for t in trajectories) / count,
+        "rollout/tokens_per_s": sampled / rollout_s,
+        "rollout/episode_s": _mean([t.wall_s for t in trajectories]),
+        "time/rollout_s": rollout_s,
+    }
+    row |= _shares("rollout/call_share", Counter(call.model for call in calls if call.model is not None))
+    row |= _shares("rollout/call_status", Counter(str(call.status) for call in calls))
+    return row | _shares("rollout/stop_reason", Counter(str(t.transcript.stop_reason) for t in trajectories))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else 0.0
+
+
+def _shares(family: str, counts: Counter[str]) -> dict[str, float]:
+    total = sum(counts.values())
+    return {f"{family}/{name}": count / total for name, count in counts.items()}

@@ -1,0 +1,213 @@
+"""The control loop: draw questions, roll out, judge, learn, sync, evaluate, checkpoint, track."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack, contextmanager
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.evaluation import Evaluation, evaluate
+from benchmarks.question_sets import load_sources
+from benchmarks.world.baselines import baselines
+from cluster.batch import admit, batch_metrics, judge_all
+from cluster.candidates import Candidates, start_candidates
+from cluster.config import Config
+from cluster.crew import Crew, ray_session
+from cluster.metrics import from_learner
+from cluster.plot import plot_run
+from cluster.policies import locate_checkpoint
+from cluster.requests import evaluation_requests, training_requests
+from cluster.run_folder import RunFolder
+from cluster.source import QuestionSource
+from cluster.terminal import Terminal
+from cluster.tracking import Tracker
+
+
+def train(config: Config, recipe: str) -> Path:
+    """Train a policy as configured; return the run folder. Ctrl-C stops after saving what was learnt."""
+    with ExitStack() as stack:
+        questions = load_sources(
+            config.data.train, limit=config.data.train_limit, two_hop_share=config.data.two_hop_share
+        )
+        checkpoint = locate_checkpoint(config.policy.checkpoint, config.run.folder / ".cache")
+        folder = RunFolder.create(config, recipe)
+        terminal = stack.enter_context(Terminal(config.run.steps))
+        terminal.announce(f"run folder: {folder.path}")
+        terminal.phase("start Ray, engines and learner")
+        clock = Clock()
+        with clock("start"):
+            tracker = stack.enter_context(Tracker(config, folder.path))
+            candidates = stack.enter_context(start_candidates(config))
+            stack.enter_context(ray_session(config.placement.address))
+            crew = Crew(config, checkpoint, candidates.all)
+            stack.callback(crew.close)
+        run = Run(config, folder, tracker, terminal, crew, candidates, clock)
+        source = QuestionSource(questions, config.run.seed)
+        summary = run.all_the_way(source)
+        folder.write_summary(summary)
+        tracker.finish(summary)
+    terminal.finish(summary, folder.path, recipe)
+    return folder.path
+
+
+class Run:
+    """A run under way."""
+
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        tracker: Tracker,
+        terminal: Terminal,
+        crew: Crew,
+        candidates: Candidates,
+        clock: Clock,
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.tracker = tracker
+        self.terminal = terminal
+        self.crew = crew
+        self.candidates = candidates
+        self.clock = clock
+        self.heldout = load_sources(
+            config.data.eval, limit=config.data.eval_questions, two_hop_share=config.data.two_hop_share
+        )[: config.data.eval_questions]
+        self.probe_max = crew.check_probe()
+        self.first_ratio: float | None = None
+
+    def all_the_way(self, source: QuestionSource) -> dict[str, Any]:
+        """Evaluate, train every step, evaluate again; return the summary."""
+        before = self._evaluate("evaluate before training")
+        self._record(0, _eval_row(before))
+        try:
+            for step in range(1, self.config.run.steps + 1):
+                row = self._train_step(step, source)
+                if _due(step, self.config.run.eval_every) and step < self.config.run.steps:
+                    row |= _eval_row(self._evaluate("evaluate"))
+                if _due(step, self.config.run.checkpoint_every) and step < self.config.run.steps:
+                    self._checkpoint(step)
+                self._record(step, row)
+        except KeyboardInterrupt:
+            self._checkpoint(self.crew.version)
+            raise
+        after = self._evaluate("evaluate after training")
+        self._record(self.config.run.steps, _eval_row(after))
+        self._checkpoint(self.config.run.steps)
+        plot_run(self.folder.read_metrics(), self.folder.path / "progress.png")
+        return self._summary(before, after)
+
+    def _train_step(self, step: int, source: QuestionSource) -> dict[str, float]:
+        """One batch: its trajectories are those of the current policy, so every one of them counts."""
+        config, crew, began = self.config, self.crew, time.monotonic()
+        questions = source.draw(config.run.groups_per_step)
+        self.terminal.phase("roll out")
+        with self.clock("rollout") as rolled:
+            trajectories = crew.rollout(training_requests(config, step, questions, self.candidates.cards))
+        judged = judge_all(trajectories, config.rewards)
+        self.folder.write_trajectories(step, "train", judged[: config.run.sample_trajectories])
+        batch = admit(judged, version=crew.version, max_staleness=config.run.max_staleness)
+        self.terminal.phase("learn")
+        with self.clock("learn"):
+            learnt = crew.gang.train_step(batch)
+        self.terminal.phase("sync")
+        with self.clock("sync") as synced:
+            probe = crew.sync(step)
+        self.probe_max = max(self.probe_max, probe)
+        if self.first_ratio is None:
+            self.first_ratio = learnt["ratio_max_deviation"]
+        return {
+            **batch_metrics(judged, rolled.seconds),
+            **from_learner(learnt),
+            "sync/probe_max_diff": probe,
+            "policy/version": crew.version,
+            "rollout/staleness": step - 1 - min(t.oldest_version for t in batch),
+            "cost/usd_total": sum(crew.pool.spent_usd().values()),
+            "time/sync_s": synced.seconds,
+            "time/step_s": time.monotonic() - began,
+            "time/elapsed_s": self.clock.elapsed_s,
+        }
+
+    def _evaluate(self, phase: str, *, unseen: bool = False) -> Evaluation | None:
+        """Ask the held-out questions; None where the recipe has none."""
+        if not self.heldout:
+            return None
+        self.terminal.phase(phase)
+        cards, names = (self.candidates.unseen, "unseen") if unseen else (self.candidates.cards, "seen")
+        with self.clock("evaluate"):
+            trajectories = self.crew.rollout(evaluation_requests(self.config, self.heldout, cards, names))
+        judged = judge_all(trajectories, self.config.rewards)
+        label = "eval-unseen" if unseen else "eval"
+        self.folder.write_trajectories(self.crew.version, label, judged[: self.config.run.sample_trajectories])
+        return evaluate(judged)
+
+    def _checkpoint(self, step: int) -> None:
+        self.terminal.phase("checkpoint")
+        with self.clock("checkpoint"), self.folder.new_checkpoint(step) as stage:
+            self.crew.gang.save_pretrained(stage)
+        self.folder.prune(self.config.run.keep_checkpoints)
+
+    def _record(self, step: int, row: dict[str, float]) -> None:
+        self.folder.append_metrics({"step": step, **row})
+        self.tracker.log(step, row)
+        self.terminal.step(step, row)
+
+    def _summary(self, before: Evaluation | None, after: Evaluation | None) -> dict[str, Any]:
+        """What was learnt, what it is to be compared with, and what it took."""
+        found: dict[str, Evaluation | None] = {"before": before, "after": after}
+        if self.candidates.unseen and self.heldout:
+            found["after_unseen"] = self._evaluate("evaluate with unseen experts", unseen=True)
+            found |= baselines(self.heldout, "seen", self.config.run.seed)
+            unseen = baselines(self.heldout, "unseen", self.config.run.seed)
+            found |= {f"{name}_unseen": value for name, value in unseen.items()}
+        return {
+            **{name: value.as_dict() if value else None for name, value in found.items()},
+            "seed": self.config.run.seed,
+            "alpha": self.config.rewards.alpha,
+            "steps": self.config.run.steps,
+            "probe_max_diff": self.probe_max,
+            "first_step_ratio_deviation": self.first_ratio,
+            "usd_total": sum(self.crew.pool.spent_usd().values()),
+            "seconds": {**self.clock.seconds, "total": self.clock.elapsed_s},
+        }
+
+
+class Lap:
+    """One timed stretch; `seconds` is known once it has ended."""
+
+    seconds = 0.0
+
+
+class Clock:
+    """Wall seconds by phase."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.seconds: Counter[str] = Counter()
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[Lap]:
+        lap, began = Lap(), time.monotonic()
+        try:
+            yield lap
+        finally:
+            lap.seconds = time.monotonic() - began
+            self.seconds[phase] += lap.seconds  # type: ignore[assignment]
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self.started
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _eval_row(evaluation: Evaluation | None) -> dict[str, float]:
+    if evaluation is None:
+        return {}
+    row = {f"eval/{name}": value for name, value in evaluation.as_dict().items() if isinstance(value, float)}
+    return row | {f"eval/call_share/{name}": share for name, share in evaluation.call_share.items()}

@@ -1,0 +1,194 @@
+"""The responder: a checkpoint that answers questions, through the episode code of training."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actors.episode import Episode, EpisodeRequest, Observer
+from actors.generation import Generation
+from actors.menu import Renaming, draw_menu
+from actors.policy_engine import PolicyEngine
+from actors.pool.caller import CandidateCaller
+from actors.pool.cards import ModelCard
+from actors.questions import Question
+from actors.settings import PoolSettings, SamplingSettings
+from actors.trajectory import Trajectory
+from cluster.config import Config, load_config
+from cluster.policies import locate_checkpoint
+from cluster.run_folder import resolve_checkpoint_folder
+from rewards.transcript import StopReason
+
+_NAMED = ("world", "smollm2")
+GREEDY = SamplingSettings(temperature=0.0)
+
+
+class QuestionTooLong(ValueError):
+    """The prompt with this question leaves the policy no room to write."""
+
+
+class PolicyUnavailable(RuntimeError):
+    """The policy engine's processes are gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySource:
+    """Where a policy comes from, and the settings it was trained under."""
+
+    checkpoint: Path
+    config: Config
+    name: str  # for people
+    version: int  # the training step of the checkpoint; 0 where its name does not tell
+
+
+def open_source(spec: str | Path, recipe: str = "quickstart", overrides: Sequence[str] = ()) -> PolicySource:
+    """Find a checkpoint by its run folder or its own folder, or by name: `world` or `smollm2`.
+
+    Episode, prompt and candidates are those of the run's `config.yaml`; where there is no run, of `recipe`.
+
+    Raises:
+        RunFolderError: the folder is no run with a checkpoint and no checkpoint.
+        ConfigError: the run's configuration, the recipe or an override can't be used.
+    """
+    run = None
+    if str(spec) not in _NAMED:
+        checkpoint, run = resolve_checkpoint_folder(Path(spec))
+    config = load_config(str(run / "config.yaml") if run else recipe, overrides)
+    if str(spec) in _NAMED:
+        checkpoint = Path(locate_checkpoint(str(spec), config.run.folder / ".cache"))
+    checkpoint = checkpoint.absolute()
+    step = re.fullmatch(r"step_(\d+)", checkpoint.name)
+    name = f"{run.absolute().name}/{checkpoint.name}" if run else checkpoint.name
+    return PolicySource(checkpoint, config, name, int(step.group(1)) if step else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A question for the policy. The seed draws the menu and the samples."""
+
+    question: str
+    sampling: SamplingSettings = GREEDY
+    seed: int = 0
+    max_tokens: int | None = None  # sampled in the whole episode, at most
+
+
+class Responder:
+    """One policy engine and one candidate caller, used from a single event loop."""
+
+    def __init__(self, source: PolicySource, cards: Sequence[ModelCard]) -> None:
+        config = source.config
+        self.source = source
+        self.cards = tuple(cards)
+        self.engine = PolicyEngine(
+            source.checkpoint,
+            config.engine,
+            version=source.version,
+            seed=config.run.seed,
+            weight_backend=config.weight_backend,
+        )
+        self.caller = CandidateCaller(self.cards, config.candidates.pool)
+        self._tokenizer: Any = None
+        self._failure: str | None = None
+
+    async def start(self) -> None:
+        """Check that the candidates answer, then start the engine.
+
+        Raises:
+            PoolError: a candidate's endpoint is not there, or its key is missing.
+            TimeoutError: the engine was not ready in time.
+        """
+        from transformers import AutoTokenizer
+
+        try:
+            await self.caller.check()
+            self._tokenizer = await asyncio.to_thread(AutoTokenizer.from_pretrained, str(self.source.checkpoint))
+            await self.engine.start()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Stop the engine and close the connections; leaves no process behind."""
+        try:
+            await self.caller.close()
+        finally:
+            await self.engine.shutdown()
+
+    async def respond(self, ask: Ask, observer: Observer | None = None) -> Trajectory:
+        """Play one episode. There is no deadline here, the caller sets one; cancelling it ends the episode.
+
+        Raises:
+            QuestionTooLong: the prompt fills `engine.max_model_len`.
+            PolicyUnavailable: the engine died.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        config = self.source.config
+        episode = Episode(
+            self._request(ask),
+            tokenizer=self._tokenizer,
+            generate=self.engine.generate if ask.max_tokens is None else _Allowance(self.engine, ask.max_tokens),
+            ask=self.caller.ask,
+            settings=config.episode,
+            max_model_len=config.engine.max_model_len,
+            observer=observer,
+        )
+        try:
+            trajectory = await episode.run()
+        except EngineDeadError as error:
+            self._failure = f"the policy engine died ({error}); its log tells why"
+            raise PolicyUnavailable(self._failure) from error
+        if not trajectory.transcript.turns and trajectory.transcript.stop_reason is StopReason.OUT_OF_TOKENS:
+            raise QuestionTooLong(
+                f"the prompt takes {len(trajectory.token_ids)} tokens of engine.max_model_len="
+                f"{config.engine.max_model_len}; shorten the question, or raise it"
+            )
+        return trajectory
+
+    def check_health(self) -> None:
+        """Raise `PolicyUnavailable` once the engine was found dead."""
+        if self._failure:
+            raise PolicyUnavailable(self._failure)
+
+    def _request(self, ask: Ask) -> EpisodeRequest:
+        rules = self.source.config.episode
+        rename: Renaming = "seen" if rules.rename_cards else "off"
+        return EpisodeRequest(
+            question=Question(id="", dataset="ask", text=ask.question, answers=()),
+            menu=draw_menu(self.cards, ask.seed, shuffle=rules.shuffle_cards, rename=rename),
+            group="ask",
+            seed=ask.seed,
+            sampling=ask.sampling,
+        )
+
+
+async def check_candidates(cards: Sequence[ModelCard], settings: PoolSettings) -> None:
+    """Check that every candidate's endpoint answers.
+
+    Raises:
+        PoolError: one does not, or its key is missing.
+    """
+    caller = CandidateCaller(cards, settings)
+    try:
+        await caller.check()
+    finally:
+        await caller.close()
+
+
+class _Allowance:
+    """Generates for one episode until its tokens are used up; then each turn ends at once, as by length."""
+
+    def __init__(self, engine: PolicyEngine, tokens: int) -> None:
+        self._engine = engine
+        self._left = tokens
+
+    async def __call__(self, prompt_ids: list[int], *, max_tokens: int, **options: Any) -> Generation:
+        if self._left == 0:
+            return Generation([], [], [], "", "length")
+        generation = await self._engine.generate(prompt_ids, max_tokens=min(max_tokens, self._left), **options)
+        self._left -= len(generation.token_ids)
+        return generation

@@ -1,0 +1,245 @@
+"""Submission: a training run as a Ray job, with the code and inputs it needs, followed to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.config import Config, load_config
+from cluster.tracking import KEY_VARIABLE
+
+PACKAGES = ("actors", "benchmarks", "cluster", "learner", "rewards")
+_RAY_ADDRESSES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+_CONNECT_TIMEOUT_S = 10.0
+_REPLY_TIMEOUT_S = 300.0  # uploading the working directory included
+_END_TIMEOUT_S = 60.0  # from the end of the log to the end of the job
+_LOST_CONTACT = 5  # consecutive failures to follow the log
+
+
+class SubmitError(RuntimeError):
+    """A job that can't be submitted or followed; the message names the cluster's address and the remedy."""
+
+
+class FollowingStopped(KeyboardInterrupt):
+    """Ctrl-C while a log was followed; the job goes on, and the message tells how to stop it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What is sent: the command, the local files that go along, and the names of the keys."""
+
+    entrypoint: str
+    files: dict[str, Path]  # name in the working directory -> local file
+    key_variables: tuple[str, ...]  # set here, and handed on
+    missing_keys: tuple[str, ...]  # named by a card, but not set here
+    notes: tuple[str, ...]  # what the user should know
+
+    def describe(self) -> str:
+        """For `--dry-run`; keys by name only."""
+        rows = [f"entrypoint: {self.entrypoint}", f"working directory: {', '.join(PACKAGES)}"]
+        rows += [f"  and {source} as {name}" for name, source in self.files.items()]
+        rows += [f"environment: {name} (its value is not shown)" for name in self.key_variables]
+        rows += [f"environment: {name} is not set here; it must be on the cluster" for name in self.missing_keys]
+        return "\n".join([*rows, *(f"note: {note}" for note in self.notes)])
+
+
+def plan(recipe: str, overrides: Sequence[str] = ()) -> Submission:
+    """Work out what a run needs on the cluster, from its checked configuration.
+
+    Local files that the configuration names (recipe, questions, replies, cards) travel with the job; whatever
+    else it names by path must be there on the cluster.
+
+    Raises:
+        ConfigError: the configuration can't be used.
+        CardError: the card file can't be used.
+    """
+    config = load_config(recipe, overrides)
+    files: dict[str, Path] = {}
+    notes: list[str] = []
+
+    def travel(path: Path) -> str:
+        if not path.is_file():
+            notes.append(f"{path} is not here; it must be on the cluster, at that path")
+            return str(path)
+        name = f"inputs/{len(files)}_{path.name}"
+        files[name] = path
+        return name
+
+    sent = travel(Path(recipe)) if recipe.endswith((".yaml", ".yml")) else recipe
+    moved = _moved(config, travel)
+    extra = [f"{key}={json.dumps(value)}" for key, value in moved.items()]
+    if config.placement.address is None:
+        extra.append("placement.address=auto")
+    if not config.run.folder.is_absolute():
+        notes.append(
+            f"run.folder={config.run.folder} is relative: it goes away with the job's working directory; "
+            "set run.folder to an absolute path on storage that stays"
+        )
+    if Path(config.policy.checkpoint).is_dir():
+        notes.append(f"policy.checkpoint={config.policy.checkpoint} is a folder; it must be there on the cluster, too")
+    keys = _key_variables(config)
+    return Submission(
+        entrypoint=shlex.join(["python", "-m", "cluster.cli", "train", sent, *overrides, *extra]),
+        files=files,
+        key_variables=tuple(key for key in keys if os.environ.get(key)),
+        missing_keys=tuple(key for key in keys if not os.environ.get(key) and key != KEY_VARIABLE),
+        notes=tuple(notes),
+    )
+
+
+def submit(submission: Submission, address: str, emit: Callable[[str], None], *, forward_keys: bool = True) -> int:
+    """Submit the job to the Ray cluster at `address`, hand its log to `emit`, and return its exit status.
+
+    With `forward_keys` the values of the key variables go along in the job's environment, where those who may
+    look at the cluster's dashboard can see them.
+
+    Raises:
+        SubmitError: the cluster does not answer or take the job, or contact to it is lost.
+        FollowingStopped: Ctrl-C; the job goes on.
+    """
+    keys = submission.key_variables if forward_keys else ()
+    with tempfile.TemporaryDirectory(prefix="router-r1-submit-") as folder, _answering(address):
+        _stage(submission, Path(folder))
+        client = _connect(address)
+        job = client.submit_job(
+            entrypoint=submission.entrypoint,
+            runtime_env={"working_dir": folder, "env_vars": {key: os.environ[key] for key in keys}},
+        )
+    emit(f"job {job} submitted to {address}\n")
+    try:
+        asyncio.run(_follow(client, job, address, emit))
+        with _answering(address):
+            return _exit_status(client, job, address)
+    except KeyboardInterrupt:
+        raise FollowingStopped(
+            f"no longer following; job {job} goes on. Stop it with\n  ray job stop {job} --address {address}\n"
+            f"or follow it again with\n  ray job logs {job} --follow --address {address}"
+        ) from None
+
+
+def _moved(config: Config, travel: Callable[[Path], str]) -> dict[str, Any]:
+    """Configuration keys that name local files, with the files' places in the job's working directory."""
+    moved: dict[str, Any] = {}
+    for key, sources in (("data.train", config.data.train), ("data.eval", config.data.eval)):
+        if any(source.endswith(".jsonl") for source in sources):
+            moved[key] = [travel(Path(s)) if s.endswith(".jsonl") else s for s in sources]
+    if config.candidates.replies is not None:
+        moved["candidates.replies"] = travel(config.candidates.replies)
+    if config.candidates.pool.cards is not None:
+        moved["candidates.pool.cards"] = travel(config.candidates.pool.cards)
+    return moved
+
+
+def _key_variables(config: Config) -> list[str]:
+    names = [KEY_VARIABLE]
+    cards = config.candidates.pool.cards
+    if cards is not None and cards.is_file():
+        from actors.pool.cards import load_cards
+
+        names += sorted({card.api_key_env for card in load_cards(cards) if card.api_key_env})
+    return names
+
+
+def _stage(submission: Submission, folder: Path) -> None:
+    root = Path(__file__).resolve().parents[1]
+    for package in PACKAGES:
+        shutil.copytree(root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    for name, source in submission.files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, folder / name)
+
+
+@contextlib.contextmanager
+def _own_address() -> Iterator[None]:
+    """Keep Ray from preferring an address of the environment to the one that was asked for."""
+    kept = {name: os.environ.pop(name) for name in _RAY_ADDRESSES if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
+
+
+def _connect(address: str) -> Any:
+    """Ray's client of a job server, with deadlines, which its own requests have not."""
+    if not address.startswith(("http://", "https://")):
+        raise SubmitError(f"address {address!r}: expected the dashboard's URL, such as http://HEAD-NODE:8265")
+    from ray.job_submission import JobSubmissionClient
+
+    class Client(JobSubmissionClient):  # type: ignore[misc]  # Ray is not followed
+        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+            return super()._do_request(method, endpoint, timeout=(_CONNECT_TIMEOUT_S, _REPLY_TIMEOUT_S), **options)
+
+    with _own_address():
+        return Client(address)
+
+
+@contextlib.contextmanager
+def _answering(address: str) -> Iterator[None]:
+    """Turn what Ray's client raises into one error that names the address."""
+    from ray.exceptions import AuthenticationError, RayError
+
+    try:
+        yield
+    except AuthenticationError as error:
+        raise SubmitError(
+            f"the job server at {address} wants the cluster's token; set RAY_AUTH_MODE=token and give Ray the token "
+            "(RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN)"
+        ) from error
+    except (RuntimeError, OSError, RayError) as error:  # what `requests` raises is an OSError
+        if isinstance(error, SubmitError):
+            raise
+        raise SubmitError(
+            f"the job server at {address} failed: {error}; is this the URL of a Ray dashboard?"
+        ) from error
+
+
+async def _follow(client: Any, job: str, address: str, emit: Callable[[str], None]) -> None:
+    """Hand on the log until the job ends; a broken connection is taken up again where it broke."""
+    import aiohttp
+
+    seen = failures = 0
+    while True:
+        position = 0
+        try:
+            async for chunk in client.tail_job_logs(job):
+                position += len(chunk)
+                if position > seen:
+                    emit(chunk[max(0, len(chunk) - (position - seen)) :])
+                    seen, failures = position, 0
+            return
+        except (RuntimeError, aiohttp.ClientError, OSError) as error:
+            failures += 1
+            if failures >= _LOST_CONTACT:
+                raise SubmitError(
+                    f"lost contact with {address} ({error}); job {job} may go on: "
+                    f"ray job logs {job} --follow --address {address}"
+                ) from error
+            await asyncio.sleep(failures)
+
+
+def _exit_status(client: Any, job: str, address: str) -> int:
+    """0 where the job succeeded, else its own exit code, else 1."""
+    from ray.job_submission import JobStatus
+
+    deadline = time.monotonic() + _END_TIMEOUT_S
+    while time.monotonic() < deadline:
+        info = client.get_job_info(job)
+        if info.status == JobStatus.SUCCEEDED:
+            return 0
+        if info.status.is_terminal():
+            return int(info.driver_exit_code or 1)
+        time.sleep(0.2)
+    raise SubmitError(
+        f"job {job} at {address} closed its log but did not end within {_END_TIMEOUT_S:g} s; "
+        f"see ray job status {job} --address {address}"
+    )

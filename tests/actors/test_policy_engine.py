@@ -1,0 +1,167 @@
+"""The policy engine against transformers: what it samples, how it stops, and that it goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+from tiny_llama import reference_logprobs, save_tiny_llama
+
+from actors.policy_engine import PolicyEngine
+from actors.settings import EngineSettings, SamplingSettings
+
+pytestmark = pytest.mark.engine
+
+SETTINGS = EngineSettings(max_model_len=512, max_num_seqs=64, kv_cache_gib=0.25)
+PROMPT = list(range(5, 45))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tied")
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Path):
+    return save_tiny_llama(checkpoint, tied=True, seed=0)
+
+
+@pytest.fixture(scope="module")
+async def engine(checkpoint: Path, model) -> AsyncIterator[PolicyEngine]:
+    before = set(psutil.Process().children(recursive=True))
+    engine = PolicyEngine(checkpoint, SETTINGS, version=3, weight_backend="gloo")
+    await engine.start()
+    started = [p for p in psutil.Process().children(recursive=True) if p not in before]
+    assert started
+    yield engine
+    await engine.shutdown()
+    left = [p for p in started if p.is_running() and "resource_tracker" not in " ".join(p.cmdline())]
+    assert not left, "shutdown leaves no process behind"
+
+
+async def sample(engine: PolicyEngine, **changes):
+    arguments = {"max_tokens": 40, "stop": [], "sampling": SamplingSettings(), "seed": 7} | changes
+    return await engine.generate(PROMPT, **arguments)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+async def test_logprobs_are_those_of_the_sampling_distribution(engine: PolicyEngine, model, temperature: float) -> None:
+    generation = await sample(engine, sampling=SamplingSettings(temperature=temperature))
+    expected = reference_logprobs(model, PROMPT + generation.token_ids, temperature)[len(PROMPT) - 1 :]
+    assert generation.logprobs == pytest.approx(expected, abs=1e-3)
+    assert generation.versions == [3] * len(generation.token_ids)
+
+
+async def test_score_equals_transformers_even_for_cached_prefixes(engine: PolicyEngine, model) -> None:
+    token_ids = PROMPT * 3
+    for _ in range(2):
+        assert await engine.score(token_ids) == pytest.approx(reference_logprobs(model, token_ids), abs=1e-3)
+    with pytest.raises(ValueError, match="got 512"):
+        await engine.score([5] * SETTINGS.max_model_len)
+
+
+async def test_the_same_seed_samples_the_same_and_another_does_not(engine: PolicyEngine) -> None:
+    first, again, other = await asyncio.gather(sample(engine), sample(engine), sample(engine, seed=8))
+    assert first.token_ids == again.token_ids != other.token_ids
+
+
+async def test_a_stop_string_ends_the_text_and_the_token_stays_whole(engine: PolicyEngine) -> None:
+    free = await sample(engine)
+    words = free.text.split()
+    assert [f"w{i}" for i in free.token_ids] == words
+    # Ends one character short of the tenth token, so that the stop string ends inside it.
+    stop = f"{words[8]} {words[9]}"[:-1]
+    pieces: list[str] = []
+    stopped = await sample(engine, stop=[stop], on_text=pieces.append)
+    assert stopped.finish_reason == "stop"
+    assert stopped.text.endswith(stop)
+    assert stopped.text == "".join(pieces)
+    assert len(pieces) > 1
+    assert stopped.token_ids == free.token_ids[: len(stopped.token_ids)]
+    assert stopped.text == free.text[: len(stopped.text)]
+    assert len(stopped.text) == len(" ".join(words[: len(stopped.token_ids)])) - 1 + free.text.startswith(" ")
+    assert len(stopped.logprobs) == len(stopped.versions) == len(stopped.token_ids)
+
+
+async def test_running_out_of_tokens_is_said(engine: PolicyEngine) -> None:
+    generation = await sample(engine, max_tokens=3)
+    assert (generation.finish_reason, len(generation.token_ids)) == ("length", 3)
+
+
+async def test_cancelling_the_caller_aborts_the_request(engine: PolicyEngine) -> None:
+    pieces: list[str] = []
+    begun = asyncio.Event()
+
+    def hear(piece: str) -> None:
+        pieces.append(piece)
+        begun.set()
+
+    task = asyncio.create_task(sample(engine, max_tokens=450, seed=11, on_text=hear))
+    await asyncio.wait_for(begun.wait(), 30)
+    assert engine._engine.get_num_unfinished_requests() == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert engine._engine.get_num_unfinished_requests() == 0
+    seen = len(pieces)
+    await sample(engine, max_tokens=20)
+    assert len(pieces) == seen
+
+
+async def test_many_seeded_prompts_fill_more_than_one_step(engine: PolicyEngine) -> None:
+    """With chunked prefill, a seeded prompt that is cut between steps kills a CPU engine."""
+    prompts = [[5 + i, *range(5, 255)] for i in range(20)]
+    generations = await asyncio.gather(
+        *(
+            engine.generate(prompt, max_tokens=5, stop=[], sampling=SamplingSettings(), seed=i)
+            for i, prompt in enumerate(prompts)
+        )
+    )
+    assert all(g.token_ids for g in generations)
+
+
+async def test_weights_are_only_updated_under_a_pause(engine: PolicyEngine) -> None:
+    with pytest.raises(RuntimeError, match="paused"):
+        await engine.start_weight_update()
+
+
+@pytest.mark.slow
+def test_the_engine_ends_with_a_killed_owner(checkpoint: Path, model) -> None:
+    script = f"""
+        import asyncio, sys
+        from actors.policy_engine import PolicyEngine
+        from actors.settings import EngineSettings
+
+        async def main():
+            settings = EngineSettings(max_model_len=128, kv_cache_gib=0.1)
+            engine = PolicyEngine({str(checkpoint)!r}, settings, weight_backend="gloo")
+            await engine.start()
+            sys.stdout.write(" ".join(str(p.pid) for p in engine._children) + "\\n")
+            sys.stdout.flush()
+            await asyncio.sleep(600)
+
+        if __name__ == "__main__":
+            asyncio.run(main())
+    """
+    path = checkpoint / "owner.py"
+    path.write_text(textwrap.dedent(script))
+    owner = subprocess.Popen([sys.executable, str(path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert owner.stdout is not None
+        line = owner.stdout.readline()
+        children = [psutil.Process(int(pid)) for pid in line.split()]
+        assert len(children) >= 2
+    finally:
+        owner.send_signal(signal.SIGKILL)
+        owner.wait(10)
+    _, alive = psutil.wait_procs(children, timeout=30)
+    for process in alive:
+        process.kill()
+    assert not alive

@@ -1,0 +1,46 @@
+"""Question files: read, or refused with file, line and remedy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from actors.questions import QuestionError, load_questions
+
+GOOD = {"id": "q1", "dataset": "nq", "question": "who?", "answers": ["me"]}
+
+
+def write(path: Path, *rows: object) -> Path:
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding="utf-8")
+    return path
+
+
+def test_rows_are_read_in_order_and_limited(tmp_path: Path) -> None:
+    path = write(tmp_path / "q.jsonl", GOOD, "", GOOD | {"id": "q2"}, GOOD | {"id": "q3"})
+    assert [q.id for q in load_questions(path, limit=2)] == ["q1", "q2"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{not json", "line 2: not JSON"),
+        ([1], "expected a JSON object"),
+        (GOOD | {"question": " "}, "'question' must be a non-empty string"),
+        (GOOD | {"answers": []}, "'answers' must be a non-empty list"),
+        (GOOD | {"answers": [3]}, "'answers'"),
+        (GOOD, "was given before"),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path: Path, row: object, message: str) -> None:
+    with pytest.raises(QuestionError, match=r"q\.jsonl, line 2") as error:
+        load_questions(write(tmp_path / "q.jsonl", GOOD, row))
+    assert message in str(error.value)
+
+
+def test_a_missing_or_empty_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(QuestionError, match="no such question file"):
+        load_questions(tmp_path / "none.jsonl")
+    with pytest.raises(QuestionError, match="holds no questions"):
+        load_questions(write(tmp_path / "empty.jsonl", ""))

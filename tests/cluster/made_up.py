@@ -1,0 +1,47 @@
+"""Made-up things for the cluster's tests: a trajectory, and a checkpoint that looks whole."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from actors.questions import Question
+from actors.trajectory import TokenBuffer, Trajectory
+from rewards.grammar import parse_turn
+from rewards.presets import RewardBreakdown
+from rewards.transcript import CallStatus, RouteCall, StopReason, Transcript, Turn
+
+
+def make_trajectory(question: str = "who wrote it ?", reply: str = "it is Ada .") -> Trajectory:
+    """Two turns: a route whose reply is `reply`, then the answer `Ada`."""
+    texts = ("<think>I ask</think>\n<search>bard: who wrote it ?</search>", "<answer>Ada</answer>")
+    call = RouteCall("bard", "poet-7b", "who wrote it ?", CallStatus.OK, reply, 7, 5, 0.000125, 1.25, 2)
+    buffer = TokenBuffer()
+    buffer.extend_context([1, 2, 3])
+    buffer.extend_sampled([4, 5], [-0.1, -0.2], [3, 3])
+    turns = (Turn(texts[0], parse_turn(texts[0])[0], call), Turn(texts[1], parse_turn(texts[1])[0]))
+    frozen = Trajectory.freeze(
+        buffer,
+        question=Question("q-1", "test", question, ("Ada", "Ada Lovelace")),
+        group="g-1",
+        seed=11,
+        transcript=Transcript(turns, StopReason.ANSWERED),
+        prompt="candidates:\nbard",
+        wall_s=2.5,
+    )
+    reward = RewardBreakdown(0.0, 1.0, 0.75, 0.9, 1.0, 1.0, ("no_think",))
+    fields = {name: getattr(frozen, name) for name in Trajectory.__slots__}
+    return Trajectory(**{**fields, "reward": reward})
+
+
+def write_checkpoint(path: Path) -> None:
+    """Config, tokenizer and one small tensor, in the format of safetensors."""
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.json").write_text("{}", encoding="utf-8")
+    (path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    data = np.zeros(4, dtype=np.float32).tobytes()
+    header = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, len(data)]}}).encode()
+    (path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + data)

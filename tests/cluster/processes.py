@@ -1,0 +1,82 @@
+"""Programs of ours started as a user would, and what they leave behind."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+import psutil
+
+
+class Program:
+    """A Python program in a process group of its own; its output is read line by line."""
+
+    def __init__(self, code: str, arguments: Sequence[str] = ()) -> None:
+        environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            env=environment | {"OMP_NUM_THREADS": "1", "VLLM_LOGGING_LEVEL": "ERROR"},
+        )
+        self.lines: list[str] = []
+        self._queue: queue.Queue[str | None] = queue.Queue()
+        self._family: dict[int, psutil.Process] = {}
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+            self._queue.put(line)
+        self._queue.put(None)
+
+    @property
+    def output(self) -> str:
+        return "".join(self.lines)
+
+    def wait_for(self, text: str, timeout_s: float) -> str:
+        """The first line of output that holds `text`."""
+        until = time.monotonic() + timeout_s
+        while (left := until - time.monotonic()) > 0:
+            try:
+                line = self._queue.get(timeout=left)
+            except queue.Empty:
+                break
+            if line is None:
+                raise AssertionError(f"the program ended before it said {text!r}:\n{self.output}")
+            if text in line:
+                return line
+        raise AssertionError(f"the program did not say {text!r} within {timeout_s:g} s:\n{self.output}")
+
+    def family(self) -> list[psutil.Process]:
+        """The processes below the program's, also those that it started earlier and that still run."""
+        try:
+            found = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            found = []
+        self._family |= {process.pid: process for process in found}
+        return [process for process in self._family.values() if process.is_running()]
+
+    def stop(self, number: signal.Signals, timeout_s: float) -> int:
+        """Send the signal to the program's own process and wait for its end; return its exit code."""
+        self.family()
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(timeout_s)
+
+    def left(self, timeout_s: float = 10) -> list[str]:
+        """What of its family still runs `timeout_s` after its end; those are killed."""
+        _, alive = psutil.wait_procs(self.family(), timeout=timeout_s)
+        names = [" ".join(process.cmdline()) for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+        for process in alive:
+            process.kill()
+        return names

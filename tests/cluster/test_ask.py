@@ -1,0 +1,97 @@
+"""`ask` as a user types it: the episode in the terminal, and a clean end."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from made_up import write_checkpoint
+from processes import Program
+
+from actors.questions import QuestionError
+from benchmarks.world.coldstart import CHECKPOINT
+from benchmarks.world.facts import World
+from cluster.ask import ask
+from cluster.config import ConfigError
+from cluster.responder import open_source
+from cluster.run_folder import RunFolderError
+
+_CODE = """
+import sys
+from cluster.logs import quiet_libraries
+quiet_libraries()
+from cluster.ask import ask
+trajectory = ask(sys.argv[1], sys.argv[2])
+print("ANSWER", trajectory.transcript.answer)
+print("CALLS", len(trajectory.transcript.calls))
+"""
+
+
+@pytest.fixture
+def question() -> str:
+    return next(World().questions("heldout", 1, 0.0))[0].text
+
+
+@pytest.mark.engine
+def test_ask_shows_thinking_routes_and_answer(question: str) -> None:
+    program = Program(_CODE, [str(CHECKPOINT), question])
+    try:
+        assert program.process.wait(300) == 0
+    finally:
+        left = program.left()
+    assert left == []
+    program.wait_for("CALLS", 5)
+    output = program.output
+    answer = output.partition("ANSWER ")[2].splitlines()[0]
+    assert f"\nAnswer: {answer}\n" in output
+    assert question in output
+    assert "<think>" in output
+    assert "<answer>" not in output
+    calls = int(output.partition("CALLS ")[2])
+    assert output.count("→ ") == calls >= 1
+    assert output.index("<think>") < output.index("→ ") < output.index("<information>") < output.index("Answer:")
+    assert "$0.0" in output
+    assert "\x1b" not in output  # plain, for it is piped
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ask_stopped_while_it_starts_leaves_nothing_behind(question: str, number: signal.Signals) -> None:
+    program = Program(_CODE, [str(CHECKPOINT), question])
+    until = time.monotonic() + 120
+    while not any("multiprocessing" in " ".join(process.cmdline()) for process in program.family()):
+        assert program.process.poll() is None, program.output
+        assert time.monotonic() < until, "no engine was started"
+        time.sleep(0.2)
+    assert program.stop(number, timeout_s=60) != 0
+    assert program.left() == []
+
+
+def test_no_question() -> None:
+    with pytest.raises(QuestionError, match="empty"):
+        ask(CHECKPOINT, "  ")
+
+
+def test_no_such_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="no such folder"):
+        ask(tmp_path / "none", "who ?")
+
+
+def test_a_run_supplies_its_own_settings(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "run" / "checkpoints" / "step_000007")
+    (tmp_path / "run" / "config.yaml").write_text("episode: {max_rounds: 2}\n", encoding="utf-8")
+    source = open_source(tmp_path / "run", "router_r1_qwen3b")
+    assert (source.config.episode.max_rounds, source.version, source.name) == (2, 7, "run/step_000007")
+    (tmp_path / "run" / "config.yaml").write_text("episode: {max_round: 2}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"episode\.max_round: unknown key"):
+        open_source(tmp_path / "run")
+
+
+def test_a_bare_checkpoint_takes_the_recipe(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "policy")
+    source = open_source(tmp_path / "policy", overrides=["episode.max_rounds=3"])
+    assert source.config.episode.prompt == "compact"
+    assert source.config.episode.max_rounds == 3
+    assert source.version == 0
