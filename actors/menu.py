@@ -12,18 +12,10 @@ from actors.pool.cards import ModelCard
 
 Renaming = Literal["off", "seen", "unseen"]
 
-NAME_SYLLABLES = tuple(a + b for a, b in itertools.product("bdkmz", "aeiou"))
-_NAMES = tuple(a + b for a, b in itertools.product(NAME_SYLLABLES, repeat=2) if a != b)
-# One invented name in five is kept for evaluation with candidates that training never showed.
-_UNSEEN = frozenset(random.Random("unseen-names").sample(_NAMES, len(_NAMES) // 5))
-# The names of each kind by their first syllable.
-_INVENTED: dict[bool, dict[str, list[str]]] = {
-    unseen: {
-        first: [name for name in _NAMES if name.startswith(first) and (name in _UNSEEN) == unseen]
-        for first in NAME_SYLLABLES
-    }
-    for unseen in (False, True)
-}
+_SYLLABLES = tuple(a + b for a, b in itertools.product("bdkmz", "aeiou"))
+# Invented names. Training shows the first; the rest are kept for evaluation with candidates it never showed.
+INVENTED_NAMES = tuple(random.Random("names").sample([a + b for a, b in itertools.permutations(_SYLLABLES, 2)], 64))
+_SEEN, _UNSEEN = INVENTED_NAMES[:44], INVENTED_NAMES[44:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +45,8 @@ class Menu:
         return None
 
 
-def draw_menu(cards: Sequence[ModelCard], seed: int | str, *, shuffle: bool, rename: Renaming = "off") -> Menu:
+def draw_menu(cards: Sequence[ModelCard], seed: float | str, *, shuffle: bool, rename: Renaming = "off") -> Menu:
     """Lay out the cards for one prompt; all episodes of a group share the seed, and so the menu.
-
-    Invented names start with different syllables within a menu, so that no name is the beginning of another.
 
     Raises:
         ValueError: more candidates than invented names.
@@ -70,9 +60,9 @@ def draw_menu(cards: Sequence[ModelCard], seed: int | str, *, shuffle: bool, ren
 
 
 def _invent(count: int, unseen: bool, rng: random.Random) -> list[str]:
-    if count > len(NAME_SYLLABLES):
+    names = _UNSEEN if unseen else _SEEN
+    if count > len(names):
         raise ValueError(
-            f"can't invent names for {count} candidates, only for {len(NAME_SYLLABLES)}; set episode.rename_cards=false"
+            f"can't invent names for {count} candidates, only for {len(names)}; set episode.rename_cards=false"
         )
-    firsts = [first for first, names in _INVENTED[unseen].items() if names]
-    return [rng.choice(_INVENTED[unseen][first]) for first in rng.sample(firsts, count)]
+    return rng.sample(names, count)

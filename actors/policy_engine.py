@@ -13,7 +13,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from actors.generation import Generation
 from actors.orphans import OWNER_VARIABLE
@@ -72,7 +72,7 @@ class PolicyEngine:
         try:
             with _environment(self._variables()):
                 self._llm = await asyncio.wait_for(asyncio.to_thread(self._build), deadline_s)
-            await asyncio.wait_for(self._llm.update_weight_version(str(self.version)), deadline_s)
+            await asyncio.wait_for(self._engine.update_weight_version(str(self.version)), deadline_s)
         except TimeoutError as error:
             raise TimeoutError(
                 f"the vLLM engine for {self.model} was not ready within start_timeout_s={deadline_s:g}; "
@@ -333,7 +333,8 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 def _child_processes() -> list[psutil.Process]:
     """The processes below this one, less multiprocessing's resource tracker, which serves all of them."""
     children = psutil.Process().children(recursive=True)
-    return [child for child in children if child.pid != resource_tracker._resource_tracker._pid]
+    tracker = getattr(resource_tracker._resource_tracker, "_pid", None)
+    return [child for child in children if child.pid != tracker]
 
 
 def _end_processes(processes: list[psutil.Process], grace_s: float) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from actors.pool.cards import check_base_url
 
 
 class Settings(BaseModel):
@@ -70,6 +72,12 @@ class PoolSettings(Settings):
     base_url: str | None = Field(
         None, description="Overrides the base URL of every card, for a local server; no API key is sent to it."
     )
+
+    @field_validator("base_url")
+    @classmethod
+    def _endpoint(cls, value: str | None) -> str | None:
+        return None if value is None else check_base_url(value)
+
     callers: int = Field(1, ge=1, description="Caller actors; every endpoint belongs to exactly one.")
     max_in_flight: int = Field(256, gt=0, description="Calls under way per caller.")
     connect_timeout_s: float = Field(5, gt=0, description="Deadline to connect.")

@@ -66,6 +66,7 @@ class GlooWeightTransferEngine(NCCLWeightTransferEngine):
     """Receives packed buckets over gloo and loads them through vLLM's layerwise reload."""
 
     init_info_cls = GlooInitInfo
+    model_update_group: GlooGroup | None
 
     def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
         """Join the learner's group, leaving an earlier one: a learner that restarts connects again."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,10 +53,7 @@ def ask(
     view = _View(console or Console(highlight=False))
     with start_candidates(source.config) as candidates:
         responder = Responder(source, candidates.cards)
-        trajectory = asyncio.run(_play(responder, Ask(question.strip(), seed=seed), view))
-        del responder
-        gc.collect()  # vLLM's engine complains where the interpreter's end collects it
-        return trajectory
+        return asyncio.run(_play(responder, Ask(question.strip(), seed=seed), view))
 
 
 async def _play(responder: Responder, request: Ask, view: _View) -> Trajectory:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from actors.pool.cards import ModelCard, check_base_url, find_pool, load_cards
+from actors.pool.cards import ModelCard, find_pool, load_cards
 from benchmarks.world.experts import Cohort, experts
 from benchmarks.world.process import spawn_server, stop_server
 from benchmarks.world.recorded import recorded_cards
@@ -38,8 +38,7 @@ def start_candidates(config: Config) -> Iterator[Candidates]:
         assert settings.pool.cards is not None  # the configuration refuses it
         cards = load_cards(find_pool(settings.pool.cards))
         if settings.pool.base_url is not None:
-            url = check_base_url(settings.pool.base_url)
-            cards = [card.model_copy(update={"base_url": url}) for card in cards]
+            cards = [card.model_copy(update={"base_url": settings.pool.base_url}) for card in cards]
         yield Candidates(tuple(cards))
         return
     process, base_url = spawn_server(_arguments(settings))

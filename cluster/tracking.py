@@ -122,8 +122,8 @@ def _start(config: Config, folder: Path, mode: str, timeout_s: float) -> Any:
     except (Error, ValueError, TimeoutError) as error:
         wandb.teardown(1)
         raise TrackingError(
-            f"W&B did not start ({type(error).__name__}: {_without_key(str(error))}); check {KEY_VARIABLE} and the network, "
-            "or set tracking.wandb=offline"
+            f"W&B did not start ({type(error).__name__}: {_without_key(str(error))}); "
+            f"check {KEY_VARIABLE} and the network, or set tracking.wandb=offline"
         ) from None
 
 

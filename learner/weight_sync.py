@@ -121,6 +121,7 @@ class GlooTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
     """vLLM's NCCL sender with gloo as its transport: the round trip and its checks are inherited."""
 
     init_info_cls = GlooTrainerInitInfo
+    model_update_group: GlooGroup | None
 
     @classmethod
     def trainer_init(
@@ -166,6 +167,8 @@ class GlooTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
             for _ in source:
                 pass
             return
+        if self.model_update_group is None:
+            raise RuntimeError("the weight-sync group was left; connect the weight sender again")
         pairs = self._checked_iter(source, meta)
         while bucket := pack_tensors(pairs, lambda pair: pair[1], self.packed_buffer_size_bytes):
             self.model_update_group.broadcast(bucket.packed_tensor.cpu(), f"{bucket.names[0]} .. {bucket.names[-1]}")

@@ -57,7 +57,9 @@ def demonstrations(world: World, seed: int, cards_shown: int | None = None) -> I
     rng = random.Random(f"demonstrations-{seed}")
     cast = {expert.name: expert for expert in experts()}
     for question, hops in world.questions("train", seed, two_hop_share=0.5):
-        menu = draw_menu(_cards(rng, hops, cards_shown), rng.random(), shuffle=True, rename="seen")
+        menu = draw_menu(
+            _cards(rng, hops, cards_shown), rng.random(), shuffle=True, rename=rng.choice(("seen", "unseen"))
+        )
         pieces: list[Piece] = []
         rules: list[str] = []
         hop = hops[0]
@@ -83,7 +85,9 @@ def drills(world: World, seed: int, cards_shown: int | None = None) -> Iterator[
     """
     rng = random.Random(f"drills-{seed}")
     for question, hops in world.questions("train", seed, two_hop_share=0.5):
-        menu = draw_menu(_cards(rng, hops, cards_shown), rng.random(), shuffle=True, rename="seen")
+        menu = draw_menu(
+            _cards(rng, hops, cards_shown), rng.random(), shuffle=True, rename=rng.choice(("seen", "unseen"))
+        )
         pieces = [Piece("<think>", False)]
         for item in rng.sample(menu.items, min(12, len(menu.items))):
             pieces.append(Piece(item.card.descriptor, False))

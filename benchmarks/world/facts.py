@@ -96,7 +96,7 @@ class World:
         seen: set[str] = set()
         while True:
             first = Hop(rng.choice(list(DOMAIN_OF)), rng.choice(self.entities[split]))
-            hops = (first,)
+            hops: tuple[Hop, ...] = (first,)
             if rng.random() < two_hop_share:
                 hops = (first, Hop(rng.choice(list(DOMAIN_OF)), self.fact(first)))
             text = question_text(hops)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from actors.menu import NAME_SYLLABLES
+from actors.menu import INVENTED_NAMES
 from benchmarks.world.experts import LATENCIES, PRICES, PROFESSIONS
 from benchmarks.world.facts import DOMAIN_OF, DOMAINS, ENTITY_SYLLABLES
 from rewards.grammar import TAGS
@@ -17,8 +17,8 @@ PAD, EOS, USER, ASSISTANT, UNKNOWN = "<|pad|>", "<|end|>", "<|user|>", "<|assist
 RULES = ("best", "thrifty", "broad", "any")
 WORDS = (
     "what is the of ? : . , it as every knows my records agree on this that and well after some thought from memory "
-    "say you should know then answer now no routes are left candidate is called so choose a name from cards not "
-    "available i cannot with"
+    "say you should know then answer now no routes are left candidate called so choose a name cards not available "
+    "i cannot with"
 ).split()
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -30,8 +30,7 @@ CHAT_TEMPLATE = (
 
 
 def vocabulary() -> list[str]:
-    """All tokens in order; a name is its first syllable followed by continuations such as `##mo`."""
-    syllables = (*NAME_SYLLABLES, *ENTITY_SYLLABLES)
+    """All tokens in order. A candidate's name is a word; an entity's is a syllable and a continuation, `##mo`."""
     tokens = itertools.chain(
         (PAD, EOS, USER, ASSISTANT, UNKNOWN),
         TAGS,
@@ -42,8 +41,9 @@ def vocabulary() -> list[str]:
         (f"${price}" for price in PRICES),
         (f"{latency}s" for latency in LATENCIES),
         WORDS,
-        syllables,
-        (f"##{syllable}" for syllable in syllables),
+        INVENTED_NAMES,
+        ENTITY_SYLLABLES,
+        (f"##{syllable}" for syllable in ENTITY_SYLLABLES),
     )
     return list(dict.fromkeys(tokens))
 

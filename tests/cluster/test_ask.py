@@ -49,11 +49,12 @@ def test_ask_shows_thinking_routes_and_answer(question: str) -> None:
     assert question in output
     assert "<think>" in output
     assert "<answer>" not in output
-    calls = int(output.partition("CALLS ")[2])
+    calls = int(output.partition("CALLS ")[2].splitlines()[0])
     assert output.count("→ ") == calls >= 1
     assert output.index("<think>") < output.index("→ ") < output.index("<information>") < output.index("Answer:")
     assert "$0.0" in output
     assert "\x1b" not in output  # plain, for it is piped
+    assert "Exception ignored" not in output
 
 
 @pytest.mark.engine
