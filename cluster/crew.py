@@ -50,7 +50,7 @@ def ray_session(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     joined = address or os.environ.get("RAY_ADDRESS")
     ray.init(
-        address=joined,
+        address=joined or "local",  # never a cluster that happens to run here
         log_to_driver=False,
         logging_level=logging.ERROR,
         configure_logging=True,

@@ -291,7 +291,8 @@ def _stay(console: Console) -> None:
         overview = ray_serve.status().applications[_APP]
         if overview.status != known:
             known = overview.status
-            console.print(f"the service is {known.value}: {_reason(overview)}", markup=False, soft_wrap=True)
+            why = "" if known == ApplicationStatus.RUNNING else f": {_reason(overview)}"
+            console.print(f"the service is {known.value}{why}", markup=False, soft_wrap=True)
 
 
 def _reason(overview: ApplicationStatusOverview) -> str:
