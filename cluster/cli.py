@@ -36,6 +36,8 @@ _EXPLAINED = (
     ("benchmarks.world.recorded", "RepliesError"),
     ("cluster.batch", "RolloutError"),
     ("cluster.config", "ConfigError"),
+    ("cluster.crew", "CrewError"),
+    ("cluster.crew", "SyncError"),
     ("cluster.placement", "PlacementError"),
     ("cluster.responder", "PolicyUnavailable"),
     ("cluster.responder", "QuestionTooLong"),

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 PAD, EOS, USER, ASSISTANT, UNKNOWN = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|unknown|>"
 RULES = ("best", "thrifty", "broad", "any")
+# No word may be the beginning of an entity's name, or the name would be read as that word and a rest.
 WORDS = (
     "what is the of ? : . , it as every knows my records agree on this that and well after some thought from memory "
-    "say you should know then answer now no routes are left candidate called so choose a name cards not available "
+    "say you should know then answer now no routes are left candidate called so choose a name cards absent available "
     "i cannot with"
 ).split()
 CHAT_TEMPLATE = (
@@ -55,8 +56,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
     vocab = {token: index for index, token in enumerate(vocabulary())}
     tokenizer = Tokenizer(models.WordPiece(vocab=vocab, unk_token=UNKNOWN))
-    special = "|".join(token.replace("|", r"\|") for token in (PAD, EOS, USER, ASSISTANT, UNKNOWN))
-    pattern = rf"{special}|{'|'.join(TAGS)}|\$\d+|\w+|[^\w\s]"
+    # Special tokens are left to the library: spelled out in a reply they must fall apart into plain ones.
+    pattern = rf"{'|'.join(TAGS)}|\$\d+|\w+|[^\w\s]"
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(pattern), behavior="isolated"), pre_tokenizers.WhitespaceSplit()]
     )

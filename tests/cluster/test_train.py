@@ -1,0 +1,156 @@
+"""`router-r1 train` as a user types it: real engine, learner, candidates and tracking, two steps; and its bad days."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from processes import Program
+
+from cluster.config import load_config
+from cluster.metrics import undeclared
+from cluster.run_folder import RunFolder
+
+pytestmark = pytest.mark.engine
+
+_CODE = "import sys; sys.argv[0] = 'router-r1'; from cluster.cli import main; main()"
+_SMALL = ("run.steps=2", "run.groups_per_step=4", "run.group_size=4", "data.eval_questions=16")
+
+
+def program(folder: Path, name: str, *overrides: str) -> Program:
+    arguments = ["train", "quickstart", f"run.folder={folder}", f"run.name={name}", *_SMALL, *overrides]
+    return Program(_CODE, arguments)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunFolder, str]]:
+    """A whole run, on two learner ranks under ZeRO-2, with the reference policy's KL."""
+    folder = tmp_path_factory.mktemp("runs")
+    run = program(folder, "whole", "learner.ranks=2", "learner.zero_stage=2", "learner.kl_coef=0.01")
+    try:
+        assert run.process.wait(400) == 0, run.output
+    finally:
+        left = run.left()
+    assert left == []
+    yield RunFolder(folder / "whole"), run.output
+
+
+def test_a_run_leaves_a_whole_folder(trained: tuple[RunFolder, str]) -> None:
+    run, _ = trained
+    assert [path.name for path in run.checkpoints()] == ["step_000002"]
+    assert run.plot_file.read_bytes().startswith(b"\x89PNG")
+    assert any(run.path.glob("wandb/offline-run-*/*.wandb"))
+    config = load_config(str(run.config_file))
+    assert config.learner.ranks == 2
+    assert yaml.safe_load(run.config_file.read_text())["rewards"]["alpha"] == 0.0
+    report = (run.path / "trajectories" / "step_000001.md").read_text()
+    assert "<think>" in report
+    assert "accepted answers" in report
+
+
+def test_metrics_have_a_line_a_step_under_declared_names(trained: tuple[RunFolder, str]) -> None:
+    rows = trained[0].read_metrics()
+    assert [row["step"] for row in rows] == [0, 1, 2, 2]
+    assert all(undeclared(key for key in row if key != "step") == [] for row in rows)
+    steps = [row for row in rows if "learner/loss" in row]
+    assert [row["policy/version"] for row in steps] == [1, 2]
+    assert all(row["rollout/staleness"] == 0 for row in steps)
+    assert all(row["policy/kl_ref"] >= 0 for row in steps)
+
+
+def test_tokens_trained_on_are_the_tokens_sampled(trained: tuple[RunFolder, str]) -> None:
+    """Invariants 1 and 4, over the whole system: ratio 1 at the first step, and equal engines after every sync."""
+    summary = json.loads(trained[0].summary_file.read_text())
+    assert summary["first_step_ratio_deviation"] <= 1e-3
+    assert summary["probe_max_diff"] <= 1e-3
+    for row in trained[0].read_metrics():
+        if "policy/ratio_max_deviation" in row:
+            assert row["policy/ratio_max_deviation"] <= 1e-3
+            assert row["policy/logprob_diff_max"] <= 1e-3
+
+
+def test_the_summary_compares_with_what_there_is_to_compare_with(trained: tuple[RunFolder, str]) -> None:
+    run, output = trained
+    summary = json.loads(run.summary_file.read_text())
+    for name in ("before", "after", "oracle", "best_single", "random", "after_unseen", "oracle_unseen"):
+        assert 0 <= summary[name]["em"] <= 1
+        assert summary[name]["cost_usd_per_1k_questions"] > 0
+        assert sum(summary[name]["call_share"].values()) == pytest.approx(1)
+    assert summary["oracle"]["em"] > summary["random"]["em"]
+    assert {"start", "rollout", "learn", "sync", "evaluate", "total"} <= set(summary["seconds"])
+    assert "What to type next" in output
+    assert "step 2/2" in output
+
+
+def test_the_checkpoint_loads_in_transformers_and_differs_from_where_it_started(
+    trained: tuple[RunFolder, str],
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from benchmarks.world.coldstart import CHECKPOINT
+
+    folder = trained[0].latest_checkpoint()
+    assert folder is not None
+    after = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    before = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32)
+    moved = [(a - b).abs().max().item() for a, b in zip(after.parameters(), before.parameters(), strict=True)]
+    assert max(moved) > 0
+    assert AutoTokenizer.from_pretrained(folder).get_vocab() == AutoTokenizer.from_pretrained(CHECKPOINT).get_vocab()
+
+
+def test_ctrl_c_saves_what_was_learnt_and_leaves_no_process(tmp_path: Path) -> None:
+    run = program(tmp_path, "stopped", "run.steps=500")
+    try:
+        run.wait_for("step 2/500", 300)
+        assert run.stop(signal.SIGINT, timeout_s=90) == 130, run.output
+    finally:
+        left = run.left()
+    assert left == []
+    folder = RunFolder(tmp_path / "stopped")
+    latest = folder.latest_checkpoint()
+    assert latest is not None
+    assert latest.name >= "step_000002"
+    assert not list(folder.checkpoints_path.glob(".*"))
+    assert "checkpoint" in run.output.splitlines()[-1]
+
+
+def test_candidates_that_go_away_in_mid_run_give_one_clear_error(tmp_path: Path) -> None:
+    run = program(tmp_path, "alone", "run.steps=500", "candidates.pool.total_timeout_s=3")
+    try:
+        run.wait_for("step 1/500", 300)
+        server = next(p for p in run.family() if "benchmarks.world.server" in " ".join(p.cmdline()))
+        server.kill()
+        assert run.process.wait(120) == 2, run.output
+    finally:
+        left = run.left()
+    assert left == []
+    time.sleep(0.5)  # the reader thread may still hold the last lines
+    assert "episodes are void" in run.output
+    assert "candidates" in run.output
+    assert "Traceback" not in run.output
+    assert not psutil.pid_exists(server.pid)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("candidates.serve=none", "candidates.pool.cards=none.yaml", "data.train=q.jsonl"), "q.jsonl"),
+        (("policy.checkpoint=./nowhere",), "nowhere"),
+        (("data.train=missing.jsonl",), "missing.jsonl"),
+        (("learner.optimizer.lr=fast",), "learner.optimizer.lr"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_starts(tmp_path: Path, overrides: tuple[str, ...], message: str) -> None:
+    run = program(tmp_path, "refused", *overrides)
+    assert run.process.wait(60) == 2
+    time.sleep(0.2)
+    assert message in run.output
+    assert "Traceback" not in run.output
+    assert not (tmp_path / "refused").exists()
