@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import logging
+import shutil
 import statistics
 import subprocess
 import sys
@@ -27,6 +29,10 @@ _UNSEEN = ("after_unseen", "oracle_unseen")
 logger = logging.getLogger(__name__)
 
 
+class BenchError(RuntimeError):
+    """A run of the bench did not end well; the message holds its output."""
+
+
 def run() -> list[Figure]:
     """Train every seed under every α (a run takes some minutes) and judge them."""
     return figures({(seed, alpha): train_once(seed, alpha) for alpha in ALPHAS for seed in SEEDS})
@@ -36,32 +42,59 @@ def train_once(seed: int, alpha: float, folder: Path = FOLDER) -> dict[str, Any]
     """One run of the quickstart in a process of its own; its summary, with peak memory and wall seconds.
 
     Raises:
-        RuntimeError: the run failed; its output is told.
-        subprocess.TimeoutExpired: it took longer than `RUN_TIMEOUT_S`.
+        BenchError: the run failed or took longer than `RUN_TIMEOUT_S`; its output is told.
     """
-    name = f"seed{seed}-alpha{alpha:g}"
+    name = f"{fingerprint()}-seed{seed}-alpha{alpha:g}"
     report = folder / name / "bench.json"
     if report.is_file():
         return dict(json.loads(report.read_text(encoding="utf-8")))
-    logger.info("training %s", name)
+    shutil.rmtree(folder / name, ignore_errors=True)  # a run that was cut short
+    logger.info("training %s: some minutes", name)
     command = [sys.executable, "-m", "cluster.cli", "train", "quickstart", f"run.folder={folder}", f"run.name={name}"]
     command += [f"run.seed={seed}", f"rewards.alpha={alpha}"]
     started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # In a session of its own, so that Ctrl-C reaches it once, through us.
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
     memory = PeakMemory(process.pid)
     try:
         output, _ = process.communicate(timeout=RUN_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        raise BenchError(f"{' '.join(command)} was not done within {RUN_TIMEOUT_S:g} s") from error
     finally:
         peak = memory.stop()
         if process.poll() is None:
-            process.terminate()
-            process.wait(60)
+            _end(process)
     if process.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{output[-3000:]}")
+        raise BenchError(f"{' '.join(command)} ended with {process.returncode}:\n{output[-3000:]}")
     summary = json.loads((folder / name / "summary.json").read_text(encoding="utf-8"))
     summary |= {"wall_s": time.monotonic() - started, "peak_bytes": peak}
     report.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return dict(summary)
+
+
+def fingerprint() -> str:
+    """What the figures depend on: recipe, policy and experts. Reports of other ones are not taken for these."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in (
+        here.parent / "cluster" / "recipes" / "quickstart.yaml",
+        here / "world" / "checkpoint" / "model.safetensors",
+        here / "world" / "experts.py",
+        here / "world" / "facts.py",
+    ):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(90)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(10)
 
 
 class PeakMemory:

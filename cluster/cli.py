@@ -33,6 +33,7 @@ _EXPLAINED = (
     ("actors.questions", "QuestionError"),
     ("benchmarks.suite", "UnknownBench"),
     ("benchmarks.world.process", "ServerError"),
+    ("benchmarks.world_bench", "BenchError"),
     ("benchmarks.world.recorded", "RepliesError"),
     ("cluster.batch", "RolloutError"),
     ("cluster.config", "ConfigError"),
