@@ -43,7 +43,7 @@ requirements:  ## pin anew after a change of pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dev --python-version 3.11 --no-header --no-annotate -o requirements/cpu.txt
 	$(BIN)/uv pip compile pyproject.toml --extra gpu --extra dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-header --no-annotate -o requirements/gpu.txt
 
-bench: setup  ## the figures of the quickstart world (over an hour)
+bench: setup  ## the figures of the quickstart world (under an hour)
 	$(BIN)/router-r1 bench world
 
 clean:

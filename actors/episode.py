@@ -15,8 +15,14 @@ from actors.prompt import FAILED_CALL, LAST_TURN, invalid_route_feedback, render
 from actors.questions import Question
 from actors.settings import EpisodeSettings, SamplingSettings
 from actors.trajectory import TokenBuffer, Trajectory
-from rewards.grammar import STOPS, parse_route, parse_turn
+from rewards.grammar import STOPS, neutralise, parse_route, parse_turn
 from rewards.transcript import Block, BlockKind, CallStatus, RouteCall, StopReason, Transcript, Turn
+
+_CHARACTERS_PER_TOKEN = 32  # more than any tokenizer packs into one of its tokens, on average over a text
+
+
+class PromptTooLong(ValueError):
+    """The prompt leaves the policy no token to write; the message names question, lengths and remedy."""
 
 
 class Generate(Protocol):
@@ -86,11 +92,21 @@ class Episode:
         self.turns: list[Turn] = []
 
     async def run(self) -> Trajectory:
-        """Play until an answer, the last turn, or an end of tokens; candidates' failures void the episode."""
+        """Play until an answer, the last turn, or an end of tokens; candidates' failures void the episode.
+
+        Raises:
+            PromptTooLong: the prompt alone fills `max_model_len`.
+        """
         started = time.monotonic()
         request = self.request
         prompt = render_prompt(self.settings.prompt, request.menu, request.question.text, self.settings.max_rounds)
         self.buffer.extend_context(encode_chat(self.tokenizer, prompt))
+        if len(self.buffer) >= self.max_model_len:
+            raise PromptTooLong(
+                f"question {request.question.id!r}: the prompt takes {len(self.buffer)} tokens of "
+                f"engine.max_model_len={self.max_model_len} and leaves none to write; raise engine.max_model_len, "
+                "list fewer candidates or shorten the question"
+            )
         reason: StopReason | None = None
         while reason is None:
             reason = await self._play_turn()
@@ -118,16 +134,16 @@ class Episode:
             on_text=self.observer.on_text if self.observer else None,
         )
         self.buffer.extend_sampled(generation.token_ids, generation.logprobs, generation.versions)
-        blocks, _ = parse_turn(generation.text)
+        blocks, faults = parse_turn(generation.text)
         search = next((b for b in blocks if b.kind is BlockKind.SEARCH and b.closed), None)
         if search is None or any(b.kind is BlockKind.ANSWER and b.closed for b in blocks):
-            self.turns.append(Turn(generation.text, blocks))
+            self.turns.append(Turn(generation.text, blocks, faults=faults))
             return _ending(blocks, generation)
         if len(self.turns) >= self.settings.max_rounds:
-            self.turns.append(Turn(generation.text, blocks))
+            self.turns.append(Turn(generation.text, blocks, faults=faults))
             return StopReason.OUT_OF_ROUNDS
         call = await self._route(search)
-        self.turns.append(Turn(generation.text, blocks, call))
+        self.turns.append(Turn(generation.text, blocks, call, faults))
         if self.observer:
             self.observer.on_call(call)
         if call.status.is_infrastructure:
@@ -161,16 +177,29 @@ class Episode:
             reply = invalid_route_feedback(call.requested, self.request.menu)
         elif call.status is not CallStatus.OK:
             reply = FAILED_CALL
-        # Special tokens that a reply spells out stay plain text (invariant 5).
-        body = self.tokenizer.encode(reply, add_special_tokens=False, split_special_tokens=True)
-        if len(body) > self.settings.max_reply_tokens:
-            reply = self.tokenizer.decode(body[: self.settings.max_reply_tokens])
-        text = render_information(reply)
+        text = render_information(self._cut(reply))
         if len(self.turns) >= self.settings.max_rounds:
             text += LAST_TURN + "\n"
         if self.observer:
             self.observer.on_read(text)
-        self.buffer.extend_context(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+        self.buffer.extend_context(self._encode(text))
+
+    def _cut(self, reply: str) -> str:
+        """The beginning of a reply that takes `max_reply_tokens` or fewer, harmless to parser and tokenizer.
+
+        Measured as it is read: without its tags, whose pieces are several tokens. The text itself is cut, as
+        tokens that are decoded and encoded again may become more.
+        """
+        most = self.settings.max_reply_tokens
+        # Tokenizers refuse lone surrogates, which JSON may hold.
+        text = neutralise(reply.encode("utf-8", "replace").decode())[: _CHARACTERS_PER_TOKEN * most]
+        while (tokens := len(self._encode(text))) > most:
+            text = text[: len(text) * most // tokens]
+        return text
+
+    def _encode(self, text: str) -> list[int]:
+        """Token ids of text that the policy reads; special tokens that it spells out stay plain (invariant 5)."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
 
 def encode_chat(tokenizer: Any, message: str) -> list[int]:

@@ -6,6 +6,7 @@ on, and keep memory and cores. A worker therefore watches the owner and takes th
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import select
 import signal
@@ -19,7 +20,9 @@ def exit_with_owner() -> None:
     owner = int(os.environ.get(OWNER_VARIABLE, "0"))
     if owner in (0, os.getpid()):
         return
-    core = os.getppid()
+    # Not os.getppid(): if the core has died already, that is whoever adopted this process.
+    parent = multiprocessing.parent_process()
+    core = parent.pid if parent is not None and parent.pid is not None else 0
     threading.Thread(target=_watch, args=(owner, core), name="owner-watch", daemon=True).start()
 
 
@@ -31,6 +34,6 @@ def _watch(owner: int, core: int) -> None:
     else:
         select.select([handle], [], [])  # readable once the process has ended
     # If the core has ended too, its id may be another's by now; then we are its child no longer.
-    if os.getppid() == core:
+    if os.getppid() == core and core not in (0, 1, owner):
         os.kill(core, signal.SIGKILL)
     os._exit(1)

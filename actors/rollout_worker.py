@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from importlib import import_module
 from typing import Any, Literal
 
 from actors.episode import Episode, EpisodeRequest, run_episodes
@@ -26,6 +28,9 @@ class RolloutWorker:
         weight_backend: Literal["gloo", "nccl"],
         seed: int,
     ) -> None:
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # vLLM reads it as it is imported
+        # Frames of vLLM's import stay alive with what they hold: not the engine, where it is imported before.
+        import_module("vllm.v1.engine.async_llm")
         from actors.policy_engine import PolicyEngine
 
         self.checkpoint = checkpoint
@@ -45,7 +50,11 @@ class RolloutWorker:
         await self.engine.start()
 
     async def rollout(self, requests: list[EpisodeRequest]) -> list[Trajectory]:
-        """Run episodes to their ends; none waits for another."""
+        """Run episodes to their ends; none waits for another.
+
+        Raises:
+            ExceptionGroup: of what episodes raised, such as `PromptTooLong`.
+        """
         return await run_episodes(
             [
                 Episode(

@@ -45,6 +45,8 @@ class EngineSettings(Settings):
                 f"tensor_parallel_size={self.tensor_parallel_size} needs device=cuda; "
                 "on cpu set tensor_parallel_size=1 and add rollout workers instead"
             )
+        if self.device == "cpu" and not self.enforce_eager:
+            raise ValueError("enforce_eager=false captures GPU graphs and needs device=cuda; on cpu leave it true")
         return self
 
 
@@ -54,7 +56,12 @@ class EpisodeSettings(Settings):
     prompt: Literal["instruct", "compact"] = Field(
         "instruct", description="Prompt template: `instruct` explains the protocol, `compact` only lists the cards."
     )
-    max_rounds: int = Field(4, ge=1, description="Routing rounds; then one last turn, told to answer.")
+    max_rounds: int = Field(
+        4,
+        ge=1,
+        le=15,
+        description="Routing rounds; then one last turn, told to answer. Turns sample with seed * 16 + turn.",
+    )
     max_turn_tokens: int = Field(256, gt=0, description="Tokens sampled in one turn, at most.")
     max_reply_tokens: int = Field(256, gt=0, description="Policy tokens a reply may take; longer ones are cut.")
     shuffle_cards: bool = Field(True, description="List the candidates in a random order, drawn per group.")
@@ -80,6 +87,9 @@ class PoolSettings(Settings):
 
     callers: int = Field(1, ge=1, description="Caller actors; every endpoint belongs to exactly one.")
     max_in_flight: int = Field(256, gt=0, description="Calls under way per caller.")
+    queue_timeout_s: float = Field(
+        600, gt=0, description="Deadline for one of max_in_flight slots to be free; then the call is a timeout."
+    )
     connect_timeout_s: float = Field(5, gt=0, description="Deadline to connect.")
     total_timeout_s: float = Field(60, gt=0, description="Deadline for a call: attempts and the pauses between.")
     max_attempts: int = Field(

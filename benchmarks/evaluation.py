@@ -39,14 +39,20 @@ class Evaluation:
         return asdict(self)
 
 
+class EvaluationError(ValueError):
+    """There is nothing to average; the message tells why."""
+
+
 def summarise(outcomes: Sequence[Outcome], void: int = 0) -> Evaluation:
     """Average outcomes.
 
     Raises:
-        ValueError: there are none.
+        EvaluationError: there are none.
     """
     if not outcomes:
-        raise ValueError(f"nothing to evaluate: {void} episodes, all void; are the candidates reachable?")
+        raise EvaluationError(
+            f"nothing to evaluate: {void} episodes, all void; the candidates fail or can't be reached (candidates.*)"
+        )
     count = len(outcomes)
     calls = Counter(name for outcome in outcomes for name in outcome.asked)
     total = sum(calls.values())

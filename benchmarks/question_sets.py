@@ -32,13 +32,20 @@ def load_source(source: str, *, limit: int | None, two_hop_share: float) -> list
     return load_questions(Path(source), limit)
 
 
-def load_sources(sources: Sequence[str], *, limit: int | None, two_hop_share: float) -> list[Question]:
-    """All questions of several sources; ids are made unique by their dataset."""
-    found: dict[tuple[str, str], Question] = {}
-    for source in sources:
-        for question in load_source(source, limit=limit, two_hop_share=two_hop_share):
-            found[(question.dataset, question.id)] = question
-    return list(found.values())
+def load_sources(
+    sources: Sequence[str], *, two_hop_share: float, limit: int | None = None, total: int | None = None
+) -> list[Question]:
+    """Questions of several sources, taken in turn: `limit` of each at most, `total` in all.
+
+    Raises:
+        QuestionError: a source is unknown, missing or malformed.
+    """
+    if total == 0:
+        return []
+    each = min((n for n in (limit, total) if n is not None), default=None)
+    parts = [load_source(source, limit=each, two_hop_share=two_hop_share) for source in sources]
+    mixed = [question for row in itertools.zip_longest(*parts) for question in row if question is not None]
+    return mixed[:total]
 
 
 def _load_flashrag(name: str, limit: int | None) -> list[Question]:

@@ -43,7 +43,7 @@ def ask(
     Returns the trajectory; its transcript has no answer where the policy gave none, which is also shown.
 
     Raises:
-        QuestionError, QuestionTooLong: the question is empty, or leaves no room to answer.
+        QuestionError, PromptTooLong: the question is empty, or leaves no room to answer.
         RunFolderError, ConfigError, PoolError, TimeoutError: see `open_source` and `Responder.start`.
     """
     if not question.strip():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ _EXPLAINED = (
     ("actors.pool.cards", "CardError"),
     ("actors.pool.transport", "PoolError"),
     ("actors.questions", "QuestionError"),
+    ("benchmarks.evaluation", "EvaluationError"),
     ("benchmarks.suite", "UnknownBench"),
     ("benchmarks.world.process", "ServerError"),
     ("benchmarks.world_bench", "BenchError"),
@@ -41,7 +43,7 @@ _EXPLAINED = (
     ("cluster.crew", "SyncError"),
     ("cluster.placement", "PlacementError"),
     ("cluster.responder", "PolicyUnavailable"),
-    ("cluster.responder", "QuestionTooLong"),
+    ("actors.episode", "PromptTooLong"),
     ("cluster.run_folder", "RunFolderError"),
     ("cluster.serving", "ServingError"),
     ("cluster.submit", "SubmitError"),
@@ -224,12 +226,15 @@ def submit(
         _fail("submit needs --address URL, the cluster's dashboard, such as http://HEAD:8265")
     for note in planned.notes:
         typer.echo(f"note: {note}", err=True)
-    try:
-        code = submission.submit(planned, address, lambda text: typer.echo(text, nl=False), forward_keys=forward_keys)
-    except submission.FollowingStopped as stopped:
-        typer.echo(f"\n{stopped}", err=True)
-        raise typer.Exit(stopping.exit_code()) from None
-    raise typer.Exit(code)
+    with _stoppable():
+        try:
+            code = submission.submit(
+                planned, address, lambda text: typer.echo(text, nl=False), forward_keys=forward_keys
+            )
+        except submission.FollowingStopped as stopped:
+            typer.echo(f"\n{stopped}", err=True)
+            raise typer.Exit(stopping.exit_code()) from None
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -243,6 +248,8 @@ def bench(
     """
     from benchmarks.figures import report
     from benchmarks.suite import run_bench
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # progress, on standard error
 
     with _stoppable():
         raise typer.Exit(report(run_bench(name), sys.stdout, as_json=json_))
@@ -275,8 +282,8 @@ def world_serve(
 @world_app.command("coldstart")
 def world_coldstart(
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")],
-    steps: Annotated[int, typer.Option(help="Supervised steps.", min=1)] = 3000,
-    batch_size: Annotated[int, typer.Option(help="Demonstrations per step.", min=1)] = 48,
+    steps: Annotated[int, typer.Option(help="Supervised steps.", min=1)] = 2400,
+    batch_size: Annotated[int, typer.Option(help="Demonstrations per step.", min=1)] = 32,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
     seed: Annotated[int, typer.Option(help="Seed of weights and demonstrations.")] = 0,
 ) -> None:
@@ -284,8 +291,6 @@ def world_coldstart(
 
     Supervised fine-tuning on demonstrations, from random weights; the package ships one made so.
     """
-    import logging
-
     from benchmarks.world.coldstart import make_checkpoint
     from cluster.logs import quiet_libraries
 

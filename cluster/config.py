@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ class RunSettings(Settings):
 class DataSettings(Settings):
     """The questions. A source is a JSONL file, `world:train`, `world:heldout`, or `flashrag:NAME/SPLIT`."""
 
-    train: tuple[str, ...] = Field(("world:train",), description="Sources to train on, drawn from in turn.")
+    train: tuple[str, ...] = Field(("world:train",), description="Sources to train on, mixed and shuffled.")
     eval: tuple[str, ...] = Field(("world:heldout",), description="Sources to evaluate on.")
     train_limit: int | None = Field(None, gt=0, description="Questions taken of each training source.")
     eval_questions: int = Field(200, ge=0, description="Questions of an evaluation, in all.")
@@ -94,6 +95,11 @@ class CandidateSettings(Settings):
     def _possible(self) -> CandidateSettings:
         if self.serve == "recorded" and self.replies is None:
             raise ValueError("serve=recorded with replies unset has nothing to say; set candidates.replies=FILE")
+        if self.serve != "none" and (self.pool.cards is not None or self.pool.base_url is not None):
+            raise ValueError(
+                f"pool.cards={self.pool.cards}, pool.base_url={self.pool.base_url} with serve={self.serve} would be "
+                "ignored: the local server brings cards of its own; set candidates.serve=none"
+            )
         if self.serve == "none" and self.pool.cards is None:
             raise ValueError("serve=none with pool.cards unset leaves no candidates; set candidates.pool.cards=FILE")
         return self
@@ -216,8 +222,8 @@ def field_paths() -> dict[str, tuple[Any, str]]:
             if isinstance(child, Settings):
                 walk(f"{prefix}{name}.", child)
             elif isinstance(child, RewardSettings):
-                for part in child.__slots__:
-                    found[f"{prefix}{name}.{part}"] = (getattr(child, part), "see rewards/settings.py")
+                for part in dataclasses.fields(child):
+                    found[f"{prefix}{name}.{part.name}"] = (getattr(child, part.name), part.metadata["about"])
             else:
                 found[f"{prefix}{name}"] = (child, info.description or "")
 

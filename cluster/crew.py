@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -49,15 +49,18 @@ def ray_session(address: str | None) -> Iterator[None]:
     local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES, "num_cpus": os.cpu_count()}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     joined = address or os.environ.get("RAY_ADDRESS")
-    ray.init(
-        address=joined or "local",  # never a cluster that happens to run here
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=True,
-        **({} if joined else local),
-    )
-    stop_on_sigterm()  # Ray installs a handler of its own
     try:
+        try:
+            ray.init(
+                address=joined or "local",  # never a cluster that happens to run here
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **({} if joined else local),
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            where = f"join the Ray cluster at {joined} (placement.address)" if joined else "start Ray on this machine"
+            raise CrewError(f"can't {where}: {error}") from error
+        stop_on_sigterm()  # Ray installs a handler of its own
         yield
     finally:
         ray.shutdown()
@@ -126,10 +129,8 @@ class Crew:
         """
         timeout = self.config.learner.step_timeout_s
         self._wait([worker.pause.remote() for worker in self._workers], timeout, "pause")
-        try:
-            self.gang.send_weights(version)
-        finally:
-            self._wait([worker.resume.remote() for worker in self._workers], timeout, "resume")
+        self.gang.send_weights(version)  # if it fails the engines hold a mixture, and stay paused
+        self._wait([worker.resume.remote() for worker in self._workers], timeout, "resume")
         self.version = version
         return self.check_probe()
 
@@ -221,5 +222,6 @@ class Crew:
             done, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
             late = [index for index, call in enumerate(calls) if call not in done]
             raise CrewError(f"rollout workers {late} did not {what} within {timeout_s:g} s") from error
-        except RayTaskError as error:
-            raise CrewError(f"a rollout worker could not {what}: {error.cause!r}") from error
+        except (RayTaskError, RayActorError) as error:
+            cause = getattr(error, "cause", None) or str(error).strip().splitlines()[0]
+            raise CrewError(f"a rollout worker could not {what}: {cause!r}") from error

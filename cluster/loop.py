@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from actors.questions import Question
 from benchmarks.evaluation import Evaluation, evaluate
 from benchmarks.question_sets import load_sources
 from benchmarks.world.baselines import baselines
-from cluster.batch import admit, batch_metrics, judge_all
+from cluster.batch import RolloutError, admit, batch_metrics, judge_all
 from cluster.candidates import Candidates, start_candidates
+from cluster.clock import Clock
 from cluster.config import Config
 from cluster.crew import Crew, ray_session
 from cluster.logs import log_to_file, stop_logging
@@ -21,7 +21,7 @@ from cluster.metrics import from_learner
 from cluster.plot import plot_run
 from cluster.policies import locate_checkpoint
 from cluster.requests import evaluation_requests, training_requests
-from cluster.run_folder import RunFolder
+from cluster.run_folder import RunFolder, check_checkpoint
 from cluster.source import QuestionSource
 from cluster.terminal import Terminal
 from cluster.tracking import Tracker
@@ -32,6 +32,9 @@ def train(config: Config, recipe: str) -> Path:
     with ExitStack() as stack:
         questions = load_sources(
             config.data.train, limit=config.data.train_limit, two_hop_share=config.data.two_hop_share
+        )
+        heldout = load_sources(
+            config.data.eval, total=config.data.eval_questions, two_hop_share=config.data.two_hop_share
         )
         checkpoint = locate_checkpoint(config.policy.checkpoint, config.run.folder / ".cache")
         folder = RunFolder.create(config, recipe)
@@ -46,12 +49,11 @@ def train(config: Config, recipe: str) -> Path:
             stack.enter_context(ray_session(config.placement.address))
             crew = Crew(config, checkpoint, candidates.all)
             stack.callback(crew.close)
-        run = Run(config, folder, tracker, terminal, crew, candidates, clock)
-        source = QuestionSource(questions, config.run.seed)
-        summary = run.all_the_way(source)
+        run = Run(config, folder, tracker, terminal, crew, candidates, clock, heldout)
+        summary = run.all_the_way(QuestionSource(questions, config.run.seed))
         folder.write_summary(summary)
         tracker.finish(summary)
-    terminal.finish(summary, folder.path, recipe)
+    terminal.finish(summary, folder.path, recipe, example=heldout[0].text if heldout else None)
     return folder.path
 
 
@@ -67,6 +69,7 @@ class Run:
         crew: Crew,
         candidates: Candidates,
         clock: Clock,
+        heldout: list[Question],
     ) -> None:
         self.config = config
         self.folder = folder
@@ -75,30 +78,29 @@ class Run:
         self.crew = crew
         self.candidates = candidates
         self.clock = clock
-        self.heldout = load_sources(
-            config.data.eval, limit=config.data.eval_questions, two_hop_share=config.data.two_hop_share
-        )[: config.data.eval_questions]
+        self.heldout = heldout
         self.probe_max = crew.check_probe()
         self.first_ratio: float | None = None
 
     def all_the_way(self, source: QuestionSource) -> dict[str, Any]:
         """Evaluate, train every step, evaluate again; return the summary."""
-        before = self._evaluate("evaluate before training")
+        steps = self.config.run.steps
+        before = after = self._evaluate("evaluate before training")
         self._record(0, _eval_row(before))
         try:
-            for step in range(1, self.config.run.steps + 1):
+            for step in range(1, steps + 1):
                 row = self._train_step(step, source)
-                if _due(step, self.config.run.eval_every) and step < self.config.run.steps:
-                    row |= _eval_row(self._evaluate("evaluate"))
-                if _due(step, self.config.run.checkpoint_every) and step < self.config.run.steps:
-                    self._checkpoint(step)
+                if step == steps or _due(step, self.config.run.checkpoint_every):
+                    row["time/checkpoint_s"] = self._checkpoint(step)
+                if step == steps or _due(step, self.config.run.eval_every):
+                    after = self._evaluate("evaluate")
+                    row |= _eval_row(after)
                 self._record(step, row)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, RolloutError):
             self._save_what_was_learnt()
             raise
-        after = self._evaluate("evaluate after training")
-        self._record(self.config.run.steps, _eval_row(after))
-        self._checkpoint(self.config.run.steps)
+        if steps == 0:
+            self._checkpoint(0)
         plot_run(self.folder.read_metrics(), self.folder.plot_file)
         return self._summary(before, after)
 
@@ -147,17 +149,20 @@ class Run:
         self.folder.write_trajectories(self.crew.version, label, judged[: self.config.run.sample_trajectories])
         return evaluate(judged)
 
-    def _checkpoint(self, step: int) -> None:
+    def _checkpoint(self, step: int) -> float:
+        """Save the policy; return the seconds it took."""
         self.terminal.phase("checkpoint")
-        with self.clock("checkpoint"), self.folder.new_checkpoint(step) as stage:
+        with self.clock("checkpoint") as lap, self.folder.new_checkpoint(step) as stage:
             self.crew.gang.save_pretrained(stage)
+            check_checkpoint(stage)  # on another node's own disk it would be missing here
         self.folder.prune(self.config.run.keep_checkpoints)
+        return lap.seconds
 
     def _save_what_was_learnt(self) -> None:
-        """On the way out: a checkpoint of the newest whole version, unless there is one."""
-        version = self.crew.version
-        if version > 0 and not self.folder.checkpoint(version).exists():
-            self._checkpoint(version)
+        """On the way out: a checkpoint of the newest step, unless there is one."""
+        step = self.crew.gang.batches_trained()  # may be one more than the engines have
+        if step > 0 and not self.folder.checkpoint(step).exists():
+            self._checkpoint(step)
 
     def _record(self, step: int, row: dict[str, float]) -> None:
         self.folder.append_metrics({"step": step, **row})
@@ -166,8 +171,9 @@ class Run:
 
     def _summary(self, before: Evaluation | None, after: Evaluation | None) -> dict[str, Any]:
         """What was learnt, what it is to be compared with, and what it took."""
-        found: dict[str, Evaluation | None] = {"before": before, "after": after}
-        if self.candidates.unseen and self.heldout:
+        names = ("oracle", "best_single", "random")
+        found: dict[str, Evaluation | None] = {"before": before, "after": after, **dict.fromkeys(names)}
+        if self.heldout and all(question.dataset.startswith("world-") for question in self.heldout):
             found["after_unseen"] = self._evaluate("evaluate with unseen experts", unseen=True)
             found |= baselines(self.heldout, "seen", self.config.run.seed)
             unseen = baselines(self.heldout, "unseen", self.config.run.seed)
@@ -184,33 +190,6 @@ class Run:
         }
 
 
-class Lap:
-    """One timed stretch; `seconds` is known once it has ended."""
-
-    seconds = 0.0
-
-
-class Clock:
-    """Wall seconds by phase."""
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.seconds: Counter[str] = Counter()
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[Lap]:
-        lap, began = Lap(), time.monotonic()
-        try:
-            yield lap
-        finally:
-            lap.seconds = time.monotonic() - began
-            self.seconds[phase] += lap.seconds  # type: ignore[assignment]
-
-    @property
-    def elapsed_s(self) -> float:
-        return time.monotonic() - self.started
-
-
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
@@ -219,4 +198,5 @@ def _eval_row(evaluation: Evaluation | None) -> dict[str, float]:
     if evaluation is None:
         return {}
     row = {f"eval/{name}": value for name, value in evaluation.as_dict().items() if isinstance(value, float)}
+    row["eval/void_share"] = evaluation.void / (evaluation.void + evaluation.questions)
     return row | {f"eval/call_share/{name}": share for name, share in evaluation.call_share.items()}

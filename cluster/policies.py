@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from importlib.resources import files
 from pathlib import Path
 
 from benchmarks.world.coldstart import CHECKPOINT
 from cluster.config import ConfigError
+from cluster.run_folder import RunFolderError, check_checkpoint
 
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -44,20 +44,17 @@ def _download(spec: str) -> Path:
 
 
 def check_folder(folder: Path) -> Path:
-    """The folder, when `config.json`, a tokenizer and weights are there.
+    """The folder, when it holds a whole checkpoint.
 
     Raises:
         ConfigError: naming what is missing.
     """
     if not folder.is_dir():
         raise ConfigError(f"policy.checkpoint={folder}: no such folder; give one in Hugging Face form or a hub id")
-    for pattern, what in (("config.json", "config.json"), ("tokenizer*", "tokenizer"), ("*.safetensors", "weights")):
-        if not any(folder.glob(pattern)):
-            raise ConfigError(f"policy.checkpoint={folder}: no {what} in it; the folder is no whole checkpoint")
     try:
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"policy.checkpoint={folder}: config.json is not JSON ({error}); copy it anew") from error
+        check_checkpoint(folder)
+    except RunFolderError as error:
+        raise ConfigError(f"policy.checkpoint={folder}: {error}") from error
     return folder.resolve()
 
 
@@ -75,7 +72,10 @@ def _unpack_smollm2(folder: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source = str(package)
-    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=SMOLLM2_FILE, dtype=torch.float32)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, gguf_file=SMOLLM2_FILE, dtype=torch.float32)
+    except (ImportError, OSError) as error:
+        raise ConfigError(f"policy.checkpoint=smollm2: can't read its file ({error}); run `make setup`") from error
     # The weights are plain now; these two would make the saved checkpoint claim to be quantised.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -22,14 +22,9 @@ from actors.trajectory import Trajectory
 from cluster.config import Config, load_config
 from cluster.policies import locate_checkpoint
 from cluster.run_folder import resolve_checkpoint_folder
-from rewards.transcript import StopReason
 
 _NAMED = ("world", "smollm2")
 GREEDY = SamplingSettings(temperature=0.0)
-
-
-class QuestionTooLong(ValueError):
-    """The prompt with this question leaves the policy no room to write."""
 
 
 class PolicyUnavailable(RuntimeError):
@@ -125,7 +120,7 @@ class Responder:
         """Play one episode. There is no deadline here, the caller sets one; cancelling it ends the episode.
 
         Raises:
-            QuestionTooLong: the prompt fills `engine.max_model_len`.
+            PromptTooLong: the prompt fills `engine.max_model_len`.
             PolicyUnavailable: the engine died.
         """
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -141,16 +136,10 @@ class Responder:
             observer=observer,
         )
         try:
-            trajectory = await episode.run()
+            return await episode.run()
         except EngineDeadError as error:
             self._failure = f"the policy engine died ({error}); its log tells why"
             raise PolicyUnavailable(self._failure) from error
-        if not trajectory.transcript.turns and trajectory.transcript.stop_reason is StopReason.OUT_OF_TOKENS:
-            raise QuestionTooLong(
-                f"the prompt takes {len(trajectory.token_ids)} tokens of engine.max_model_len="
-                f"{config.engine.max_model_len}; shorten the question, or raise it"
-            )
-        return trajectory
 
     def check_health(self) -> None:
         """Raise `PolicyUnavailable` once the engine was found dead."""

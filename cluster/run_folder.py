@@ -165,7 +165,7 @@ class RunFolder:
         """One line on what there is, for whoever stopped the run."""
         if not self.path.is_dir():
             return "nothing was saved yet"
-        steps, latest = len(self.read_metrics()), self.latest_checkpoint()
+        steps, latest = max((row["step"] for row in self.read_metrics()), default=0), self.latest_checkpoint()
         return f"{self.path} holds metrics of {steps} steps and " + (
             f"checkpoint {latest}" if latest else "no checkpoint"
         )

@@ -26,6 +26,7 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from rich.console import Console
 from starlette.exceptions import HTTPException
 
+from actors.episode import PromptTooLong
 from actors.pool.cards import ModelCard
 from actors.trajectory import Trajectory
 from cluster.candidates import start_candidates
@@ -34,7 +35,6 @@ from cluster.responder import (
     Ask,
     PolicySource,
     PolicyUnavailable,
-    QuestionTooLong,
     Responder,
     check_candidates,
     open_source,
@@ -141,7 +141,7 @@ class PolicyService:
                 trajectory = await self._responder.respond(ask, trace)
         except TimeoutError as error:
             raise ApiError(504, f"no answer within {deadline_s:g} s", code="timeout", retry=False) from error
-        except QuestionTooLong as error:
+        except PromptTooLong as error:
             raise ApiError(400, str(error), code="context_length_exceeded", param="messages") from error
         except PolicyUnavailable as error:
             raise ApiError(503, str(error), code="policy_unavailable") from error

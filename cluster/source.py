@@ -19,13 +19,11 @@ class QuestionSource:
 
     def draw(self, count: int) -> list[Question]:
         """The next `count` questions."""
-        drawn = [self._at(position) for position in range(self.cursor, self.cursor + count)]
+        size = len(self.questions)
+        places = range(self.cursor, self.cursor + count)
+        orders = {epoch: self._order(epoch) for epoch in {place // size for place in places}}
         self.cursor += count
-        return drawn
-
-    def _at(self, position: int) -> Question:
-        epoch, offset = divmod(position, len(self.questions))
-        return self.questions[self._order(epoch)[offset]]
+        return [self.questions[orders[place // size][place % size]] for place in places]
 
     def _order(self, epoch: int) -> list[int]:
         order = list(range(len(self.questions)))

@@ -10,11 +10,13 @@ import shlex
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actors.pool.cards import find_pool, load_cards
 from cluster.config import Config, load_config
 from cluster.tracking import KEY_VARIABLE
 
@@ -108,10 +110,13 @@ def submit(submission: Submission, address: str, emit: Callable[[str], None], *,
         FollowingStopped: Ctrl-C; the job goes on.
     """
     keys = submission.key_variables if forward_keys else ()
+    job = f"router-r1-{uuid.uuid4().hex[:12]}"  # chosen here, so that it is known even if we are stopped meanwhile
+    emit(f"submitting job {job} to {address}\n")
     with tempfile.TemporaryDirectory(prefix="router-r1-submit-") as folder, _answering(address):
         _stage(submission, Path(folder))
         client = _connect(address)
-        job = client.submit_job(
+        client.submit_job(
+            submission_id=job,
             entrypoint=submission.entrypoint,
             runtime_env={"working_dir": folder, "env_vars": {key: os.environ[key] for key in keys}},
         )
@@ -135,18 +140,17 @@ def _moved(config: Config, travel: Callable[[Path], str]) -> dict[str, Any]:
             moved[key] = [travel(Path(s)) if s.endswith(".jsonl") else s for s in sources]
     if config.candidates.replies is not None:
         moved["candidates.replies"] = travel(config.candidates.replies)
-    if config.candidates.pool.cards is not None:
-        moved["candidates.pool.cards"] = travel(config.candidates.pool.cards)
+    cards = config.candidates.pool.cards
+    if cards is not None and find_pool(cards) == cards:  # a pool that ships is there already
+        moved["candidates.pool.cards"] = travel(cards)
     return moved
 
 
 def _key_variables(config: Config) -> list[str]:
     names = [KEY_VARIABLE]
     cards = config.candidates.pool.cards
-    if cards is not None and cards.is_file():
-        from actors.pool.cards import load_cards
-
-        names += sorted({card.api_key_env for card in load_cards(cards) if card.api_key_env})
+    if cards is not None and (file := find_pool(cards)).is_file():
+        names += sorted({card.api_key_env for card in load_cards(file) if card.api_key_env})
     return names
 
 

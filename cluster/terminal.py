@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -75,12 +77,12 @@ class Terminal:
         if not self.live:
             self.announce(f"step {step}/{self.steps}  {numbers}  {eta}".rstrip())
 
-    def finish(self, summary: Mapping[str, Any], run: Path, recipe: str) -> None:
+    def finish(self, summary: Mapping[str, Any], run: Path, recipe: str, example: str | None = None) -> None:
         """Print the table of results, the call shares and what to type next."""
         self.console.print(results_table(summary))
         if any(row.get("call_share") for row in _evaluations(summary).values()):
             self.console.print(shares_table(summary))
-        self.announce(next_steps(run, recipe))
+        self.announce(next_steps(run, recipe, example))
 
     def _seconds_left(self, step: int, row: Mapping[str, Any]) -> float | None:
         """By the mean of the steps seen; None before the first and after the last."""
@@ -131,15 +133,18 @@ def shares_table(summary: Mapping[str, Any], most: int = 14) -> Table:
     return table
 
 
-def next_steps(run: Path, recipe: str) -> str:
-    """What to type next."""
+def next_steps(run: Path, recipe: str, example: str | None = None) -> str:
+    """What to type next, with the program as it was called and a question that the policy can be asked."""
+    called = Path(sys.argv[0])
+    program = sys.argv[0] if called.name == "router-r1" and not shutil.which("router-r1") else "router-r1"
     return "\n".join(
         (
-            f"The run is in {run}: config.yaml, metrics.jsonl, trajectories/, checkpoints/, summary.json, progress.png",
+            f"The run is in {run}: config.yaml, log.txt, metrics.jsonl, trajectories/, "
+            "checkpoints/, summary.json, progress.png",
             "What to type next:",
-            f'  router-r1 ask {run} "QUESTION"',
-            f"  router-r1 serve {run} --port 8000",
-            f"  router-r1 train {recipe} rewards.alpha=0.6    # let cost count",
+            f'  {program} ask {run} "{example or "QUESTION"}"',
+            f"  {program} serve {run} --port 8000",
+            f"  {program} train {recipe} rewards.alpha=0.6    # let cost count",
         )
     )
 

@@ -28,15 +28,20 @@ TOKENIZER_FILES = (
 def staged(path: Path, *, leader: bool, barrier: Callable[[], None]) -> Iterator[Path]:
     """A directory beside `path` that every rank fills, and that the leader then renames to `path`.
 
-    `path` is thus whole or absent, whenever the process dies; one that was there before is replaced.
+    `path` is thus whole or absent, whenever the process dies; one that was there before is replaced. Where a
+    rank fails to fill it, the unfinished directory is removed.
     """
     stage = path.parent / f".{path.name}.partial"
     if leader:
         shutil.rmtree(stage, ignore_errors=True)
         stage.mkdir(parents=True)
     barrier()
-    yield stage
-    barrier()
+    try:
+        yield stage
+        barrier()
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
     if leader:
         if path.exists():
             old = path.parent / f".{path.name}.old"

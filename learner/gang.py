@@ -130,9 +130,8 @@ class LearnerGang:
         self._gather(refs, deadline, "import DeepSpeed")
         refs = [actor.start.remote(rank, address, arguments) for rank, actor in enumerate(self._actors)]
         self._gather(refs, deadline, "start")
-        self.ready_seconds = time.monotonic() - began
         self._batches = 0
-        log.info("learner gang of %d ranks ready in %.1f s", self.settings.ranks, self.ready_seconds)
+        log.info("learner gang of %d ranks ready in %.1f s", self.settings.ranks, time.monotonic() - began)
 
     def train_step(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
         """Train on one batch of whole groups; returns the metrics of `LEARNER_METRICS`.
@@ -178,6 +177,10 @@ class LearnerGang:
     def logprobs(self, token_ids: Sequence[int]) -> list[float]:
         """The policy's log-probabilities (nats, temperature 1) of all tokens but the first."""
         return self.call_all("logprobs", list(token_ids))[0]
+
+    def batches_trained(self) -> int:
+        """Batches that the ranks have trained; waits for one that is under way."""
+        return int(self.call_all("batches_trained")[0])
 
     def vocabulary_size(self) -> int:
         return int(self.call_all("vocabulary_size")[0])

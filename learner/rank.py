@@ -324,6 +324,10 @@ class LearnerRank:
         self.batches = facts["batches"]
         return self.batches
 
+    def batches_trained(self) -> int:
+        """Batches trained since the beginning, those before a resume included."""
+        return self.batches
+
     def vocabulary_size(self) -> int:
         return int(self.model.config.vocab_size)
 
@@ -340,7 +344,9 @@ class LearnerRank:
             workers=workers,
             ranks_per_engine=ranks_per_engine,
             wire_dtype=getattr(torch, dtype),
-            timeout_s=self.settings.step_timeout_s,
+            # Of a single wait. A sync makes three in turn, and the late worker is to be named before the gang's
+            # own deadline only says that this rank is late.
+            timeout_s=self.settings.step_timeout_s / 4,
         )
         self.sender.connect()
 
@@ -350,11 +356,6 @@ class LearnerRank:
 
     def _layout(self) -> dict[str, Any]:
         return {name: getattr(self.settings, name) for name in ("ranks", "zero_stage", "dtype")}
-
-    def close(self) -> None:
-        """Leave the gang."""
-        self.engine.destroy()
-        torch.distributed.destroy_process_group()
 
 
 def _some(labels: list[str], most: int = 8) -> str:

@@ -65,8 +65,12 @@ class LearnerSettings(Settings):
     max_grad_norm: float = Field(1.0, gt=0, description="Global gradient norm is clipped to this.")
     clip_low: float = Field(0.2, gt=0, lt=1, description="PPO clip: the ratio counts down to 1 - clip_low.")
     clip_high: float = Field(0.2, gt=0, description="PPO clip: the ratio counts up to 1 + clip_high.")
-    kl_coef: float = Field(0.001, ge=0, description="Weight of the KL to the reference policy; at 0 none is loaded.")
-    kl_estimator: Literal["k3"] = Field("k3", description="KL estimator: exp(d) - d - 1 with d = ref - policy.")
+    kl_coef: float = Field(
+        0.001,
+        ge=0,
+        description="Weight of the KL to the reference policy, by the estimator k3: exp(d) - d - 1 with "
+        "d = log(reference / policy). At 0 no reference is loaded.",
+    )
     entropy_coef: float = Field(0.0, ge=0, description="Weight of the entropy bonus.")
     normalize_std: bool = Field(True, description="Divide group advantages by the group's standard deviation.")
     ppo_epochs: int = Field(1, ge=1, description="Passes over a batch.")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -33,6 +34,7 @@ from actors.weight_receiver import GlooInitInfo
 
 log = logging.getLogger(__name__)
 
+_GRACE_S = 5.0  # for the engines' own error, once the group has not formed
 DEFAULT_BUCKET_BYTES = DEFAULT_PACKED_BUFFER_SIZE_BYTES  # 1 GiB; a single larger parameter makes vLLM warn
 
 
@@ -131,6 +133,7 @@ class GlooTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
 
         Raises:
             TimeoutError: an engine did not join in time.
+            Exception: what `client` raised, as soon as it does.
         """
         if source is None:
             raise ValueError("sending weights needs a source of them; got source=None")
@@ -153,11 +156,14 @@ class GlooTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
             bucket_bytes=init_info.bucket_bytes,
             timeout_s=init_info.timeout_s,
         )
-        # Both sides block until the group is complete, so the engines are called from a thread.
-        with ThreadPoolExecutor(max_workers=1) as calls:
-            joined = calls.submit(client.init_weight_transfer_engine, asdict(joining))
-            group.join()
-            joined.result()
+        # Both sides block until the group is complete. An engine that fails never comes, so we don't wait on.
+        called = _in_thread(lambda: client.init_weight_transfer_engine(asdict(joining)))
+        formed = _in_thread(group.join)
+        wait((called, formed), return_when=FIRST_EXCEPTION)
+        wait((called,), timeout=_GRACE_S)
+        for outcome in (called, formed):  # the engines' error says more than that the group did not form
+            if outcome.done():
+                outcome.result()
         engine.model_update_group = group
         return engine
 
@@ -272,6 +278,22 @@ class WeightSender:
         if self._engine is not None:
             self._engine.shutdown()
             self._engine = None
+
+
+def _in_thread(action: Callable[[], None]) -> Future[None]:
+    """Run `action` in a daemon thread: no process stays to see the end of a wait that nobody needs."""
+    future: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            action()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=run, name="weight-sync-join", daemon=True).start()
+    return future
 
 
 def _free_port() -> int:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from rewards.grammar import parse_route, parse_turn
+from rewards.grammar import parse_route
 from rewards.transcript import BlockKind, CallStatus, Transcript, Turn
 
 
 def violations(transcript: Transcript) -> tuple[str, ...]:
     """Names of the rules that the policy broke, each once, in order of appearance.
 
-    The faults of the grammar (`text_outside`, `nested_tag`, `stray_close`, `unclosed`) and:
-    `no_think` (a turn does not begin with a thought), `empty_think`, `forged_information` (it wrote a reply
+    Of the grammar's faults `nested_tag`, `stray_close` and `unclosed`; and:
+    `no_think` (a turn's first block is no thought), `empty_think`, `forged_information` (it wrote a reply
     itself), `bad_route` (a search that is not `name: query`), `unknown_model`, `many_actions` (more than one
     search or answer in a turn), `no_answer` (the episode has no closed answer), `empty_answer`.
+
+    Text between blocks (`text_outside`) breaks no rule: Router-R1's published code checks the tags alone, nobody
+    reads such text as an action, and an instruction-tuned policy that begins with "Sure:" would have to unlearn
+    it before it is rewarded for anything.
     """
     found: dict[str, None] = {}
     for turn in transcript.turns:
@@ -30,8 +34,7 @@ def format_reward(transcript: Transcript) -> float:
 
 
 def _turn_violations(turn: Turn) -> list[str]:
-    _, faults = parse_turn(turn.text)
-    found = [fault for fault in faults if fault != "text_outside"]
+    found = [fault for fault in turn.faults if fault != "text_outside"]
     kinds = [block.kind for block in turn.blocks]
     if not kinds or kinds[0] is not BlockKind.THINK:
         found.append("no_think")

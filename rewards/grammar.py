@@ -1,4 +1,4 @@
-"""The grammar of what a policy writes: an incremental parser of tagged blocks, and their rendering.
+"""The grammar of what a policy writes: an incremental parser of tagged blocks.
 
 It reads sampled text only. What a candidate replied is attached to a turn as data and never comes here.
 """
@@ -17,6 +17,8 @@ STOPS = (CLOSE[BlockKind.SEARCH], CLOSE[BlockKind.ANSWER])  # generation ends wi
 
 _TAG = re.compile("|".join(map(re.escape, TAGS)))
 _LONGEST_TAG = max(map(len, TAGS))
+# As a reply may spell a tag. Possessive, or a long run of white space takes quadratic time.
+_ANY_TAG = re.compile(rf"<\s*+(/?)\s*+({'|'.join(BlockKind)})\s*+>", re.I)
 
 
 @dataclass(slots=True)
@@ -94,15 +96,12 @@ def parse_route(content: str) -> tuple[str, str] | None:
     return (name.strip(), query.strip()) if colon and name.strip() and query.strip() else None
 
 
-def render_block(block: Block) -> str:
-    return f"{OPEN[block.kind]} {block.text} {CLOSE[block.kind] if block.closed else ''}".rstrip()
-
-
 def neutralise(reply: str) -> str:
-    """Make a reply's protocol tags harmless: their angle brackets become square ones (invariant 5)."""
-    return re.sub(
-        rf"<\s*(/?)\s*({'|'.join(BlockKind)})\s*>", lambda m: f"[{m.group(1)}{m.group(2)}]", reply, flags=re.I
-    )
+    """Make a reply's protocol tags harmless: their angle brackets become square ones (invariant 5).
+
+    Takes time linear in the reply's length, and never makes it longer.
+    """
+    return _ANY_TAG.sub(lambda m: f"[{m.group(1)}{m.group(2)}]", reply)
 
 
 def _tag_prefix_length(text: str) -> int:

@@ -9,7 +9,7 @@ from typing import Literal
 from rewards.cost import cost_reward
 from rewards.form import violations
 from rewards.outcome import exact_match, token_f1
-from rewards.transcript import Transcript
+from rewards.transcript import StopReason, Transcript
 
 Preset = Literal["default", "paper"]
 Metric = Literal["em", "f1"]
@@ -44,8 +44,13 @@ def judge(
                nothing however cheap it was, so that not asking at all is never the best policy.
 
     Raises:
-        ValueError: there are no accepted answers.
+        ValueError: there are no accepted answers, or the transcript is void.
     """
+    if transcript.stop_reason is StopReason.VOID:
+        raise ValueError(
+            "stop_reason=void: the infrastructure failed in this episode, which is no reward of the policy's; "
+            "leave void transcripts out"
+        )
     if not answers:
         raise ValueError("a question needs at least one accepted answer to be rewarded; its 'answers' is empty")
     broken = violations(transcript)

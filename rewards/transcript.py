@@ -31,9 +31,9 @@ class RouteCall:
     query: str
     status: CallStatus
     reply: str = ""  # the candidate's text, as it was sent
-    prompt_tokens: int = 0
+    prompt_tokens: int = 0  # of the reply that ended the call; attempts that failed are not counted
     completion_tokens: int = 0
-    cost_usd: float = 0.0
+    cost_usd: float = 0.0  # of these tokens; 0 for a call of the infrastructure's failure, which voids the episode
     latency_s: float = 0.0
     attempts: int = 1
     error: str = ""  # for people: why it is not `ok`
@@ -64,6 +64,7 @@ class Turn:
     text: str  # the sampled text, whole
     blocks: tuple[Block, ...]
     call: RouteCall | None = None
+    faults: tuple[str, ...] = ()  # what `rewards.grammar.TurnParser` found wrong with the text's form
 
 
 class StopReason(StrEnum):

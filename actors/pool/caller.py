@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from actors.pool.cards import ModelCard, check_base_url, check_names, resolve
+from actors.pool.cards import ModelCard, check_names, resolve
 from actors.pool.reply import Reply, Usage
 from actors.pool.transport import SHORTEST_SECRET, PoolError, Transport
 from actors.settings import PoolSettings
@@ -52,7 +52,7 @@ class CallerStats:
     in_flight: int
     cancelled: int
     status: dict[str, int]  # finished calls by CallStatus
-    usd: dict[str, float]  # spent, by card name
+    usd: dict[str, float]  # spent, by card name, for attempts that failed too
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ class CandidateCaller:
         """Take the cards of the endpoints that this caller owns.
 
         Raises:
-            PoolError: there are no cards, or `settings.base_url` is no usable URL.
+            PoolError: there are no cards.
             CardError: two cards share a name.
         """
         if not cards:
@@ -84,10 +84,7 @@ class CandidateCaller:
         check_names(cards, "the pool")
         self._cards = tuple(cards)
         self._settings = settings
-        try:
-            self._base_url = None if settings.base_url is None else check_base_url(settings.base_url)
-        except ValueError as error:
-            raise PoolError(f"pool.base_url {error}") from None
+        self._base_url = settings.base_url
         self._slots = asyncio.Semaphore(settings.max_in_flight)
         self._transport = Transport(settings)
         self._random = random.Random()
@@ -107,10 +104,12 @@ class CandidateCaller:
     async def ask(self, request: CallRequest) -> RouteCall:
         """Ask one candidate. Whatever the provider does becomes a status, and nothing that it does is raised.
 
-        The clock of the call starts when it gets one of `max_in_flight` slots. Its cost is what the attempts
-        that reported their usage were billed. An `ok` reply without usage is estimated from its length; a
-        refusal without usage is charged as a reply of full length, so that it is never the cheapest call.
-        Calls that failed otherwise cost what was reported, maybe nothing: they void the episode.
+        The clock of the call starts when it gets one of `max_in_flight` slots; one that gets none within
+        `queue_timeout_s` is a timeout. The tokens and cost of an `ok` or refused call are those of its last
+        attempt: a provider's failures before it are no doing of the policy's. An `ok` reply without usage is
+        estimated from its length; a refusal without usage is charged as a reply of full length, so that it is
+        never the cheapest call. Calls that failed otherwise carry no cost, and void the episode. `stats` counts
+        whatever was billed, failed attempts included.
 
         Raises:
             PoolError: no card has the name, the key's variable is not set, or the caller is closed.
@@ -123,8 +122,7 @@ class CandidateCaller:
         self._calls += 1
         self._in_flight += 1
         try:
-            async with self._slots:
-                call = await self._finish(card, key, request)
+            call = await self._in_turn(card, key, request)
         except asyncio.CancelledError:
             self._cancelled += 1
             raise
@@ -146,6 +144,28 @@ class CandidateCaller:
     async def close(self) -> None:
         """Close the connections; calls under way fail."""
         await self._transport.close()
+
+    async def _in_turn(self, card: ModelCard, key: str | None, request: CallRequest) -> RouteCall:
+        """Wait for a free slot, then make the call in it."""
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(self._settings.queue_timeout_s):
+                await self._slots.acquire()
+        except TimeoutError:
+            return RouteCall(
+                requested=request.requested,
+                model=card.name,
+                query=request.query,
+                status=CallStatus.TIMEOUT,
+                latency_s=time.monotonic() - started,
+                attempts=0,
+                error=f"no free slot of pool.max_in_flight={self._settings.max_in_flight} within "
+                f"{self._settings.queue_timeout_s:g} s (pool.queue_timeout_s); raise max_in_flight or pool.callers",
+            )
+        try:
+            return await self._finish(card, key, request)
+        finally:
+            self._slots.release()
 
     async def _finish(self, card: ModelCard, key: str | None, request: CallRequest) -> RouteCall:
         """Make the attempts under the call's deadline and settle what they came to."""
@@ -189,30 +209,31 @@ class CandidateCaller:
         self, card: ModelCard, key: str | None, request: CallRequest, reply: Reply, progress: _Progress
     ) -> RouteCall:
         status, error = _status(reply)
-        billed = list(progress.billed)
-        if reply.usage is None and status in (CallStatus.OK, CallStatus.REFUSED):
-            longest = min(request.max_tokens, card.max_output_tokens)
-            estimate = Usage(
-                prompt_tokens=_tokens_of(CANDIDATE_PROMPT) + _tokens_of(request.query),
-                completion_tokens=_tokens_of(reply.text) if status is CallStatus.OK else longest,
-            )
-            billed.append(estimate)
-            self._usd[card.name] += card.cost_usd(estimate.prompt_tokens, estimate.completion_tokens)
-            error = "; ".join(filter(None, (error, "usage missing or nonsense: tokens are estimated")))
-        prompt_tokens = sum(usage.prompt_tokens for usage in billed)
-        completion_tokens = sum(usage.completion_tokens for usage in billed)
+        usage = Usage(0, 0)
+        if status in (CallStatus.OK, CallStatus.REFUSED):
+            usage = reply.usage or self._estimate(card, request, reply, status)
+            if reply.usage is None:
+                self._usd[card.name] += card.cost_usd(usage.prompt_tokens, usage.completion_tokens)
+                error = "; ".join(filter(None, (error, "usage missing or nonsense: tokens are estimated")))
         return RouteCall(
             requested=request.requested,
             model=card.name,
             query=request.query,
             status=status,
             reply=_scrub(reply.text, key, SHORTEST_SECRET),
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            cost_usd=card.cost_usd(prompt_tokens, completion_tokens),
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cost_usd=card.cost_usd(usage.prompt_tokens, usage.completion_tokens),
             latency_s=progress.elapsed_s,
             attempts=progress.attempts,
             error=_scrub(error, key, 1),
+        )
+
+    def _estimate(self, card: ModelCard, request: CallRequest, reply: Reply, status: CallStatus) -> Usage:
+        longest = min(request.max_tokens, card.max_output_tokens)
+        return Usage(
+            prompt_tokens=_tokens_of(CANDIDATE_PROMPT) + _tokens_of(request.query),
+            completion_tokens=_tokens_of(reply.text) if status is CallStatus.OK else longest,
         )
 
     def _payload(self, card: ModelCard, request: CallRequest) -> dict[str, Any]:

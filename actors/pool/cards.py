@@ -101,8 +101,10 @@ def check_base_url(value: str) -> str:
 
 def find_pool(spec: Path) -> Path:
     """The card file that `spec` means: a path, or the name of a pool that ships in this folder."""
+    if len(spec.parts) != 1 or spec.is_file():
+        return spec
     shipped = Path(__file__).with_name(f"{spec}.yaml")
-    return shipped if len(spec.parts) == 1 and not spec.is_file() and shipped.is_file() else spec
+    return shipped if shipped.is_file() else spec
 
 
 def load_cards(path: Path) -> list[ModelCard]:

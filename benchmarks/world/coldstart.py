@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import shutil
+import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,7 +79,9 @@ def batches(
         yield [tokenize(demonstration, tokenizer) for demonstration in drawn]
 
 
-def make_checkpoint(folder: Path, *, steps: int, batch_size: int = 48, lr: float = 2e-3, seed: int = 0) -> list[float]:
+def make_checkpoint(
+    folder: Path, *, steps: int = 2400, batch_size: int = 32, lr: float = 2e-3, seed: int = 0
+) -> list[float]:
     """Train the cold-started policy and save it in Hugging Face form (float16 on disk); return the losses."""
     import torch
 
@@ -89,9 +93,14 @@ def make_checkpoint(folder: Path, *, steps: int, batch_size: int = 48, lr: float
     settings = SftSettings(steps=steps, batch_size=batch_size, lr=lr, warmup_steps=min(200, steps // 10 + 1))
     pad = int(tokenizer.convert_tokens_to_ids(PAD))
     losses = fine_tune(model, batches(world, tokenizer, seed, steps, batch_size), settings, pad)
-    folder.mkdir(parents=True, exist_ok=True)
-    model.to(torch.float16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    note = {"steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed, "final_loss": sum(losses[-20:]) / 20}
-    (folder / "coldstart.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+    stage = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir(parents=True)
+    model.to(torch.float16).save_pretrained(stage)
+    tokenizer.save_pretrained(stage)
+    final = statistics.fmean(losses[-20:])
+    note = {"steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed, "final_loss": final}
+    (stage / "coldstart.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    stage.rename(folder)
     return losses

@@ -135,6 +135,7 @@ class WorldAnswerer:
         self.world = World(seed)
         self._experts = {expert.name: expert for expert in (*experts("seen"), *experts("unseen"))}
         self.models = tuple(self._experts)
+        self._calls = 0
 
     def answer(self, model: str, query: str, question_id: str | None) -> Answer:
         """Answer a sub-question of the form `relation of entity`.
@@ -148,7 +149,8 @@ class WorldAnswerer:
         if expert is None:
             raise UnknownModel(model)
         text = expert.reply(self.world.parse_query(query), self.world)
-        return Answer(text, count_tokens(text), count_tokens(query), draw_latency(expert, query))
+        self._calls += 1
+        return Answer(text, count_tokens(text), count_tokens(query), draw_latency(expert, self._calls))
 
 
 def count_tokens(text: str) -> int:
@@ -156,7 +158,7 @@ def count_tokens(text: str) -> int:
     return len(text.split())
 
 
-def draw_latency(expert: Expert, query: str) -> float:
-    """Seconds a call takes: lognormal around the expert's median (σ = 0.5), fixed by expert and query."""
-    unit = min(max(stable_unit("latency", expert.name, query), 1e-6), 1 - 1e-6)
+def draw_latency(expert: Expert, call: int) -> float:
+    """Seconds that a server's n-th call takes: lognormal around the expert's median (σ = 0.5)."""
+    unit = min(max(stable_unit("latency", expert.name, call), 1e-6), 1 - 1e-6)
     return expert.latency_s * math.exp(0.5 * NormalDist().inv_cdf(unit))

@@ -121,7 +121,8 @@ def test_demonstrations_keep_the_form_and_the_language() -> None:
     tokenizer = build_tokenizer()
     rules: set[str] = set()
     for demonstration in itertools.islice(demonstrations(WORLD, 5), 200):
-        turns = tuple(Turn(p.text, parse_turn(p.text)[0]) for p in demonstration.pieces if p.spoken)
+        spoken = [(p.text, *parse_turn(p.text)) for p in demonstration.pieces if p.spoken]
+        turns = tuple(Turn(text, blocks, faults=faults) for text, blocks, faults in spoken)
         assert violations(Transcript(turns, StopReason.ANSWERED)) == ()
         text = demonstration.prompt + " ".join(piece.text for piece in demonstration.pieces)
         assert UNKNOWN not in tokenizer.convert_ids_to_tokens(tokenizer.encode(text, add_special_tokens=False))

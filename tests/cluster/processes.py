@@ -30,7 +30,15 @@ class Program:
         self.lines: list[str] = []
         self._queue: queue.Queue[str | None] = queue.Queue()
         self._family: dict[int, psutil.Process] = {}
+        self._lock = threading.Lock()
         threading.Thread(target=self._read, daemon=True).start()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        """Take note of the family while the program runs: once it has ended, nothing leads to them any more."""
+        while self.process.poll() is None:
+            self.family()
+            time.sleep(0.3)
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -63,8 +71,9 @@ class Program:
             found = psutil.Process(self.process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             found = []
-        self._family |= {process.pid: process for process in found}
-        return [process for process in self._family.values() if process.is_running()]
+        with self._lock:
+            self._family |= {process.pid: process for process in found}
+            return [process for process in self._family.values() if process.is_running()]
 
     def stop(self, number: signal.Signals, timeout_s: float) -> int:
         """Send the signal to the program's own process and wait for its end; return its exit code."""
@@ -75,6 +84,7 @@ class Program:
 
     def left(self, timeout_s: float = 10) -> list[str]:
         """What of its family still runs `timeout_s` after its end; those are killed."""
+        assert self._family, "the program never started another; there was nothing to leave behind"
         _, alive = psutil.wait_procs(self.family(), timeout=timeout_s)
         names = [" ".join(process.cmdline()) for process in alive if process.status() != psutil.STATUS_ZOMBIE]
         for process in alive:

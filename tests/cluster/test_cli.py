@@ -60,6 +60,22 @@ def test_recipes_are_listed() -> None:
         assert name in text
 
 
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_every_recipe_can_be_dry_run(recipe: str) -> None:
+    done = run("train", recipe, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "learner rank 0" in done.stdout
+    gpus = "4 GPUs; weights are synced by nccl" if recipe == "router_r1_qwen3b" else "0 GPUs"
+    assert gpus in done.stdout
+
+
+def test_submitting_the_papers_recipe_asks_for_the_key_of_its_pool() -> None:
+    done = run("submit", "router_r1_qwen3b", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "NVIDIA_API_KEY" in done.stdout
+    assert "is not here" not in done.stdout
+
+
 def test_a_dry_run_prints_configuration_and_placement() -> None:
     done = run("train", "quickstart", "run.steps=7", "--dry-run")
     assert done.returncode == 0, done.stderr

@@ -51,7 +51,7 @@ def service() -> Iterator[Service]:
         yield Service(program, url.removesuffix("/v1"))
     finally:
         program.stop(signal.SIGTERM, timeout_s=90)
-        program.left()
+        assert program.left() == []
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
 from processes import Program
@@ -29,7 +27,7 @@ def program(folder: Path, name: str, *overrides: str) -> Program:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunFolder, str]]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str]:
     """A whole run, on two learner ranks under ZeRO-2, with the reference policy's KL."""
     folder = tmp_path_factory.mktemp("runs")
     run = program(folder, "whole", "learner.ranks=2", "learner.zero_stage=2", "learner.kl_coef=0.01")
@@ -38,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunFolde
     finally:
         left = run.left()
     assert left == []
-    yield RunFolder(folder / "whole"), run.output
+    return RunFolder(folder / "whole"), run.output
 
 
 def test_a_run_leaves_a_whole_folder(trained: tuple[RunFolder, str]) -> None:
@@ -56,7 +54,8 @@ def test_a_run_leaves_a_whole_folder(trained: tuple[RunFolder, str]) -> None:
 
 def test_metrics_have_a_line_a_step_under_declared_names(trained: tuple[RunFolder, str]) -> None:
     rows = trained[0].read_metrics()
-    assert [row["step"] for row in rows] == [0, 1, 2, 2]
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert ["eval/em" in row for row in rows] == [True, False, True]
     assert all(undeclared(key for key in row if key != "step") == [] for row in rows)
     steps = [row for row in rows if "learner/loss" in row]
     assert [row["policy/version"] for row in steps] == [1, 2]
@@ -135,7 +134,19 @@ def test_candidates_that_go_away_in_mid_run_give_one_clear_error(tmp_path: Path)
     assert "episodes are void" in run.output
     assert "candidates" in run.output
     assert "Traceback" not in run.output
-    assert not psutil.pid_exists(server.pid)
+    assert RunFolder(tmp_path / "alone").latest_checkpoint() is not None
+
+
+def test_an_engine_that_differs_from_the_learner_stops_the_run(tmp_path: Path) -> None:
+    """Invariant 4: a tolerance that no two programs of float32 arithmetic meet stands for spoilt weights."""
+    run = program(tmp_path, "spoilt", "run.probe_tolerance=1e-12")
+    try:
+        assert run.process.wait(300) == 2, run.output
+    finally:
+        left = run.left()
+    assert left == []
+    assert "differs from the learner" in run.output
+    assert "Traceback" not in run.output
 
 
 @pytest.mark.parametrize(
@@ -144,6 +155,7 @@ def test_candidates_that_go_away_in_mid_run_give_one_clear_error(tmp_path: Path)
         (("candidates.serve=none", "candidates.pool.cards=none.yaml", "data.train=q.jsonl"), "q.jsonl"),
         (("policy.checkpoint=./nowhere",), "nowhere"),
         (("data.train=missing.jsonl",), "missing.jsonl"),
+        (("data.eval=missing.jsonl", "candidates.serve=recorded", "data.train=q.jsonl"), "candidates.replies"),
         (("learner.optimizer.lr=fast",), "learner.optimizer.lr"),
     ],
 )

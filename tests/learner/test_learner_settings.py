@@ -29,6 +29,7 @@ def test_schedule_rises_then_falls_to_zero() -> None:
         ({"optimizer": {"betas": (0.9, 1.0)}}, r"betas=\(0.9, 1.0\)"),
         ({"clip_low": 1.5}, "clip_low"),
         ({"learning_rate": 1}, "learning_rate"),
+        ({"kl_estimator": "k3"}, "kl_estimator"),
     ],
 )
 def test_refuses(values: dict[str, Any], says: str) -> None:

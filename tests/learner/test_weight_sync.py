@@ -102,7 +102,7 @@ def test_a_worker_that_does_not_join_is_named(cluster: None) -> None:
     workers = [ray.remote(num_cpus=0)(_Deaf).remote()]
     module = torch.nn.Linear(2, 2)
     sender = WeightSender(module, rank=0, backend="gloo", workers=workers, timeout_s=2, master_address="127.0.0.1")
-    with pytest.raises(TimeoutError, match="weight-sync group did not form within 2 s"):
+    with pytest.raises(TimeoutError, match=r"weight-sync group.* within 2 s"):
         sender.connect()
     with pytest.raises(RuntimeError, match="before connect"):
         sender.send(1)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import time
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.grammar import TAGS, TurnParser, neutralise, parse_route, parse_turn, render_block
+from rewards.grammar import CLOSE, OPEN, TAGS, TurnParser, neutralise, parse_route, parse_turn
 from rewards.transcript import Block, BlockKind
 
 PIECES = st.lists(st.one_of(st.sampled_from([*TAGS, "<", ">", "</", "think", " ", "a: b"]), st.text(max_size=6)))
 PLAIN = st.text(st.characters(blacklist_characters="<>", blacklist_categories=["Cs"]), max_size=20).map(str.strip)
+
+
+def render_block(block: Block) -> str:
+    return f"{OPEN[block.kind]} {block.text} {CLOSE[block.kind]}"
 
 
 @given(PIECES)
@@ -40,6 +46,13 @@ def test_a_neutralised_reply_holds_no_tag(pieces: list[str]) -> None:
     harmless = neutralise("".join(pieces))
     assert not any(tag in harmless for tag in TAGS)
     assert neutralise(harmless) == harmless
+    assert len(harmless) <= len("".join(pieces))
+
+
+def test_neutralise_takes_linear_time() -> None:
+    started = time.monotonic()
+    neutralise("<" + " " * 40_000 + "x")
+    assert time.monotonic() - started < 1
 
 
 def test_neutralise_leaves_other_markup_alone() -> None:

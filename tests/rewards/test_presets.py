@@ -18,7 +18,8 @@ from rewards.transcript import CallStatus, RouteCall, StopReason, Transcript, Tu
 
 
 def turn(text: str, call: RouteCall | None = None) -> Turn:
-    return Turn(text, parse_turn(text)[0], call)
+    blocks, faults = parse_turn(text)
+    return Turn(text, blocks, call, faults)
 
 
 def asked(reply: str = "it is lanu .", cost: float = 0.001, status: CallStatus = CallStatus.OK) -> RouteCall:
@@ -66,6 +67,21 @@ def test_a_broken_rule_is_named_and_costs_everything(text: str, rule: str) -> No
     assert reward(transcript).total == -1.0
 
 
+def test_text_between_blocks_breaks_no_rule() -> None:
+    transcript = Transcript((turn("Sure: <think> a </think> then <answer> lanu </answer> !"),), StopReason.ANSWERED)
+    assert transcript.turns[0].faults == ("text_outside",)
+    assert violations(transcript) == ()
+    assert reward(transcript).total > 0
+
+
+def test_the_form_is_judged_by_the_turns_own_faults_and_no_text_is_parsed_again() -> None:
+    blocks, _ = parse_turn("<think> a </think> <answer> lanu </answer>")
+    faulty = Turn("", blocks, faults=("nested_tag",))
+    assert violations(Transcript((faulty,), StopReason.ANSWERED)) == ("nested_tag",)
+    sound = Turn("<think> a <think> </answer>", blocks)
+    assert violations(Transcript((sound,), StopReason.ANSWERED)) == ()
+
+
 def test_naming_nobody_is_the_policys_fault_and_a_refusal_is_not() -> None:
     route = "<think> a </think> <search> nobody : x </search>"
     answer = turn("<think> so </think> <answer> lanu </answer>")
@@ -102,6 +118,12 @@ def test_an_impossible_cost_is_refused(cost: float) -> None:
 def test_a_question_without_answers_is_refused() -> None:
     with pytest.raises(ValueError, match="accepted answer"):
         judge(episode(), [], preset="default", alpha=0.0, metric="em", cost_scale_usd=1.0)
+
+
+def test_a_void_transcript_is_refused() -> None:
+    void = Transcript((turn("<think> a </think> <answer> lanu </answer>"),), StopReason.VOID)
+    with pytest.raises(ValueError, match="void"):
+        reward(void)
 
 
 def test_settings_refuse_what_cannot_be() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from pydantic import ValidationError
 
 from actors.pool.caller import CANDIDATE_PROMPT, CallRequest, CandidateCaller, PoolError
 from actors.pool.cards import CardError
@@ -260,8 +261,47 @@ async def test_billed_attempts_that_failed_are_paid(pool: Any) -> None:
     caller = pool.caller([pool.card(await pool.provider(handler))])
     call = await caller.ask(ASK)
     assert call.status is CallStatus.PROVIDER_ERROR
-    assert (call.prompt_tokens, call.completion_tokens) == (300, 30)
-    assert call.cost_usd == pytest.approx(3 * 130e-6) == caller.stats().usd["small"]
+    assert call.status.is_infrastructure  # which voids the episode: nobody is rewarded for a call that was free
+    assert (call.prompt_tokens, call.completion_tokens, call.cost_usd) == (0, 0, 0.0)
+    assert caller.stats().usd["small"] == pytest.approx(3 * 130e-6)
+
+
+@pytest.mark.parametrize("usage", [True, False])
+async def test_attempts_that_failed_before_are_paid_but_are_no_cost_of_the_call(pool: Any, usage: bool) -> None:
+    seen: list[int] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append(1)
+        billed = {"prompt_tokens": 100, "completion_tokens": 10}
+        if len(seen) < 3:
+            return web.json_response({"error": {"message": "overloaded"}, "usage": billed}, status=500)
+        return completion() if usage else completion("x" * 40, usage=None)
+
+    caller = pool.caller([pool.card(await pool.provider(handler))])
+    call = await caller.ask(ASK)
+    assert (call.status, call.attempts) == (CallStatus.OK, 3)
+    assert call.completion_tokens == (5 if usage else 10)
+    assert call.cost_usd == pytest.approx((call.prompt_tokens + 3 * call.completion_tokens) / 1e6)
+    assert caller.stats().usd["small"] == pytest.approx(2 * 130e-6 + call.cost_usd)
+
+
+async def test_a_call_waits_no_longer_than_allowed_for_a_slot(pool: Any) -> None:
+    server, base_url = await pool.server(hang=1.0)
+    caller = pool.caller([pool.card(base_url)], max_in_flight=1, queue_timeout_s=0.2)
+    first = asyncio.create_task(caller.ask(ASK))
+    await until(lambda: server.stats()["in_flight"] == 1)
+    second = await caller.ask(ASK)
+    assert (second.status, second.attempts, second.cost_usd) == (CallStatus.TIMEOUT, 0, 0.0)
+    assert "no free slot of pool.max_in_flight=1 within 0.2 s" in second.error
+    assert 0.2 <= second.latency_s < 2
+    assert not first.done()
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    third = asyncio.create_task(caller.ask(ASK))  # the slot is free again
+    await until(lambda: server.stats()["in_flight"] == 1)
+    third.cancel()
+    assert caller.stats().status == {"timeout": 1}
 
 
 async def test_cancelling_ask_cancels_the_request(pool: Any) -> None:
@@ -405,8 +445,8 @@ async def test_what_is_wrongly_configured(pool: Any) -> None:
         CandidateCaller([], PoolSettings())
     with pytest.raises(CardError, match="already belongs"):
         CandidateCaller([card, card], PoolSettings())
-    with pytest.raises(PoolError, match=r"pool\.base_url must be an http"):
-        CandidateCaller([card], PoolSettings(base_url="localhost:80"))
+    with pytest.raises(ValidationError, match=r"base_url\s+Value error, must be an http"):
+        PoolSettings(base_url="localhost:80")
     caller = CandidateCaller([card], PoolSettings())
     with pytest.raises(PoolError, match="no card of this caller is named 'medium'; it has small"):
         await caller.ask(CallRequest(model="medium", requested="medium", query="x"))
