@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from processes import Program
@@ -19,6 +20,13 @@ pytestmark = pytest.mark.engine
 
 _CODE = "import sys; sys.argv[0] = 'router-r1'; from cluster.cli import main; main()"
 _SMALL = ("run.steps=2", "run.groups_per_step=4", "run.group_size=4", "data.eval_questions=16")
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def program(folder: Path, name: str, *overrides: str) -> Program:
@@ -120,11 +128,26 @@ def test_ctrl_c_saves_what_was_learnt_and_leaves_no_process(tmp_path: Path) -> N
     assert "checkpoint" in run.output.splitlines()[-1]
 
 
+def test_ctrl_c_while_engines_start_leaves_no_process(tmp_path: Path) -> None:
+    run = program(tmp_path, "early")
+    until = time.monotonic() + 200
+    try:
+        while not any("multiprocessing" in " ".join(_command(process)) for process in run.family()):
+            assert run.process.poll() is None, run.output
+            assert time.monotonic() < until, "no engine was started"
+            time.sleep(0.3)
+        assert run.stop(signal.SIGINT, timeout_s=120) == 130, run.output
+    finally:
+        left = run.left()
+    assert left == []
+    assert RunFolder(tmp_path / "early").checkpoints() == []
+
+
 def test_candidates_that_go_away_in_mid_run_give_one_clear_error(tmp_path: Path) -> None:
     run = program(tmp_path, "alone", "run.steps=500", "candidates.pool.total_timeout_s=3")
     try:
         run.wait_for("step 1/500", 300)
-        server = next(p for p in run.family() if "benchmarks.world.server" in " ".join(p.cmdline()))
+        server = next(p for p in run.family() if "benchmarks.world.server" in " ".join(_command(p)))
         server.kill()
         assert run.process.wait(120) == 2, run.output
     finally:
