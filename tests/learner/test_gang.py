@@ -19,7 +19,7 @@ from learner.gang import LearnerError, LearnerGang
 from learner.metrics import LEARNER_METRICS
 from learner.settings import LearnerSettings
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("ray_cluster")]
 
 TEMPERATURE, KL, ENTROPY, CLIP_LOW, CLIP_HIGH, MAX_NORM = 0.8, 0.05, 0.01, 0.1, 0.3, 0.3
 PROBE = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3]
@@ -50,16 +50,6 @@ GANGS = {
         ranks=2, zero_stage=3, micro_batch_tokens=150, logit_chunk_tokens=16, gradient_checkpointing=True
     ),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_cluster() -> Iterator[None]:
-    if ray.is_initialized():
-        yield
-        return
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 def plain_logprobs(model: Any, ids: np.ndarray, temperature: float) -> torch.Tensor:

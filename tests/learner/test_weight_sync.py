@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,6 @@ PROMPT = list(range(5, 45))
 DEADLINE_S = 300
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    started = not ray.is_initialized()
-    if started:
-        ray.init(num_cpus=4, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
-    yield
-    if started:
-        ray.shutdown()
-
-
 def wait(calls: Any) -> Any:
     return ray.get(calls, timeout=DEADLINE_S)
 
@@ -43,7 +32,7 @@ def each(workers: list[Any], method: str, *arguments: Any) -> list[Any]:
 
 @pytest.mark.parametrize(("tied", "engines"), [(True, 2), (False, 1)], ids=["tied", "untied"])
 def test_engines_sample_from_the_weights_that_were_sent(
-    cluster: None, tmp_path: Path, tied: bool, engines: int
+    ray_cluster: None, tmp_path: Path, tied: bool, engines: int
 ) -> None:
     old = save_tiny_llama(tmp_path / "old", tied=tied, seed=0)
     new = save_tiny_llama(tmp_path / "new", tied=tied, seed=1)
@@ -98,7 +87,7 @@ class _Deaf:
         await asyncio.sleep(60)
 
 
-def test_a_worker_that_does_not_join_is_named(cluster: None) -> None:
+def test_a_worker_that_does_not_join_is_named(ray_cluster: None) -> None:
     workers = [ray.remote(num_cpus=0)(_Deaf).remote()]
     module = torch.nn.Linear(2, 2)
     sender = WeightSender(module, rank=0, backend="gloo", workers=workers, timeout_s=2, master_address="127.0.0.1")
@@ -149,7 +138,7 @@ def _sharded(rank: int, rendezvous: str, checkpoint: Path) -> dict[str, Any]:
     }
 
 
-def test_a_source_gathers_what_zero_3_has_sharded(cluster: None, tmp_path: Path) -> None:
+def test_a_source_gathers_what_zero_3_has_sharded(ray_cluster: None, tmp_path: Path) -> None:
     model = save_tiny_llama(tmp_path / "model", tied=True, seed=0)
     rendezvous = (tmp_path / "rendezvous").as_uri()
     ranks = wait([_sharded.remote(rank, rendezvous, tmp_path / "model") for rank in range(2)])

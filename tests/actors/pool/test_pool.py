@@ -68,18 +68,8 @@ class Caller:
         await asyncio.sleep(600)
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    started = not ray.is_initialized()
-    if started:
-        ray.init(num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
-    yield
-    if started:
-        ray.shutdown()
-
-
 @pytest.fixture
-def pool(cluster: None) -> Iterator[CandidatePool]:
+def pool(ray_cluster: None) -> Iterator[CandidatePool]:
     actor = ray.remote(num_cpus=0)(Caller)
     callers: tuple[Any, ...] = (actor.remote({"a": 1.0, "c": 0.5}), actor.remote({"b": 2.0}))
     settings = PoolSettings(queue_timeout_s=0.1, total_timeout_s=0.1)
@@ -124,7 +114,7 @@ async def test_a_caller_that_died_is_named(pool: CandidatePool) -> None:
 
 
 @pytest.mark.engine
-def test_a_check_that_is_late_is_an_error_that_names_the_deadline(cluster: None) -> None:
+def test_a_check_that_is_late_is_an_error_that_names_the_deadline(ray_cluster: None) -> None:
     started = time.monotonic()
     with pytest.raises(PoolError, match=r"candidate caller 0 \(of a\).* within check_timeout_s=0\.001"):
         CandidatePool.start([card("a", 1)], PoolSettings(), check_timeout_s=0.001)
