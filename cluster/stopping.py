@@ -25,4 +25,6 @@ def exit_code() -> int:
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     global _received
     _received = signal.Signals(signum)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so started by `nohup` or in a script's background
+        raise KeyboardInterrupt
     signal.raise_signal(signal.SIGINT)
