@@ -23,10 +23,13 @@ def ray_cluster() -> Iterator[None]:
     """One Ray for the whole session, for tests that use it in this process. Programs under test start their own."""
     import ray
 
-    # Workers import the actors that test modules define.
+    # Workers import the actors that test modules define; the packages come first, for folders here are named alike.
     here = Path(__file__).parent
-    folders = [here, *sorted({path.parent for path in here.rglob("test_*.py")})]
-    os.environ["PYTHONPATH"] = os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
-    ray.init(address="local", num_cpus=4, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    folders = [here.parent, *sorted({path.parent for path in here.rglob("test_*.py")} - {here}), here]
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
+        ray.init(
+            address="local", num_cpus=4, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False
+        )
     yield
     ray.shutdown()
