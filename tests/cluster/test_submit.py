@@ -86,11 +86,13 @@ def _free_ports(count: int) -> list[int]:
 @pytest.fixture(scope="module")
 def dashboard() -> Iterator[str]:
     """A Ray head node of one CPU; the URL of its dashboard."""
-    gcs, http, client = _free_ports(3)
+    gcs, http, client, agent = _free_ports(4)
     url = f"http://127.0.0.1:{http}"
     programs = Path(sys.executable).parent
     command = [str(programs / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}"]
     command += [f"--dashboard-port={http}", f"--ray-client-server-port={client}", "--num-cpus=1", "--num-gpus=0"]
+    # The agent, which runs the jobs, takes a fixed port unless told; the test session's own cluster may hold it.
+    command += [f"--dashboard-agent-listen-port={agent}"]
     command += ["--include-dashboard=true", "--object-store-memory=100000000", "--disable-usage-stats"]
     # Left alone, Ray asks for a token where the user happens to have one; this cluster listens on loopback only.
     environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled"}
