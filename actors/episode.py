@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from actors.generation import Generation
 from actors.menu import Menu
-from actors.pool.caller import CallRequest
+from actors.pool.calls import CallRequest
 from actors.prompt import FAILED_CALL, LAST_TURN, invalid_route_feedback, render_information, render_prompt
 from actors.questions import Question
 from actors.settings import EpisodeSettings, SamplingSettings
@@ -65,6 +65,12 @@ class EpisodeRequest:
     group: str
     seed: int
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    step: int = 0  # batch of the run; 0 in evaluation and outside a run
+
+    @property
+    def episode(self) -> str:
+        """Names the episode in its run."""
+        return f"{self.group}/{self.seed}"
 
 
 class Episode:
@@ -167,6 +173,9 @@ class Episode:
                 question_id=self.request.question.id,
                 max_tokens=min(item.card.max_output_tokens, self.settings.max_reply_tokens),
                 seed=self.request.seed,
+                step=self.request.step,
+                episode=self.request.episode,
+                turn=len(self.turns),
             )
         )
 

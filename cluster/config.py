@@ -11,7 +11,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from actors.settings import EngineSettings, EpisodeSettings, PoolSettings, SamplingSettings, Settings
+from actors.pool.settings import PoolSettings
+from actors.settings import EngineSettings, EpisodeSettings, SamplingSettings, Settings
 from benchmarks.world.faults import FaultSettings
 from learner.settings import LearnerSettings
 from rewards.settings import RewardSettings

@@ -27,6 +27,7 @@ def training_requests(
             group=f"{step}-{index}",
             seed=first + index * size + member,
             sampling=config.policy.sampling,
+            step=step,
         )
         for index, question in enumerate(questions)
         for menu in [_menu(config, f"{config.run.seed}-{step}-{index}", cards, "seen")]

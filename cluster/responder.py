@@ -16,8 +16,9 @@ from actors.menu import Renaming, draw_menu
 from actors.policy_engine import PolicyEngine
 from actors.pool.caller import CandidateCaller
 from actors.pool.cards import ModelCard
+from actors.pool.settings import PoolSettings
 from actors.questions import Question
-from actors.settings import PoolSettings, SamplingSettings
+from actors.settings import SamplingSettings
 from actors.trajectory import Trajectory
 from cluster.config import Config, load_config
 from cluster.policies import locate_checkpoint

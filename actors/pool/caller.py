@@ -13,13 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from actors.pool.calls import CallRequest
 from actors.pool.cards import ModelCard, check_names, resolve
 from actors.pool.reply import Reply, Usage
+from actors.pool.settings import PoolSettings
 from actors.pool.transport import SHORTEST_SECRET, PoolError, Transport
-from actors.settings import PoolSettings
 from rewards.transcript import CallStatus, RouteCall
-
-__all__ = ["CallRequest", "CallerStats", "CandidateCaller", "PoolError"]
 
 _log = logging.getLogger(__name__)
 
@@ -29,18 +28,6 @@ CANDIDATE_PROMPT = (
     "with the fact that is asked for. If you are not sure, give your best answer and say that you are not sure."
 )
 _CHARACTERS_PER_TOKEN = 4  # for estimates where a provider does not report its usage
-
-
-@dataclass(frozen=True, slots=True)
-class CallRequest:
-    """A question for one candidate."""
-
-    model: str  # name or alias of a card of this caller
-    requested: str  # the name as the policy wrote it
-    query: str
-    question_id: str = ""
-    max_tokens: int = 512  # the card's max_output_tokens is the ceiling
-    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,11 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from actors.pool.caller import CallRequest, CandidateCaller, PoolError
+from actors.pool.caller import CandidateCaller
+from actors.pool.calls import CallRequest
 from actors.pool.cards import ModelCard
-from actors.settings import PoolSettings
+from actors.pool.settings import PoolSettings
+from actors.pool.transport import PoolError
 from rewards.transcript import CallStatus, RouteCall
 
 _log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 
 from actors.pool.reply import Reply, read_reply
-from actors.settings import PoolSettings
+from actors.pool.settings import PoolSettings
 
 SHORTEST_SECRET = 8  # characters; a dummy key such as `EMPTY` is no secret, and cutting it would maim replies
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from actors.settings import EngineSettings, EpisodeSettings, PoolSettings
+from actors.pool.settings import PoolSettings
+from actors.settings import EngineSettings, EpisodeSettings
 
 
 def test_graph_capture_needs_a_gpu() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from actors.episode import Ask, Episode, EpisodeRequest, PromptTooLong
 from actors.generation import Generation
 from actors.menu import Menu, draw_menu
-from actors.pool.caller import CallRequest
+from actors.pool.calls import CallRequest
 from actors.prompt import invalid_route_feedback, render_information
 from actors.questions import Question
 from actors.settings import EpisodeSettings, SamplingSettings

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from actors.pool.caller import CandidateCaller
 from actors.pool.cards import ModelCard
-from actors.settings import PoolSettings
+from actors.pool.settings import PoolSettings
 from benchmarks.world.server import Answer, CandidateServer, FaultSettings, UnknownModel
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -15,9 +15,11 @@ import pytest
 from aiohttp import web
 from pydantic import ValidationError
 
-from actors.pool.caller import CANDIDATE_PROMPT, CallRequest, CandidateCaller, PoolError
+from actors.pool.caller import CANDIDATE_PROMPT, CandidateCaller
+from actors.pool.calls import CallRequest
 from actors.pool.cards import CardError
-from actors.settings import PoolSettings
+from actors.pool.settings import PoolSettings
+from actors.pool.transport import PoolError
 from rewards.transcript import CallStatus
 
 ASK = CallRequest(model="small", requested="Small ", query="who wrote it", question_id="q1", max_tokens=64)

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import ray
 
-from actors.pool.caller import CallerStats, CallRequest, PoolError
+from actors.pool.caller import CallerStats
+from actors.pool.calls import CallRequest
 from actors.pool.cards import ModelCard
 from actors.pool.pool import CandidatePool, assign_endpoints
-from actors.settings import PoolSettings
+from actors.pool.settings import PoolSettings
+from actors.pool.transport import PoolError
 from rewards.transcript import CallStatus
 
 

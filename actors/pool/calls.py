@@ -1,0 +1,25 @@
+"""The call: a question for one candidate, and the place in its run that makes it this call and no other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class CallRequest:
+    """A question for one candidate.
+
+    `step`, `episode`, `turn` and `index` say where in a run the call is made: asked again after a crash, it is
+    the same call, and is paid for once.
+    """
+
+    model: str  # name or alias of a card
+    requested: str  # the name as the policy wrote it
+    query: str
+    question_id: str = ""
+    max_tokens: int = 512  # the card's max_output_tokens is the ceiling
+    seed: int | None = None
+    step: int = 0  # batch of the run; 0 where there is none
+    episode: str = ""  # unique in its run; empty for a call outside any episode
+    turn: int = 0  # of the episode
+    index: int = 0  # of the turn's searches
