@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from actors.generation import Generation
 from actors.menu import Menu
 from actors.pool.calls import CallRequest
-from actors.prompt import FAILED_CALL, LAST_TURN, invalid_route_feedback, render_information, render_prompt
+from actors.prompt import FAILED_CALL, LAST_TURN, information_parts, invalid_route_feedback, render_prompt
 from actors.questions import Question
+from actors.reading import Reader
 from actors.settings import EpisodeSettings, SamplingSettings
 from actors.trajectory import TokenBuffer, Trajectory
-from rewards.grammar import STOPS, neutralise, parse_route, parse_turn
+from rewards.grammar import CLOSE, OPEN, STOPS, TurnParser, parse_route
 from rewards.transcript import Block, BlockKind, CallStatus, RouteCall, StopReason, Transcript, Turn
 
-_CHARACTERS_PER_TOKEN = 32  # more than any tokenizer packs into one of its tokens, on average over a text
+_INFORMATION = OPEN[BlockKind.INFORMATION]
+_STOPS_OF_SEVERAL = (_INFORMATION, CLOSE[BlockKind.ANSWER])
+_PROVIDERS_FAULT = (CallStatus.TIMEOUT, CallStatus.PROVIDER_ERROR)
 
 
 class PromptTooLong(ValueError):
@@ -26,7 +29,7 @@ class PromptTooLong(ValueError):
 
 
 class Generate(Protocol):
-    """The policy: continues token ids (see `PolicyEngine.generate`)."""
+    """The policy: continues token ids (see `PolicyEngine.generate`). `on_text`, if given, hears the whole text."""
 
     def __call__(
         self,
@@ -46,8 +49,8 @@ Ask = Callable[[CallRequest], Awaitable[RouteCall]]
 class Observer(Protocol):
     """Watches an episode as it happens."""
 
-    def on_text(self, text: str) -> None:
-        """The policy has written this much more."""
+    def on_text(self, text: str, kind: BlockKind | None) -> None:
+        """The policy has written this much more, in a block of that kind (tags included) or outside any."""
 
     def on_call(self, call: RouteCall) -> None:
         """A candidate was asked, and this came of it."""
@@ -65,7 +68,8 @@ class EpisodeRequest:
     group: str
     seed: int
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
-    step: int = 0  # batch of the run; 0 in evaluation and outside a run
+    step: int = 0  # batch of the run, in evaluation the last one trained on; 0 outside a run
+    budget_usd: float | None = None  # told in the prompt
 
     @property
     def episode(self) -> str:
@@ -88,7 +92,7 @@ class Episode:
         observer: Observer | None = None,
     ) -> None:
         self.request = request
-        self.tokenizer = tokenizer
+        self.reader = Reader(tokenizer, settings.max_reply_tokens)
         self.generate = generate
         self.ask = ask
         self.settings = settings
@@ -98,15 +102,22 @@ class Episode:
         self.turns: list[Turn] = []
 
     async def run(self) -> Trajectory:
-        """Play until an answer, the last turn, or an end of tokens; candidates' failures void the episode.
+        """Play until an answer, the last turn, or an end of tokens; see `EpisodeSettings.on_failed_call` for failures.
 
         Raises:
             PromptTooLong: the prompt alone fills `max_model_len`.
         """
         started = time.monotonic()
-        request = self.request
-        prompt = render_prompt(self.settings.prompt, request.menu, request.question.text, self.settings.max_rounds)
-        self.buffer.extend_context(encode_chat(self.tokenizer, prompt))
+        request, settings = self.request, self.settings
+        prompt = render_prompt(
+            settings.prompt,
+            request.menu,
+            request.question.text,
+            settings.max_rounds,
+            budget_usd=request.budget_usd,
+            parallel_searches=settings.parallel_searches,
+        )
+        self.buffer.extend_context(self.reader.encode_chat(prompt))
         if len(self.buffer) >= self.max_model_len:
             raise PromptTooLong(
                 f"question {request.question.id!r}: the prompt takes {len(self.buffer)} tokens of "
@@ -124,6 +135,7 @@ class Episode:
             transcript=Transcript(tuple(self.turns), reason),
             prompt=prompt,
             wall_s=time.monotonic() - started,
+            budget_usd=request.budget_usd,
         )
 
     async def _play_turn(self) -> StopReason | None:
@@ -131,93 +143,97 @@ class Episode:
         room = self.max_model_len - len(self.buffer)
         if room <= 0:
             return StopReason.OUT_OF_TOKENS
-        generation = await self.generate(
-            self.buffer.token_ids,
-            max_tokens=min(self.settings.max_turn_tokens, room),
-            stop=list(STOPS),
-            sampling=self.request.sampling,
-            seed=self.request.seed * 16 + len(self.turns),
-            on_text=self.observer.on_text if self.observer else None,
-        )
-        self.buffer.extend_sampled(generation.token_ids, generation.logprobs, generation.versions)
-        blocks, faults = parse_turn(generation.text)
-        search = next((b for b in blocks if b.kind is BlockKind.SEARCH and b.closed), None)
-        if search is None or any(b.kind is BlockKind.ANSWER and b.closed for b in blocks):
-            self.turns.append(Turn(generation.text, blocks, faults=faults))
+        generation, parser = await self._generate(min(self.settings.max_turn_tokens, room))
+        # With several searches a turn, the policy opens the block in which it wants to read.
+        opened = self.settings.parallel_searches > 1 and parser.withdraw_information()
+        text = generation.text.removesuffix(_INFORMATION) if opened else generation.text
+        blocks = parser.finish()
+        faults = tuple(parser.faults)
+        searches = [b for b in blocks if b.kind is BlockKind.SEARCH and b.closed][: self.settings.parallel_searches]
+        if not searches or any(b.kind is BlockKind.ANSWER and b.closed for b in blocks):
+            self.turns.append(Turn(text, blocks, faults=faults))
             return _ending(blocks, generation)
         if len(self.turns) >= self.settings.max_rounds:
-            self.turns.append(Turn(generation.text, blocks, faults=faults))
+            self.turns.append(Turn(text, blocks, faults=faults))
             return StopReason.OUT_OF_ROUNDS
-        call = await self._route(search)
-        self.turns.append(Turn(generation.text, blocks, call, faults))
+        calls = await asyncio.gather(*(self._route(search, index) for index, search in enumerate(searches)))
+        self.turns.append(Turn(text, blocks, tuple(calls), faults))
         if self.observer:
-            self.observer.on_call(call)
-        if call.status.is_infrastructure:
+            for call in calls:
+                self.observer.on_call(call)
+        if any(self._voids(call) for call in calls):
             return StopReason.VOID
-        self._read(call)
+        self._read(calls, opened)
         return None
 
-    async def _route(self, search: Block) -> RouteCall:
-        """Ask the candidate that a search block names."""
+    async def _generate(self, max_tokens: int) -> tuple[Generation, TurnParser]:
+        """Sample up to the turn's end; the parser has read the text, and told the observer while it was written."""
+        parser = TurnParser(on_span=self.observer.on_text if self.observer else None)
+        generation = await self.generate(
+            self.buffer.token_ids,
+            max_tokens=max_tokens,
+            stop=list(STOPS if self.settings.parallel_searches == 1 else _STOPS_OF_SEVERAL),
+            sampling=self.request.sampling,
+            seed=self.request.seed * 16 + len(self.turns),
+            on_text=parser.feed if self.observer else None,
+        )
+        if not self.observer:
+            parser.feed(generation.text)
+        self.buffer.extend_sampled(generation.token_ids, generation.logprobs, generation.versions)
+        return generation, parser
+
+    async def _route(self, search: Block, index: int) -> RouteCall:
+        """Ask the candidate that the turn's search block number `index` names."""
         route = parse_route(search.text)
         requested, query = route or (search.text.partition(":")[0].strip(), "")
         item = self.request.menu.find(requested) if route else None
         if item is None:
             error = f"no candidate of that name in the menu: {requested!r}"
             return RouteCall(requested, None, query, CallStatus.INVALID_ROUTE, error=error)
-        return await self.ask(
-            CallRequest(
-                model=item.card.name,
-                requested=requested,
-                query=query,
-                question_id=self.request.question.id,
-                max_tokens=min(item.card.max_output_tokens, self.settings.max_reply_tokens),
-                seed=self.request.seed,
-                step=self.request.step,
-                episode=self.request.episode,
-                turn=len(self.turns),
-            )
+        request = CallRequest(
+            model=item.card.name,
+            requested=requested,
+            query=query,
+            question_id=self.request.question.id,
+            max_tokens=min(item.card.max_output_tokens, self.settings.max_reply_tokens),
+            seed=self.request.seed,
+            step=self.request.step,
+            episode=self.request.episode,
+            turn=len(self.turns),
+            index=index,
         )
+        call = await self.ask(request)
+        retries = self.settings.call_retries if self.settings.on_failed_call == "retry" else 0
+        while retries > 0 and call.status in _PROVIDERS_FAULT:
+            retries -= 1
+            call = await self.ask(request)
+        return call
 
-    def _read(self, call: RouteCall) -> None:
-        """Append what the policy reads after a route: the reply, and the notice that its routes are used up."""
-        reply = call.reply
-        if call.status is CallStatus.INVALID_ROUTE:
-            reply = invalid_route_feedback(call.requested, self.request.menu)
-        elif call.status is not CallStatus.OK:
-            reply = FAILED_CALL
-        text = render_information(self._cut(reply))
-        if len(self.turns) >= self.settings.max_rounds:
-            text += LAST_TURN + "\n"
-        if self.observer:
-            self.observer.on_read(text)
-        self.buffer.extend_context(self._encode(text))
+    def _voids(self, call: RouteCall) -> bool:
+        """Whether a call ends the episode: a failure does, unless it is charged for; a spent budget always does."""
+        charged = self.settings.on_failed_call == "charge" and call.status in _PROVIDERS_FAULT
+        return call.status.is_infrastructure and not charged
 
-    def _cut(self, reply: str) -> str:
-        """The beginning of a reply that takes `max_reply_tokens` or fewer, harmless to parser and tokenizer.
+    def _read(self, calls: Sequence[RouteCall], opened: bool) -> None:
+        """Append what the policy reads after its routes: the replies, and the notice that its routes are used up.
 
-        Measured as it is read: without its tags, whose pieces are several tokens. The text itself is cut, as
-        tokens that are decoded and encoded again may become more.
+        `opened`: the first reply's opening tag is there already, the policy's own.
         """
-        most = self.settings.max_reply_tokens
-        # Tokenizers refuse lone surrogates, which JSON may hold.
-        text = neutralise(reply.encode("utf-8", "replace").decode())[: _CHARACTERS_PER_TOKEN * most]
-        while (tokens := len(self._encode(text))) > most:
-            text = text[: len(text) * most // tokens]
-        return text
+        parts = [part for call in calls for part in information_parts(self.reader.cut(self._answer_to(call)))]
+        if opened:
+            del parts[0]
+        if len(self.turns) >= self.settings.max_rounds:
+            parts.append(LAST_TURN + "\n")
+        if self.observer:
+            self.observer.on_read("".join(parts))
+        for part in parts:
+            self.buffer.extend_context(self.reader.encode(part))
 
-    def _encode(self, text: str) -> list[int]:
-        """Token ids of text that the policy reads; special tokens that it spells out stay plain (invariant 5)."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
-
-
-def encode_chat(tokenizer: Any, message: str) -> list[int]:
-    """Token ids of a user message under the policy's own chat template, ready for its reply."""
-    return list(
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": message}], add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-    )
+    def _answer_to(self, call: RouteCall) -> str:
+        if call.status is CallStatus.INVALID_ROUTE:
+            explain = self.settings.invalid_route == "explain"
+            return invalid_route_feedback(call.requested, self.request.menu) if explain else ""
+        return call.reply if call.status is CallStatus.OK else FAILED_CALL
 
 
 async def run_episodes(episodes: list[Episode]) -> list[Trajectory]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from actors.prompt import Template
 
 
 class Settings(BaseModel):
@@ -50,8 +53,10 @@ class EngineSettings(Settings):
 class EpisodeSettings(Settings):
     """Rules of an episode."""
 
-    prompt: Literal["instruct", "compact"] = Field(
-        "instruct", description="Prompt template: `instruct` explains the protocol, `compact` only lists the cards."
+    prompt: Template = Field(
+        "instruct",
+        description="Prompt template: `instruct` explains the protocol, `compact` only lists the cards, `paper_qwen` "
+        "and `paper_llama` have the slots and rules of Router-R1's two.",
     )
     max_rounds: int = Field(
         4,
@@ -65,3 +70,47 @@ class EpisodeSettings(Settings):
     rename_cards: bool = Field(
         False, description="Show the candidates under invented names, drawn per group: cards must be read."
     )
+    budgets_usd: tuple[float, ...] = Field(
+        (), description="Budgets of an episode in USD, one drawn per group and told in the prompt; none if empty."
+    )
+    eval_budget_usd: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Budget in evaluation, `ask` and `serve`; if unset one of budgets_usd is drawn there, too.",
+    )
+    invalid_route: Literal["explain", "silent"] = Field(
+        "explain", description="What a search that names no candidate reads: the names there are, or nothing."
+    )
+    on_failed_call: Literal["void", "retry", "charge"] = Field(
+        "void",
+        description="A call that timed out or failed at the provider voids the episode, is made again up to "
+        "call_retries times before it does, or is charged at its reserved price while the episode goes on.",
+    )
+    call_retries: int = Field(
+        2, ge=1, description="Calls made anew where on_failed_call=retry, beyond the caller's own."
+    )
+    parallel_searches: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="Searches of a turn that go out together. 1: a turn ends with its search. More: it ends where the "
+        "policy writes <information>.",
+    )
+
+    @field_validator("budgets_usd")
+    @classmethod
+    def _positive(cls, budgets: tuple[float, ...]) -> tuple[float, ...]:
+        wrong = [budget for budget in budgets if not (math.isfinite(budget) and budget > 0)]
+        if wrong:
+            raise ValueError(f"budgets_usd holds {wrong}; every budget must be a positive number of US dollars")
+        return budgets
+
+    @model_validator(mode="after")
+    def _searches_explained(self) -> EpisodeSettings:
+        if self.parallel_searches > 1 and self.prompt == "compact":
+            raise ValueError(
+                f"parallel_searches={self.parallel_searches} with prompt=compact, which does not say how several "
+                "searches end; set another prompt or parallel_searches=1"
+            )
+        return self

@@ -64,6 +64,7 @@ class Trajectory:
     transcript: Transcript
     prompt: str  # the rendered prompt, for people; never tokenised again
     wall_s: float
+    budget_usd: float | None = None  # what the prompt allowed the episode to spend; None: it said nothing
     reward: RewardBreakdown | None = None
 
     @staticmethod
@@ -76,6 +77,7 @@ class Trajectory:
         transcript: Transcript,
         prompt: str,
         wall_s: float,
+        budget_usd: float | None = None,
     ) -> Trajectory:
         return Trajectory(
             question=question,
@@ -88,6 +90,7 @@ class Trajectory:
             transcript=transcript,
             prompt=prompt,
             wall_s=wall_s,
+            budget_usd=budget_usd,
         )
 
     @property

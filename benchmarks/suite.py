@@ -8,6 +8,9 @@ from benchmarks.figures import Figure
 
 # name -> module with `run() -> list[Figure]`
 BENCHES = {
+    "caller": "benchmarks.caller.bench",
+    "learner": "benchmarks.learner_bench",
+    "score": "benchmarks.score_bench",
     "startup": "benchmarks.startup",
     "world": "benchmarks.world_bench",
 }

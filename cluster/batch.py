@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 
 from actors.trajectory import Trajectory
-from rewards.presets import judge
-from rewards.settings import RewardSettings
+from rewards.presets import Judge
 from rewards.transcript import StopReason
 
 
@@ -18,12 +17,29 @@ class RolloutError(RuntimeError):
     """No group of a batch can be trained on; the message tells what became of the calls."""
 
 
-def judge_all(trajectories: Sequence[Trajectory], settings: RewardSettings) -> list[Trajectory]:
-    """The trajectories with their rewards; void ones get none."""
+def judge_all(trajectories: Sequence[Trajectory], judge: Judge) -> list[Trajectory]:
+    """The trajectories with their rewards, in their order; void ones get none.
+
+    Raises:
+        ValueError: a question has no accepted answer, or a cost is negative or not finite.
+    """
+    group_usd: dict[str, list[float]] = defaultdict(list)
+    for t in trajectories:
+        if t.transcript.stop_reason is not StopReason.VOID:
+            group_usd[t.group].append(t.transcript.cost_usd)
     return [
         t
         if t.transcript.stop_reason is StopReason.VOID
-        else replace(t, reward=judge(t.transcript, t.question.answers, **asdict(settings)))
+        else replace(
+            t,
+            reward=judge.judge(
+                t.transcript,
+                t.question.answers,
+                budget_usd=t.budget_usd,
+                group_usd=group_usd[t.group],
+                question=t.question.id,
+            ),
+        )
         for t in trajectories
     ]
 
@@ -48,7 +64,8 @@ def admit(trajectories: Sequence[Trajectory], *, version: int, max_staleness: in
     ]
     if not kept:
         void = [t for t in trajectories if t.reward is None]
-        last = next((t.transcript.calls[-1] for t in reversed(void) if t.transcript.calls), None)
+        failed = [call for t in void for call in t.transcript.calls if call.status.is_infrastructure]
+        last = failed[-1] if failed else None
         why = f"the last call to {last.model} ended {last.status}: {last.error}" if last else "no call was made"
         raise RolloutError(
             f"no group of the batch can be trained on: {len(void)} of {len(trajectories)} episodes are void; {why}. "
@@ -82,6 +99,8 @@ def batch_metrics(trajectories: Sequence[Trajectory], rollout_s: float) -> dict[
         "rollout/episode_s": _mean([t.wall_s for t in trajectories]),
         "time/rollout_s": rollout_s,
     }
+    names = dict.fromkeys(name for r in rewards for name in r.components)
+    row |= {f"reward/component/{name}": _mean([r.components.get(name, 0.0) for r in rewards]) for name in names}
     row |= _shares("rollout/call_share", Counter(call.model for call in calls if call.model is not None))
     row |= _shares("rollout/call_status", Counter(str(call.status) for call in calls))
     return row | _shares("rollout/stop_reason", Counter(str(t.transcript.stop_reason) for t in trajectories))

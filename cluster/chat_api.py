@@ -249,7 +249,7 @@ class Reply:
 def void_error(trajectory: Trajectory) -> ApiError:
     """The error of an episode that a candidate's failure ended. It was retried where that may help."""
     calls = trajectory.transcript.calls
-    failed = calls[-1]
+    failed = next(call for call in reversed(calls) if call.status.is_infrastructure)
     return ApiError(
         _VOID_STATUS[failed.status],
         f"the candidate {failed.model} could not be asked: {failed.error}",

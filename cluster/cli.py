@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from cluster import stopping
+from cluster import ledger_cli, pool_cli, stopping
+from rewards.settings import Metric, Preset
 
 app = typer.Typer(
     name="router-r1",
@@ -26,13 +28,18 @@ world_app = typer.Typer(
     rich_markup_mode=None, no_args_is_help=True, help="The embedded world: its experts and small policy."
 )
 app.add_typer(world_app, name="world")
+app.add_typer(pool_cli.app, name="pool")
+app.add_typer(ledger_cli.app, name="ledger")
 
 # Errors that say what to do about them: shown as one message, without a traceback.
 _EXPLAINED = (
     ("actors.pool.cards", "CardError"),
+    ("actors.pool.ledger_entry", "LedgerError"),
     ("actors.pool.transport", "PoolError"),
     ("actors.questions", "QuestionError"),
+    ("benchmarks.caller.provider", "CallerBenchError"),
     ("benchmarks.evaluation", "EvaluationError"),
+    ("benchmarks.learner_memory", "MemoryBenchError"),
     ("benchmarks.suite", "UnknownBench"),
     ("benchmarks.world.process", "ServerError"),
     ("benchmarks.world_bench", "BenchError"),
@@ -238,8 +245,42 @@ def submit(
 
 
 @app.command()
+def score(
+    preset: Annotated[Preset, typer.Option(help="Router-R1's published code, its text, or ours.")] = "default",
+    metric: Annotated[Metric, typer.Option(help="Outcome: exact match or token F1.")] = "em",
+    alpha: Annotated[float, typer.Option(help="Weight of the cost reward, in [0, 1].", min=0, max=1)] = 0.0,
+    cost_scale_usd: Annotated[
+        float | None, typer.Option(help="For default: USD at which the cost reward is 0; derived if left out.")
+    ] = None,
+) -> None:
+    """Score finished episodes: JSON lines on standard input, one line for each on standard output.
+
+    \b
+    in   {"id", "response", "answers": [...], "cost"?: raw, "question"?, "models"?: [...]}
+    out  {"id", "format", "violations", "em", "f1", "cost_reward", "reward", "routes"}
+
+    The raw cost is completion tokens times USD per million of them. A line that can't be scored is told by its number
+    on standard error, and the exit status is then 2, after the rest was scored.
+
+    \b
+    Example:
+      router-r1 score --preset reference --metric f1 --alpha 0.6 < episodes.jsonl > scores.jsonl
+    """
+    from cluster.score import score_settings, score_stream
+
+    try:
+        settings = score_settings(preset, metric, alpha, cost_scale_usd)
+    except ValueError as error:
+        _fail(str(error))
+    with _stoppable(), os.fdopen(sys.stdin.fileno(), "rb", closefd=False) as source:
+        bad = score_stream(source, sys.stdout.buffer, sys.stderr, settings)
+    if bad:
+        raise typer.Exit(2)
+
+
+@app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="startup, world, …")],
+    name: Annotated[str, typer.Argument(help="caller, score, startup, world, …")],
     json_: Annotated[bool, typer.Option("--json", help="Print rows as JSON.")] = False,
 ) -> None:
     """Measure figures against their targets.
@@ -346,7 +387,7 @@ def _explanations(error: BaseException) -> list[str] | None:
     return None
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     typer.secho(f"error: {message}", fg="red", err=True)
     sys.exit(2)
 

@@ -25,6 +25,7 @@ from cluster.run_folder import RunFolder, check_checkpoint
 from cluster.source import QuestionSource
 from cluster.terminal import Terminal
 from cluster.tracking import Tracker
+from rewards.presets import Judge
 
 
 def train(config: Config, recipe: str) -> Path:
@@ -79,6 +80,7 @@ class Run:
         self.candidates = candidates
         self.clock = clock
         self.heldout = heldout
+        self.judge = Judge(config.rewards)
         self.probe_max = crew.check_probe()
         self.first_ratio: float | None = None
 
@@ -111,7 +113,7 @@ class Run:
         self.terminal.phase("roll out")
         with self.clock("rollout") as rolled:
             trajectories = crew.rollout(training_requests(config, step, questions, self.candidates.cards))
-        judged = judge_all(trajectories, config.rewards)
+        judged = judge_all(trajectories, self.judge)
         self.folder.write_trajectories(step, "train", judged[: config.run.sample_trajectories])
         batch = admit(judged, version=crew.version, max_staleness=config.run.max_staleness)
         self.terminal.phase("learn")
@@ -141,10 +143,12 @@ class Run:
             return None
         self.terminal.phase(phase)
         cards = self.candidates.unseen if unseen else self.candidates.cards
-        requests = evaluation_requests(self.config, self.heldout, cards, "unseen" if unseen else "seen")
+        requests = evaluation_requests(
+            self.config, self.crew.version, self.heldout, cards, "unseen" if unseen else "seen"
+        )
         with self.clock("evaluate"):
             trajectories = self.crew.rollout(requests)
-        judged = judge_all(trajectories, self.config.rewards)
+        judged = judge_all(trajectories, self.judge)
         label = "eval-unseen" if unseen else "eval"
         self.folder.write_trajectories(self.crew.version, label, judged[: self.config.run.sample_trajectories])
         return evaluate(judged)

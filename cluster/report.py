@@ -21,14 +21,14 @@ def trajectory_report(trajectory: Trajectory, title: str) -> str:
         f"{trajectory.wall_s:.2f} s",
         f"- tokens: {len(trajectory.token_ids)}, of which sampled {sampled}; group {trajectory.group}, "
         f"seed {trajectory.seed}, oldest policy version {trajectory.oldest_version}",
+        *([f"- budget: {trajectory.budget_usd:g} USD"] if trajectory.budget_usd is not None else []),
         f"- reward: {_reward(trajectory)}\n",
         "## Prompt\n",
         _fence(trajectory.prompt),
     ]
     for number, turn in enumerate(transcript.turns, 1):
         parts += [f"## Turn {number}\n", _fence(turn.text)]
-        if turn.call is not None:
-            parts += [_call(turn.call)]
+        parts += map(_call, turn.calls)
     return "\n".join(parts) + "\n"
 
 

@@ -1,14 +1,15 @@
-"""Episode requests: which question is asked under which menu and seed."""
+"""Episode requests: which question is asked under which menu, budget and seed."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 from actors.episode import EpisodeRequest
 from actors.menu import Menu, Renaming, draw_menu
 from actors.pool.cards import ModelCard
 from actors.questions import Question
-from actors.settings import SamplingSettings
+from actors.settings import EpisodeSettings, SamplingSettings
 from cluster.config import Config
 
 _EVAL_SEED = 1 << 40  # far from any seed of training
@@ -17,7 +18,7 @@ _EVAL_SEED = 1 << 40  # far from any seed of training
 def training_requests(
     config: Config, step: int, questions: Sequence[Question], cards: Sequence[ModelCard]
 ) -> list[EpisodeRequest]:
-    """`group_size` episodes of each question; a group shares its menu, and so its prompt."""
+    """`group_size` episodes of each question; a group shares its menu and budget, and so its prompt."""
     size = config.run.group_size
     first = (config.run.seed * 1_000_003 + step) * len(questions) * size
     return [
@@ -28,28 +29,45 @@ def training_requests(
             seed=first + index * size + member,
             sampling=config.policy.sampling,
             step=step,
+            budget_usd=budget,
         )
         for index, question in enumerate(questions)
-        for menu in [_menu(config, f"{config.run.seed}-{step}-{index}", cards, "seen")]
+        for draw in [f"{config.run.seed}-{step}-{index}"]
+        for menu, budget in [(_menu(config, draw, cards, "seen"), _draw_budget(config.episode, draw))]
         for member in range(size)
     ]
 
 
 def evaluation_requests(
-    config: Config, questions: Sequence[Question], cards: Sequence[ModelCard], names: Renaming = "seen"
+    config: Config, step: int, questions: Sequence[Question], cards: Sequence[ModelCard], names: Renaming = "seen"
 ) -> list[EpisodeRequest]:
-    """One episode of each question, under the same menus whenever it is asked."""
+    """One episode of each question, under the same menus and budgets whenever it is asked.
+
+    `step` is the last one trained on. Together with the group, which tells `names`, it makes each episode and
+    its calls unique in a run, those of training included.
+    """
     sampling = SamplingSettings(temperature=config.policy.eval_temperature)
     return [
         EpisodeRequest(
             question,
             _menu(config, f"eval-{config.run.seed}-{index}", cards, names),
-            group=f"eval-{index}",
+            group=f"eval-{names}-{index}",
             seed=_EVAL_SEED + config.run.seed * 1_000_003 + index,
             sampling=sampling,
+            step=step,
+            budget_usd=evaluation_budget(config.episode, f"eval-{config.run.seed}-{index}"),
         )
         for index, question in enumerate(questions)
     ]
+
+
+def evaluation_budget(settings: EpisodeSettings, seed: str) -> float | None:
+    """The budget of an episode that is not trained on: the fixed one, or one drawn, or none."""
+    return settings.eval_budget_usd if settings.eval_budget_usd is not None else _draw_budget(settings, seed)
+
+
+def _draw_budget(settings: EpisodeSettings, seed: str) -> float | None:
+    return random.Random(f"budget-{seed}").choice(settings.budgets_usd) if settings.budgets_usd else None
 
 
 def _menu(config: Config, seed: str, cards: Sequence[ModelCard], names: Renaming) -> Menu:

@@ -22,6 +22,7 @@ from actors.settings import SamplingSettings
 from actors.trajectory import Trajectory
 from cluster.config import Config, load_config
 from cluster.policies import locate_checkpoint
+from cluster.requests import evaluation_budget
 from cluster.run_folder import resolve_checkpoint_folder
 
 _NAMED = ("world", "smollm2")
@@ -156,6 +157,7 @@ class Responder:
             group="ask",
             seed=ask.seed,
             sampling=ask.sampling,
+            budget_usd=evaluation_budget(rules, str(ask.seed)),
         )
 
 

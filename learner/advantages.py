@@ -1,62 +1,163 @@
-"""Group-normalised advantages: what a trajectory's reward is worth against its group's.
+"""Advantages from rewards alone: what a trajectory is worth against its group's, or against its batch.
 
-GRPO, Shao et al. 2024 (arXiv 2402.03300, section 4.1.2): A_i = (r_i - mean(r)) / std(r) over the group.
+Every estimator takes rewards `[n]` and the groups they came in and gives advantages `[n]`, one per trajectory, for
+all of its sampled tokens. `mean` and `std` are the group's, standard deviations the population's (over n).
+
+    grpo                   (r - mean) / std
+                           Shao et al. 2024, arXiv 2402.03300, section 4.1.2
+    dr_grpo                r - mean
+                           Liu et al. 2025, arXiv 2503.20783, section 3.2
+    rloo                   r - mean of the group's other members
+                           Ahmadian et al. 2024, arXiv 2402.14740, REINFORCE leave-one-out
+    reinforce_pp           (r - batch mean) / batch std
+                           Hu et al. 2025, arXiv 2501.03262, global advantage normalisation
+    reinforce_pp_baseline  (r - mean) / batch std of (r - mean)
+                           the same, the variant "with baseline"
+
+REINFORCE++'s statistics are taken over trajectories, not tokens, so that a long one counts once and groups keep a
+sum of 0; its KL penalty stays in the loss. In every estimator but `reinforce_pp`, which has no group baseline, a
+group without signal gets advantages of exactly 0. Void members are left out before: they are nobody's reward.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+Estimator = Literal["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline"]
+
+Floats = npt.NDArray[np.float64]
+
 EPS = 1e-6
-"""Added to the standard deviation, and the spread of rewards below which a group carries no signal: rewards
-that differ by rounding alone would otherwise be blown up to advantages of order one."""
+"""Added to standard deviations, and the spread of rewards below which a group carries no signal: rewards that
+differ by rounding alone would otherwise be blown up to advantages of order one."""
 
 
 @dataclass(frozen=True, slots=True)
-class GroupAdvantages:
+class Advantages:
     """Advantages `[n]`, one per trajectory, and what the groups were like."""
 
-    values: npt.NDArray[np.float64]
+    values: Floats
     groups: int
     groups_without_signal: int  # groups of one, or whose rewards are all equal
 
     @property
     def share_without_signal(self) -> float:
-        """Share of groups whose trajectories all have advantage 0."""
+        """Share of groups that teach nothing by comparing their members."""
         return self.groups_without_signal / self.groups
 
 
-def group_advantages(
-    rewards: Sequence[float] | npt.NDArray[np.float64], groups: Sequence[str], *, normalize_std: bool = True
-) -> GroupAdvantages:
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Which trajectories belong together: names `[g]`, and for each trajectory the place of its group `[n]`."""
+
+    names: npt.NDArray[np.str_]
+    member: npt.NDArray[np.intp]
+    size: npt.NDArray[np.intp]  # [g]
+
+    @staticmethod
+    def of(ids: Sequence[str]) -> Groups:
+        names, member = np.unique(np.asarray(ids), return_inverse=True)
+        return Groups(names, member, np.bincount(member, minlength=len(names)))
+
+    def mean(self, values: Floats) -> Floats:
+        """Mean of every group `[g]`."""
+        return np.bincount(self.member, values, len(self.names)) / self.size
+
+    def std(self, values: Floats) -> Floats:
+        """Population standard deviation of every group `[g]`."""
+        return np.sqrt(self.mean((values - self.mean(values)[self.member]) ** 2))
+
+    def varies(self, values: Floats) -> npt.NDArray[np.bool_]:
+        """Whether the members of every group `[g]` differ by `EPS` or more."""
+        lowest, highest = np.full(len(self.names), np.inf), np.full(len(self.names), -np.inf)
+        np.minimum.at(lowest, self.member, values)
+        np.maximum.at(highest, self.member, values)
+        return highest - lowest >= EPS
+
+
+def estimate(rewards: Sequence[float] | Floats, groups: Sequence[str], estimator: Estimator) -> Advantages:
     """Advantages from total rewards `[n]` and group ids `[n]`, in the same order.
 
-    The standard deviation is the population's (divided by n). With `normalize_std=False` only the mean is
-    taken off (Dr. GRPO, Liu et al. 2025, arXiv 2503.20783). Groups of one and groups whose rewards span less
-    than `EPS` get 0.
+    Raises:
+        ValueError: nothing given, lengths differ, or a reward is not finite.
+    """
+    r = check_rewards(rewards, groups)
+    together = Groups.of(groups)
+    varies = together.varies(r)
+    if estimator == "grpo":
+        values = grpo(r, together)
+    elif estimator == "dr_grpo":
+        values = dr_grpo(r, together)
+    elif estimator == "rloo":
+        values = rloo(r, together)
+    elif estimator == "reinforce_pp":
+        values = reinforce_pp(r)
+    else:
+        values = reinforce_pp_baseline(r, together)
+    return Advantages(values, len(varies), int((~varies).sum()))
+
+
+def grpo(r: Floats, groups: Groups) -> Floats:
+    """Deviation from the group's mean in the group's standard deviations; easy and hard questions count alike."""
+    return dr_grpo(r, groups) / (groups.std(r)[groups.member] + EPS)
+
+
+def dr_grpo(r: Floats, groups: Groups) -> Floats:
+    """Deviation from the group's mean; a group counts by how much its rewards differ."""
+    return np.where(groups.varies(r)[groups.member], r - groups.mean(r)[groups.member], 0.0)
+
+
+def rloo(r: Floats, groups: Groups) -> Floats:
+    """Deviation from the mean of the other members, which is n / (n - 1) times that from the mean of all n."""
+    size = groups.size[groups.member]
+    return dr_grpo(r, groups) * (size / np.maximum(size - 1, 1))
+
+
+def reinforce_pp(r: Floats) -> Floats:
+    """Deviation from the batch's mean in the batch's standard deviations; needs no groups. 0 if nothing varies."""
+    if r.max() - r.min() < EPS:
+        return np.zeros_like(r)
+    return (r - r.mean()) / (r.std() + EPS)
+
+
+def reinforce_pp_baseline(r: Floats, groups: Groups) -> Floats:
+    """Deviation from the group's mean, in standard deviations of all such deviations in the batch.
+
+    The batch's mean of the deviations is 0, so there is none to take off.
+    """
+    centred = dr_grpo(r, groups)
+    return centred / (centred.std() + EPS)
+
+
+def groups_with_signal(rewards: Sequence[float] | Floats, groups: Sequence[str]) -> frozenset[str]:
+    """Ids of the groups worth training on: two members or more whose rewards `[n]` are not all equal.
+
+    The filter of dynamic sampling (DAPO, Yu et al. 2025, arXiv 2503.14476, section 3.2), which drops the other
+    groups and samples new ones in their place.
+
+    Raises:
+        ValueError: as `estimate`.
+    """
+    r = check_rewards(rewards, groups)
+    together = Groups.of(groups)
+    return frozenset(str(name) for name in together.names[together.varies(r)])
+
+
+def check_rewards(rewards: Sequence[float] | Floats, groups: Sequence[str], name: str = "rewards") -> Floats:
+    """The rewards `[n]` as float64, one for each entry of `groups`; `name` is what errors call them.
 
     Raises:
         ValueError: nothing given, lengths differ, or a reward is not finite.
     """
     r = np.asarray(rewards, dtype=np.float64)
     if len(r) == 0 or len(r) != len(groups):
-        raise ValueError(f"rewards and groups must have the same length above 0, got {len(r)} and {len(groups)}")
+        raise ValueError(f"{name} and groups must have the same length above 0, got {len(r)} and {len(groups)}")
     if not np.isfinite(r).all():
         bad = int(np.flatnonzero(~np.isfinite(r))[0])
-        raise ValueError(f"rewards[{bad}]={r[bad]} of group {groups[bad]!r} is not finite; check the reward preset")
-    names, member = np.unique(np.asarray(groups), return_inverse=True)
-    count = len(names)
-    lowest, highest = np.full(count, np.inf), np.full(count, -np.inf)
-    np.minimum.at(lowest, member, r)
-    np.maximum.at(highest, member, r)
-    flat = highest - lowest < EPS
-    size = np.bincount(member, minlength=count)
-    centred = r - (np.bincount(member, r, count) / size)[member]
-    std = np.sqrt(np.bincount(member, centred**2, count) / size)
-    values = centred / (std[member] + EPS) if normalize_std else centred
-    values[flat[member]] = 0.0
-    return GroupAdvantages(values, count, int(flat.sum()))
+        raise ValueError(f"{name}[{bad}]={r[bad]} of group {groups[bad]!r} is not finite; check the reward preset")
+    return r

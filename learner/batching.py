@@ -1,7 +1,6 @@
-"""Batches: from trajectories to the padded micro-batches that each rank runs.
+"""Batches: from trajectories to the packed micro-batches that each rank runs.
 
-Rows are padded on the right. With causal attention no real token can see the padding, so no mask is needed
-and attention takes its fast causal path; sorting by length keeps the padding to a few per cent.
+A micro-batch is one row: whole sequences end to end, without padding; `learner/attention.py` keeps each to itself.
 """
 
 from __future__ import annotations
@@ -25,7 +24,10 @@ class Sample:
     token_ids: npt.NDArray[np.int64]
     sampled: npt.NDArray[np.bool_]
     logprobs: npt.NDArray[np.float32]  # the sampler's, nats
-    advantage: float
+    advantage: float | npt.NDArray[np.float32]  # of all its sampled tokens, or [T], read where sampled
+    old_logprobs: npt.NDArray[np.float32] | None = None  # [n] of its sampled tokens, if the learner has scored them
+    old_values: npt.NDArray[np.float32] | None = None  # [n] of its sampled tokens, where there is a critic
+    returns: npt.NDArray[np.float32] | None = None  # [n] what the critic is fitted to there
 
     @property
     def trained_tokens(self) -> int:
@@ -40,35 +42,51 @@ class OptimizerStep:
     """One rank's share of one optimizer step."""
 
     token_count: int  # trained tokens of the whole step, over all ranks
+    sequence_count: int  # sequences that they come from
     micro_batches: tuple[tuple[Sample, ...], ...]  # as many on every rank; an empty one has no samples
     head_chunks: tuple[int, ...]  # per micro-batch, the same on every rank: parts in which its logits are computed
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Padded rows `[B, T]` and their `n` trained tokens, flat."""
+    """S sequences end to end, T tokens in all, and the `n` among them that are trained."""
 
-    token_ids: npt.NDArray[np.int64]  # [B, T]
-    positions: npt.NDArray[np.int64]  # [n] index into B*T of the token before the target, which predicts it
+    token_ids: npt.NDArray[np.int64]  # [T]
+    boundaries: npt.NDArray[np.int32]  # [S + 1] where each sequence begins, and T
+    positions: npt.NDArray[np.int64]  # [n] place in the row of the token before the target, which predicts it
     targets: npt.NDArray[np.int64]  # [n] sampled token ids
     logprobs: npt.NDArray[np.float32]  # [n] the sampler's
     advantages: npt.NDArray[np.float32]  # [n]
     weights: npt.NDArray[np.float32]  # [n] 1, or 0 in an empty micro-batch
-    real_tokens: int  # of B*T, those that are not padding
+    old_logprobs: npt.NDArray[np.float32] | None  # [n] the learner's, if it has scored them
+    old_values: npt.NDArray[np.float32] | None  # [n] the critic's, if there is one
+    returns: npt.NDArray[np.float32] | None  # [n] what it is fitted to
+    real_tokens: int  # T, or 0 in an empty micro-batch
 
 
-def make_samples(trajectories: Sequence[Trajectory], advantages: npt.NDArray[np.float64]) -> list[Sample]:
-    """Samples in canonical order (group, seed, tokens), so that the order of arrival changes nothing.
+def canonical_order(trajectories: Sequence[Trajectory]) -> list[int]:
+    """The places of `trajectories`, sorted by group, seed and tokens: the same however they arrived."""
+    keys = [(t.group, t.seed, t.token_ids.tobytes()) for t in trajectories]
+    return sorted(range(len(trajectories)), key=keys.__getitem__)
+
+
+def make_samples(
+    trajectories: Sequence[Trajectory],
+    advantages: npt.NDArray[np.float64] | Sequence[npt.NDArray[np.float64]],
+) -> list[Sample]:
+    """Samples in canonical order, so that the order of arrival changes nothing.
 
     Trajectories without a sampled token are left out: they have nothing to train.
 
+    Args:
+        advantages: one per trajectory `[n]`, or per trajectory one for each token `[T]`.
+
     Raises:
-        ValueError: a trajectory's arrays differ in length, or its first token is sampled (nothing predicts it),
-            or a sampled token's log-probability is not finite or above 0.
+        ValueError: a trajectory's arrays or its advantages differ in length, or its first token is sampled
+            (nothing predicts it), or a sampled token's log-probability is not finite or above 0.
     """
     samples = []
-    keys = [(t.group, t.seed, t.token_ids.tobytes()) for t in trajectories]
-    for index, place in enumerate(sorted(range(len(trajectories)), key=keys.__getitem__)):
+    for index, place in enumerate(canonical_order(trajectories)):
         t = trajectories[place]
         label = f"group {t.group!r} seed {t.seed}"
         if not len(t.token_ids) == len(t.sampled) == len(t.logprobs):
@@ -86,28 +104,43 @@ def make_samples(trajectories: Sequence[Trajectory], advantages: npt.NDArray[np.
                 f"trajectory of {label}: logprobs of sampled tokens must be finite and at most 0, got "
                 f"{recorded.min()} to {recorded.max()}; the rollout engine recorded them wrongly"
             )
-        samples.append(Sample(index, label, t.token_ids, t.sampled, t.logprobs, float(advantages[place])))
+        advantage = advantages[place]
+        if np.shape(advantage) not in ((), t.sampled.shape):
+            raise ValueError(
+                f"trajectory of {label}: advantages must be one number or one per token, got "
+                f"{np.shape(advantage)} for {t.sampled.shape}"
+            )
+        held = float(advantage) if np.ndim(advantage) == 0 else advantage.astype(np.float32)
+        samples.append(Sample(index, label, t.token_ids, t.sampled, t.logprobs, held))
     return samples
 
 
 def pack(samples: Sequence[Sample], micro_batch_tokens: int) -> list[tuple[Sample, ...]]:
-    """Micro-batches, longest rows first, each at most `micro_batch_tokens` with padding.
+    """Micro-batches of at most `micro_batch_tokens` each, by first-fit decreasing (Johnson 1973).
 
     A sample longer than that gets one of its own. Depends on the samples, not on their order.
     """
     batches: list[list[Sample]] = []
-    for sample in sorted(samples, key=lambda s: (-len(s), s.index)):
-        if batches and (len(batches[-1]) + 1) * len(batches[-1][0]) <= micro_batch_tokens:
-            batches[-1].append(sample)
+    room: list[int] = []
+    for sample in _longest_first(samples):
+        for place, free in enumerate(room):
+            if len(sample) <= free:
+                batches[place].append(sample)
+                room[place] -= len(sample)
+                break
         else:
             batches.append([sample])
+            room.append(micro_batch_tokens - len(sample))
     return [tuple(batch) for batch in batches]
 
 
 def split_over_ranks(
     samples: Sequence[Sample], ranks: int, micro_batch_tokens: int, logit_chunk_tokens: int
 ) -> list[OptimizerStep]:
-    """One optimizer step's share of every rank, near-equal in tokens, with equally many micro-batches.
+    """One optimizer step's share of every rank, with equally many micro-batches.
+
+    Each sample, longest first, goes to the rank with the fewest tokens: no two ranks differ by more than the
+    longest sample.
 
     The output head takes at most `logit_chunk_tokens` trained tokens of a micro-batch at a time.
 
@@ -117,16 +150,18 @@ def split_over_ranks(
     if not samples:
         raise ValueError("an optimizer step needs at least one sample with sampled tokens, got none")
     shares: list[list[Sample]] = [[] for _ in range(ranks)]
-    for place, sample in enumerate(sorted(samples, key=lambda s: (-len(s), s.index))):
-        lap, seat = divmod(place, ranks)
-        shares[seat if lap % 2 == 0 else ranks - 1 - seat].append(sample)
+    loads = [0] * ranks
+    for sample in _longest_first(samples):
+        rank = loads.index(min(loads))
+        shares[rank].append(sample)
+        loads[rank] += len(sample)
     packed = [pack(share, micro_batch_tokens) for share in shares]
     count = max(len(batches) for batches in packed)
     tokens = sum(sample.trained_tokens for sample in samples)
     padded = [tuple(batches + [()] * (count - len(batches))) for batches in packed]
     trained = [max(sum(s.trained_tokens for s in batch) for batch in row) for row in zip(*padded, strict=True)]
     chunks = tuple(math.ceil(n / logit_chunk_tokens) for n in trained)
-    return [OptimizerStep(tokens, batches, chunks) for batches in padded]
+    return [OptimizerStep(tokens, len(samples), batches, chunks) for batches in padded]
 
 
 def plan_steps(
@@ -157,31 +192,46 @@ def plan_steps(
 
 
 def collate(samples: Sequence[Sample]) -> MicroBatch:
-    """Pad `samples` to the longest. With none, one row of two tokens that weighs nothing."""
+    """Lay `samples` end to end. With none, a sequence of two tokens that weighs nothing."""
     if not samples:
         return MicroBatch(
-            token_ids=np.zeros((1, 2), np.int64),
+            token_ids=np.zeros(2, np.int64),
+            boundaries=np.array([0, 2], np.int32),
             positions=np.zeros(1, np.int64),
             targets=np.zeros(1, np.int64),
             logprobs=np.zeros(1, np.float32),
             advantages=np.zeros(1, np.float32),
             weights=np.zeros(1, np.float32),
+            old_logprobs=None,
+            old_values=np.zeros(1, np.float32),
+            returns=np.zeros(1, np.float32),
             real_tokens=0,
         )
-    width = max(len(s) for s in samples)
-    token_ids = np.zeros((len(samples), width), np.int64)
-    for row, sample in enumerate(samples):
-        token_ids[row, : len(sample)] = sample.token_ids
-    where = [np.flatnonzero(s.sampled) for s in samples]
-    positions = [row * width + at - 1 for row, at in enumerate(where)]
+    token_ids = np.concatenate([s.token_ids for s in samples])
+    sampled = np.concatenate([s.sampled for s in samples])
+    trained = np.flatnonzero(sampled)
     return MicroBatch(
         token_ids=token_ids,
-        positions=np.concatenate(positions),
-        targets=np.concatenate([s.token_ids[at] for s, at in zip(samples, where, strict=True)]),
-        logprobs=np.concatenate([s.logprobs[at] for s, at in zip(samples, where, strict=True)]),
+        boundaries=np.cumsum([0, *(len(s) for s in samples)], dtype=np.int32),
+        positions=trained - 1,
+        targets=token_ids[trained],
+        logprobs=np.concatenate([s.logprobs for s in samples])[trained],
         advantages=np.concatenate(
-            [np.full(len(at), s.advantage, np.float32) for s, at in zip(samples, where, strict=True)]
+            [np.broadcast_to(np.asarray(s.advantage, np.float32), len(s))[s.sampled] for s in samples]
         ),
-        weights=np.ones(sum(len(at) for at in where), np.float32),
-        real_tokens=sum(len(s) for s in samples),
+        weights=np.ones(len(trained), np.float32),
+        old_logprobs=_end_to_end([s.old_logprobs for s in samples]),
+        old_values=_end_to_end([s.old_values for s in samples]),
+        returns=_end_to_end([s.returns for s in samples]),
+        real_tokens=len(token_ids),
     )
+
+
+def _end_to_end(parts: Sequence[npt.NDArray[np.float32] | None]) -> npt.NDArray[np.float32] | None:
+    """The arrays as one; None unless every sample has its own."""
+    given = [part for part in parts if part is not None]
+    return np.concatenate(given) if len(given) == len(parts) else None
+
+
+def _longest_first(samples: Sequence[Sample]) -> list[Sample]:
+    return sorted(samples, key=lambda s: (-len(s), s.index))

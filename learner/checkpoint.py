@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import deepspeed
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+
+from learner.lora import weights
 
 # What belongs to the tokenizer in a Hugging Face checkpoint; the rest is weights and what the model writes itself.
 TOKENIZER_FILES = (
@@ -57,18 +58,16 @@ def staged(path: Path, *, leader: bool, barrier: Callable[[], None]) -> Iterator
 def whole_state(model: PreTrainedModel, *, keep: bool) -> dict[str, Tensor]:
     """The model's parameters and persistent buffers on CPU, one tensor for tied ones.
 
-    Under ZeRO-3 every rank must call it; parameters are gathered one at a time. Ranks with `keep` false take
-    part and return nothing.
+    Adapters are merged. Under ZeRO-3 every rank must call it; parameters are gathered one at a time. Ranks with
+    `keep` false take part and return nothing.
     """
     state: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
-            if keep:
-                # Cloned also on CPU: under ZeRO parameters are views of one flat buffer.
-                state[name] = parameter.detach().cpu().clone()
+    for weight in weights(model):
+        value = weight.whole()
+        if keep:
+            state[weight.name] = value.cpu()
     if keep:
-        parameters = dict(model.named_parameters(remove_duplicate=False))
-        state |= {name: value.cpu().clone() for name, value in model.state_dict().items() if name not in parameters}
+        state |= {name: value.cpu().clone() for name, value in model.named_buffers() if name in model.state_dict()}
     return state
 
 

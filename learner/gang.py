@@ -6,18 +6,21 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.trajectory import Trajectory
-from learner.advantages import group_advantages
-from learner.batching import make_samples, plan_steps
+from learner.batching import canonical_order, make_samples, plan_steps, split_over_ranks
+from learner.credit import assign_credit
 from learner.metrics import merge_reports
+from learner.scores import SampleScores
 from learner.settings import LearnerSettings
 
 if TYPE_CHECKING:
@@ -131,6 +134,7 @@ class LearnerGang:
         refs = [actor.start.remote(rank, address, arguments) for rank, actor in enumerate(self._actors)]
         self._gather(refs, deadline, "start")
         self._batches = 0
+        self._logit_chunk = self.settings.logit_chunk(self.vocabulary_size())
         log.info("learner gang of %d ranks ready in %.1f s", self.settings.ranks, time.monotonic() - began)
 
     def train_step(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
@@ -141,24 +145,22 @@ class LearnerGang:
             LearnerError: a rank failed, e.g. on a loss that is not finite.
         """
         began = time.monotonic()
-        rewards = []
-        for t in trajectories:
-            if t.reward is None:
-                raise ValueError(
-                    f"trajectory of group {t.group!r} seed {t.seed}: reward is None ({t.transcript.stop_reason}); "
-                    "reward it, or drop the group when it is void"
-                )
-            rewards.append(t.reward.total)
-        normalize = self.settings.normalize_std
-        advantages = group_advantages(rewards, [t.group for t in trajectories], normalize_std=normalize)
+        scores = self._score(trajectories) if self.settings.scores_first else {}
+        penalties = None
+        if self.settings.kl_in == "reward":
+            penalties = [scores[place].kl_penalty if place in scores else 0.0 for place in range(len(trajectories))]
+        advantages = assign_credit(trajectories, self.settings, penalties)
         samples = make_samples(trajectories, advantages.values)
+        if scores:
+            order = canonical_order(trajectories)
+            samples = [replace(s, old_logprobs=scores[order[s.index]].logprobs) for s in samples]
         shares = plan_steps(
             samples,
             ranks=self.settings.ranks,
             ppo_epochs=self.settings.ppo_epochs,
             minibatches=self.settings.minibatches,
             micro_batch_tokens=self.settings.micro_batch_tokens,
-            logit_chunk_tokens=self.settings.logit_chunk_tokens,
+            logit_chunk_tokens=self._logit_chunk,
             seed=(self.settings.seed, self._batches),
         )
         reports = self.call_each("train_step", [(share,) for share in shares])
@@ -173,6 +175,15 @@ class LearnerGang:
             "groups_without_signal": advantages.share_without_signal,
             "step_seconds": seconds,
         }
+
+    def _score(self, trajectories: Sequence[Trajectory]) -> dict[int, SampleScores]:
+        """What the ranks make of a batch before they train on it, by place in `trajectories`."""
+        order = canonical_order(trajectories)
+        samples = make_samples(trajectories, np.zeros(len(trajectories)))
+        settings = self.settings
+        shares = split_over_ranks(samples, settings.ranks, settings.micro_batch_tokens, self._logit_chunk)
+        scored = self.call_each("score_batch", [(share,) for share in shares])
+        return {order[index]: scores for part in scored for index, scores in part.items()}
 
     def logprobs(self, token_ids: Sequence[int]) -> list[float]:
         """The policy's log-probabilities (nats, temperature 1) of all tokens but the first."""

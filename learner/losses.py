@@ -1,18 +1,23 @@
-"""The policy-gradient loss, token by token, over the tokens that the policy sampled.
+"""The policy's loss, over the tokens that it sampled: surrogate, KL to the reference policy, entropy bonus.
 
-PPO's clipped surrogate (Schulman et al. 2017, arXiv 1707.06347) with separate lower and upper clips (DAPO, Yu
-et al. 2025, arXiv 2503.14476), the k3 estimator of the KL to a reference policy (Schulman 2020,
-joschu.net/blog/kl-approx.html; GRPO's equation 4) and an entropy bonus. Losses are summed over tokens and
-divided by a token count that the caller gives: the count over all ranks and micro-batches of the optimizer
-step, so that the result depends neither on packing nor on the number of ranks.
+A term is a sum over tokens with a divisor that counts over all ranks and micro-batches of the optimizer step, so
+that the result depends neither on packing nor on the number of ranks.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from learner.aggregation import StepTotals, aggregate
+from learner.importance import importance_weights
+from learner.kl import kl_estimate
+from learner.settings import LearnerSettings
+from learner.surrogates import Surrogate, cispo_surrogate, ppo_surrogate, sequence_ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,26 +33,71 @@ def score_logits(logits: Tensor, targets: Tensor, temperature: float, *, entropy
 
     `logits` is `[n, vocab]` in any float type. The entropy carries no gradient unless `entropy_grad`.
     """
+    if not entropy_grad:
+        return TokenScores(*_FrugalScores.apply(logits, targets, temperature))
     scaled = logits.float() / temperature
     log_z = torch.logsumexp(scaled, dim=-1)
-    logprobs = scaled.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - log_z
-    with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
-        # H = log Z - E[logit]
-        entropy = log_z - (torch.softmax(scaled, dim=-1) * scaled).sum(-1)
-    return TokenScores(logprobs, entropy)
+    # H = log Z - E[logit]
+    entropy = log_z - (torch.softmax(scaled, dim=-1) * scaled).sum(-1)
+    return TokenScores(_chosen(scaled, targets) - log_z, entropy)
+
+
+def _chosen(scaled: Tensor, targets: Tensor) -> Tensor:
+    return scaled.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+
+
+class _FrugalScores(torch.autograd.Function):
+    """The same where the entropy needs no gradient, with as few copies of the logits as it takes: one is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        scaled = logits.float() if temperature == 1 else logits.float() / temperature
+        log_z = torch.logsumexp(scaled, dim=-1)
+        entropy = log_z - torch.softmax(scaled, dim=-1).mul_(scaled).sum(-1)
+        ctx.save_for_backward(scaled, log_z, targets)
+        ctx.temperature, ctx.dtype = temperature, logits.dtype
+        ctx.mark_non_differentiable(entropy)
+        return _chosen(scaled, targets) - log_z, entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+        scaled, log_z, targets = ctx.saved_tensors
+        grad = grad.unsqueeze(-1)
+        # d log p[target] / d logit = [is target] - p
+        whole = (scaled - log_z.unsqueeze(-1)).exp_().mul_(-grad)
+        whole.scatter_add_(-1, targets.unsqueeze(-1), grad).div_(ctx.temperature)
+        return whole.to(ctx.dtype), None, None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedTokens:
+    """What the loss needs to know of `n` trained tokens, all `[n]`; log-probabilities in nats."""
+
+    sampler_logprobs: Tensor
+    advantages: Tensor
+    weights: Tensor  # 1, or 0 for a token that only keeps an empty micro-batch going
+    sequence: Tensor  # int64, number of the token's sequence in the micro-batch, from 0
+    old_logprobs: Tensor | None = None  # the learner's own at the start of the batch, for importance weights
+    ref_logprobs: Tensor | None = None  # the reference policy's; None without one
 
 
 @dataclass(frozen=True, slots=True)
 class LossTerms:
-    """The loss of some tokens: `loss` carries the gradient, the rest are sums (or maxima) without one."""
+    """The loss of some tokens: `loss` carries the gradient, the rest are sums (or maxima) without one.
+
+    `loss` and `policy_loss` are aggregated as the settings name it, the other sums are shares of a mean over tokens.
+    """
 
     loss: Tensor
     policy_loss: Tensor
     kl_ref: Tensor
     entropy: Tensor
-    clipped_low: Tensor  # tokens whose ratio fell below 1 - clip_low while the advantage was negative
-    clipped_high: Tensor  # tokens whose ratio rose above 1 + clip_high while the advantage was positive
-    ratio: Tensor
+    clipped_low: Tensor  # tokens whose loss the lower clip decided
+    clipped_high: Tensor  # tokens whose loss the upper clip decided
+    importance: Tensor  # weight against the sampler; 1 without a correction
+    importance_cut: Tensor  # tokens whose weight was cut or masked
+    ratio: Tensor  # policy over sampler
     approx_kl: Tensor  # k3 of sampler against policy: ratio - 1 - log ratio
     logprob_diff: Tensor  # |policy - sampler|
     ratio_deviation_max: Tensor  # max |ratio - 1|
@@ -55,54 +105,81 @@ class LossTerms:
 
 
 def policy_loss(
-    scores: TokenScores,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    weights: Tensor,
-    *,
-    clip_low: float,
-    clip_high: float,
-    token_count: int,
-    ref_logprobs: Tensor | None = None,
-    kl_coef: float = 0.0,
-    entropy_coef: float = 0.0,
+    scores: TokenScores, tokens: TrainedTokens, settings: LearnerSettings, totals: StepTotals, *, kl_coef: float
 ) -> LossTerms:
-    """Loss of `n` sampled tokens.
+    """Loss of `n` sampled tokens: of one micro-batch, whose sequences are whole.
 
-    `old_logprobs`, `advantages`, `weights` and `ref_logprobs` are `[n]`; a weight is 1 for a trained token
-    and 0 for a token that only keeps an empty micro-batch going. Every term but the two maxima is a sum
-    divided by `token_count`: add up micro-batches and ranks to get means over tokens.
+        aggregate(importance weight * surrogate + kl_coef KL - entropy_coef H)
 
-        loss = mean(-min(ratio A, clip(ratio) A)) + kl_coef mean(k3) - entropy_coef mean(H)
+    Every term but the two maxima is this micro-batch's part of the optimizer step's: add up micro-batches and ranks.
+    With `kl_in=reward` the KL is only measured.
+
+    Raises:
+        ValueError: the settings correct importance, but `tokens` has no `old_logprobs`.
     """
-    log_ratio = scores.logprobs - old_logprobs
-    ratio = log_ratio.exp()
-    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
-    surrogate = -torch.minimum(ratio * advantages, clipped * advantages)
-    total = surrogate
-    kl = torch.zeros_like(ratio)
-    if ref_logprobs is not None:
-        delta = ref_logprobs - scores.logprobs
-        kl = delta.exp() - delta - 1
-        total = total + kl_coef * kl
-    if entropy_coef:
-        total = total - entropy_coef * scores.entropy
+    surrogate, weight, cut = _surrogate(scores.logprobs, tokens, settings)
+    kl = torch.zeros_like(scores.logprobs)
+    total = surrogate.loss
+    if tokens.ref_logprobs is not None:
+        kl = kl_estimate(scores.logprobs, tokens.ref_logprobs, settings.kl_estimator)
+        if settings.kl_in == "loss":
+            total = total + kl_coef * kl
+    if settings.entropy_coef:
+        total = total - settings.entropy_coef * scores.entropy
+
+    def aggregated(values: Tensor) -> Tensor:
+        return aggregate(
+            values, tokens.weights, tokens.sequence, totals, settings.aggregation, settings.aggregation_tokens
+        )
 
     def mean(values: Tensor) -> Tensor:
-        return (values * weights).sum() / token_count
+        return aggregate(values, tokens.weights, tokens.sequence, totals)
 
-    loss = mean(total)
+    loss = aggregated(total)
     with torch.no_grad():
+        log_ratio = scores.logprobs - tokens.sampler_logprobs
+        ratio = log_ratio.exp()
         return LossTerms(
             loss=loss,
-            policy_loss=mean(surrogate),
+            policy_loss=aggregated(surrogate.loss),
             kl_ref=mean(kl),
             entropy=mean(scores.entropy),
-            clipped_low=mean(((ratio < 1 - clip_low) & (advantages < 0)).float()),
-            clipped_high=mean(((ratio > 1 + clip_high) & (advantages > 0)).float()),
+            clipped_low=mean(surrogate.clipped_low.float()),
+            clipped_high=mean(surrogate.clipped_high.float()),
+            importance=mean(weight),
+            importance_cut=mean(cut.float()),
             ratio=mean(ratio),
             approx_kl=mean(ratio - 1 - log_ratio),
             logprob_diff=mean(log_ratio.abs()),
-            ratio_deviation_max=((ratio - 1).abs() * weights).max(),
-            logprob_diff_max=(log_ratio.abs() * weights).max(),
+            ratio_deviation_max=((ratio - 1).abs() * tokens.weights).max(),
+            logprob_diff_max=(log_ratio.abs() * tokens.weights).max(),
         )
+
+
+def _surrogate(logprobs: Tensor, tokens: TrainedTokens, settings: LearnerSettings) -> tuple[Surrogate, Tensor, Tensor]:
+    """The surrogate with the importance weights in its loss, those weights, and which of them were cut."""
+    if settings.importance == "auto" or settings.importance == "off":
+        plain = _objective(logprobs, tokens.sampler_logprobs, tokens, settings)
+        return plain, torch.ones_like(logprobs), torch.zeros_like(logprobs, dtype=torch.bool)
+    old = tokens.old_logprobs
+    if old is None:
+        raise ValueError(
+            f"importance={settings.importance} needs old_logprobs, the learner's own at the start of the batch; "
+            "score the batch before its first optimizer step"
+        )
+    weight = importance_weights(old, tokens.sampler_logprobs, settings.importance, settings.importance_cap)
+    cut = weight != (old - tokens.sampler_logprobs).exp()
+    plain = _objective(logprobs, old, tokens, settings)
+    return Surrogate(weight * plain.loss, plain.clipped_low, plain.clipped_high), weight, cut
+
+
+def _objective(logprobs: Tensor, old_logprobs: Tensor, tokens: TrainedTokens, settings: LearnerSettings) -> Surrogate:
+    """The surrogate that the settings name, with ratios against `old_logprobs` `[n]`."""
+    low, high = settings.clip_low, settings.clip_high
+    if settings.loss == "cispo":
+        return cispo_surrogate(logprobs, old_logprobs, tokens.advantages, clip_low=low, clip_high=high)
+    if settings.loss == "gspo":
+        ratio = sequence_ratio(logprobs, old_logprobs, tokens.weights, tokens.sequence)
+    else:
+        ratio = (logprobs - old_logprobs).exp()
+    return ppo_surrogate(ratio, tokens.advantages, clip_low=low, clip_high=high, dual_clip=settings.dual_clip)

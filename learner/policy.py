@@ -9,11 +9,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from learner.attention import PACKED, packed_inputs
 from learner.losses import TokenScores, score_logits
+
+_CHECK_TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 0.3}
+"""Nats by which rounding may set two ways of computing a log-probability apart."""
 
 
 def load_model(checkpoint: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """Load a checkpoint directory with scaled-dot-product attention and without dropout.
+    """Load a checkpoint directory with attention over packed rows and without dropout.
 
     Dropout would make the trained policy another one than the sampler's: the first ratio would not be 1.
 
@@ -27,14 +31,14 @@ def load_model(checkpoint: Path, dtype: torch.dtype) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(checkpoint)
     for name in [name for name in vars(config) if "dropout" in name or name.endswith("pdrop")]:
         setattr(config, name, 0.0)
-    return AutoModelForCausalLM.from_pretrained(checkpoint, config=config, dtype=dtype, attn_implementation="sdpa")
+    return AutoModelForCausalLM.from_pretrained(checkpoint, config=config, dtype=dtype, attn_implementation=PACKED)
 
 
 class TokenScorer(nn.Module):
     """Scores target tokens. The output head runs on the trained positions only, in chunks if there are many.
 
     Chunks are recomputed in the backward pass, so that the float32 logits of only one stand in memory. The
-    model's own forward pass would compute logits for every token, prompt and padding included.
+    model's own forward pass would compute logits for every token, prompts and replies included.
     """
 
     def __init__(self, model: PreTrainedModel, *, entropy_grad: bool = False) -> None:
@@ -43,15 +47,16 @@ class TokenScorer(nn.Module):
         self.entropy_grad = entropy_grad
 
     def forward(
-        self, token_ids: Tensor, positions: Tensor, targets: Tensor, temperature: float, chunks: int
+        self, token_ids: Tensor, boundaries: Tensor, positions: Tensor, targets: Tensor, temperature: float, chunks: int
     ) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies `[n]` of `targets` `[n]`.
 
-        `token_ids` is `[B, T]`, padded on the right; `positions` `[n]` index the flattened `B*T` at the
-        tokens before the targets. `chunks` must be the same on all ranks: under ZeRO-3 each gathers the head.
+        `token_ids` `[T]` are S sequences end to end, `boundaries` `[S + 1]` int32 where each begins, and T;
+        `positions` `[n]` are the places of the tokens before the targets. `chunks` must be the same on all ranks:
+        under ZeRO-3 each gathers the head.
         """
-        hidden = self.model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state
-        hidden = hidden.flatten(0, 1)[positions]
+        hidden = self.model.base_model(**packed_inputs(token_ids, boundaries)).last_hidden_state
+        hidden = hidden[0, positions]
         if chunks == 1:
             return self._score(hidden, targets, temperature)
         scores = [
@@ -67,27 +72,41 @@ class TokenScorer(nn.Module):
 
     @torch.no_grad()
     def check(self) -> None:
-        """Compare with the model's own forward pass on a few tokens.
+        """Compare two packed sequences with the model's own forward pass on each, in its plainest attention.
 
         Raises:
-            ValueError: they differ: the model does something between hidden states and logits (capping,
-                scaling) that the scorer does not know of.
+            ValueError: they differ: the model does something between hidden states and logits (capping, scaling),
+                in its attention (capping, sinks) or across sequences (recurrent layers) that the scorer does not
+                know of.
         """
-        vocab = self.model.get_input_embeddings().num_embeddings
-        ids = torch.arange(9, device=next(self.model.parameters()).device).remainder(vocab)
-        own = score_logits(self.model(input_ids=ids[None]).logits[0, :-1], ids[1:], 1.0)
-        logprobs, _ = self(ids[None], torch.arange(8, device=ids.device), ids[1:], 1.0, 1)
-        worst = float((own.logprobs - logprobs).abs().max())
-        if not worst < 1e-2:
+        embedding = self.model.get_input_embeddings()
+        sequences = [torch.arange(n, device=embedding.weight.device) % embedding.num_embeddings for n in (9, 6)]
+        token_ids = torch.cat(sequences)
+        boundaries = torch.tensor([0, 9, 15], dtype=torch.int32, device=token_ids.device)
+        positions = torch.tensor([*range(8), *range(9, 14)], device=token_ids.device)
+        logprobs, _ = self(token_ids, boundaries, positions, token_ids[positions + 1], 1.0, 1)
+        self.model.set_attn_implementation("eager")
+        own = [score_logits(self.model(input_ids=ids[None]).logits[0, :-1], ids[1:], 1.0) for ids in sequences]
+        self.model.set_attn_implementation(PACKED)
+        worst = float((torch.cat([scores.logprobs for scores in own]) - logprobs).abs().max())
+        most = _CHECK_TOLERANCE[embedding.weight.dtype]
+        if not worst <= most:
             raise ValueError(
-                f"model {type(self.model).__name__}: log-probabilities from hidden states and output head differ "
-                f"from its own forward pass by {worst:.3g}; architectures that cap or scale logits are not supported"
+                f"model {type(self.model).__name__}: log-probabilities of packed sequences differ from its own forward "
+                f"pass on each by {worst:.3g} (at most {most:g} is rounding); architectures that cap or scale logits, "
+                "cap attention, or carry state from token to token are not supported"
             )
 
 
 def score(
-    scorer: nn.Module, token_ids: Tensor, positions: Tensor, targets: Tensor, temperature: float, chunks: int
+    scorer: nn.Module,
+    token_ids: Tensor,
+    boundaries: Tensor,
+    positions: Tensor,
+    targets: Tensor,
+    temperature: float,
+    chunks: int,
 ) -> TokenScores:
     """Run a scorer, or a DeepSpeed engine around one."""
-    logprobs, entropy = scorer(token_ids, positions, targets, temperature, chunks)
+    logprobs, entropy = scorer(token_ids, boundaries, positions, targets, temperature, chunks)
     return TokenScores(logprobs, entropy)

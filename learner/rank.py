@@ -11,15 +11,19 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy.typing as npt
 import torch
 import transformers
 from torch import Tensor
 from torch.distributed import TCPStore
 
-from learner.batching import OptimizerStep, Sample, collate
-from learner.losses import LossTerms, policy_loss
+from learner.aggregation import StepTotals
+from learner.batching import MicroBatch, OptimizerStep, Sample, collate
+from learner.kl import adapted_coef, kl_estimate
+from learner.losses import LossTerms, TokenScores, TrainedTokens, policy_loss
 from learner.metrics import RankReport
 from learner.policy import TokenScorer, load_model, score
+from learner.scores import SampleScores
 from learner.settings import LearnerSettings
 
 log = logging.getLogger(__name__)
@@ -125,6 +129,7 @@ class LearnerRank:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.engine = self._start_engine(scorer)
         self.batches = 0
+        self.kl_coef = settings.kl_coef
 
     def _join(self, store: TCPStore) -> None:
         ranks = self.settings.ranks
@@ -160,17 +165,42 @@ class LearnerRank:
             NonFiniteError: a loss or gradient is not finite. On a loss, no rank has taken the step.
         """
         self.batches += 1
-        report = RankReport()
+        report = RankReport(kl_coef=self.kl_coef)
         for number, step in enumerate(steps):
             self._optimizer_step(step, report, first=number == 0)
+        if self.settings.kl_target is not None:
+            self._adapt_kl_coef(report.sums["kl_ref"] / len(steps), self.settings.kl_target)
         return report
+
+    def _adapt_kl_coef(self, share: float, target: float) -> None:
+        kl = torch.tensor(share, dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(kl)
+        self.kl_coef = adapted_coef(self.kl_coef, float(kl), target)
+
+    @torch.no_grad()
+    def score_batch(self, step: OptimizerStep) -> dict[int, SampleScores]:
+        """Score this rank's share of a batch before it is trained on, by `Sample.index`; collective."""
+        self.engine.eval()
+        scores: dict[int, SampleScores] = {}
+        for samples, chunks in zip(step.micro_batches, step.head_chunks, strict=True):
+            batch = collate(samples)
+            old = self._score(self.engine.module, batch, chunks).logprobs
+            kl = torch.zeros_like(old)
+            if self.reference is not None:
+                kl = kl_estimate(old, self._score(self.reference, batch, chunks).logprobs, self.settings.kl_estimator)
+            lengths = [s.trained_tokens for s in samples]
+            if samples:
+                for sample, logprobs, kls in zip(samples, old.split(lengths), kl.split(lengths), strict=True):
+                    scores[sample.index] = SampleScores(logprobs.cpu().numpy(), self.kl_coef * float(kls.sum()))
+        self.engine.train()
+        return scores
 
     def _optimizer_step(self, step: OptimizerStep, report: RankReport, *, first: bool) -> None:
         terms: list[LossTerms] = []
         last = len(step.micro_batches) - 1
         for place, samples in enumerate(step.micro_batches):
             self.engine.set_gradient_accumulation_boundary(place == last)
-            batch_terms = self._loss(samples, step.head_chunks[place], step.token_count, report)
+            batch_terms = self._loss(samples, step.head_chunks[place], step, report)
             # DeepSpeed averages gradients over ranks; the loss is a share of a sum.
             self.engine.backward(batch_terms.loss * self.settings.ranks)
             terms.append(batch_terms)
@@ -186,37 +216,36 @@ class LearnerRank:
         report.grad_norms.append(grad_norm)
         self._add_terms(terms, report, first=first)
 
-    def _loss(self, samples: tuple[Sample, ...], chunks: int, token_count: int, report: RankReport) -> LossTerms:
+    def _loss(self, samples: tuple[Sample, ...], chunks: int, step: OptimizerStep, report: RankReport) -> LossTerms:
         batch = collate(samples)
         report.real_tokens += batch.real_tokens
         report.padded_tokens += batch.token_ids.size
-        ids, positions, targets, old, advantages, weights = (
-            torch.from_numpy(array).to(self.device)
-            for array in (
-                batch.token_ids,
-                batch.positions,
-                batch.targets,
-                batch.logprobs,
-                batch.advantages,
-                batch.weights,
-            )
-        )
         reference = None
         if self.reference is not None:
             with torch.no_grad():
-                reference = score(self.reference, ids, positions, targets, self.temperature, chunks).logprobs
-        return policy_loss(
-            score(self.engine, ids, positions, targets, self.temperature, chunks),
-            old,
-            advantages,
-            weights,
-            clip_low=self.settings.clip_low,
-            clip_high=self.settings.clip_high,
-            token_count=token_count,
+                reference = self._score(self.reference, batch, chunks).logprobs
+        scores = self._score(self.engine, batch, chunks)
+        # Unscored batches take one optimizer step, in which the policy still is the one that the batch came to.
+        old = scores.logprobs.detach() if batch.old_logprobs is None else self._tensor(batch.old_logprobs)
+        boundaries, positions = self._tensor(batch.boundaries), self._tensor(batch.positions)
+        tokens = TrainedTokens(
+            sampler_logprobs=self._tensor(batch.logprobs),
+            advantages=self._tensor(batch.advantages),
+            weights=self._tensor(batch.weights),
+            sequence=torch.searchsorted(boundaries[1:], positions, right=True),
+            old_logprobs=old,
             ref_logprobs=reference,
-            kl_coef=self.settings.kl_coef,
-            entropy_coef=self.settings.entropy_coef,
         )
+        totals = StepTotals(step.token_count, step.sequence_count)
+        return policy_loss(scores, tokens, self.settings, totals, kl_coef=self.kl_coef)
+
+    def _score(self, scorer: torch.nn.Module, batch: MicroBatch, chunks: int) -> TokenScores:
+        ids, boundaries = self._tensor(batch.token_ids), self._tensor(batch.boundaries)
+        positions, targets = self._tensor(batch.positions), self._tensor(batch.targets)
+        return score(scorer, ids, boundaries, positions, targets, self.temperature, chunks)
+
+    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
 
     def _add_terms(self, terms: list[LossTerms], report: RankReport, *, first: bool) -> None:
         for name, attribute in (
@@ -228,6 +257,8 @@ class LearnerRank:
             ("clip_fraction_high", "clipped_high"),
             ("ratio_mean", "ratio"),
             ("approx_kl", "approx_kl"),
+            ("importance_mean", "importance"),
+            ("importance_cut", "importance_cut"),
         ):
             report.sums[name] += float(torch.stack([getattr(t, attribute).detach() for t in terms]).sum())
         if first:
@@ -274,10 +305,11 @@ class LearnerRank:
         if len(token_ids) < 2:
             raise ValueError(f"token_ids has {len(token_ids)} entries; a probe needs at least 2")
         ids = torch.tensor(token_ids, device=self.device)
+        boundaries = torch.tensor([0, len(ids)], dtype=torch.int32, device=self.device)
         positions = torch.arange(len(ids) - 1, device=self.device)
-        chunks = math.ceil(len(positions) / self.settings.logit_chunk_tokens)
+        chunks = math.ceil(len(positions) / self.settings.logit_chunk(self.vocabulary_size()))
         self.engine.eval()
-        result = score(self.engine.module, ids[None], positions, ids[1:], 1.0, chunks).logprobs.tolist()
+        result = score(self.engine.module, ids, boundaries, positions, ids[1:], 1.0, chunks).logprobs.tolist()
         self.engine.train()
         return result
 
@@ -300,6 +332,7 @@ class LearnerRank:
             torch.save(rng_state(self.device), stage / f"rng_{self.rank}.pt")
             if self.rank == 0:
                 facts = {**self._layout(), "batches": self.batches, "optimizer_steps": self.engine.global_steps}
+                facts["kl_coef"] = self.kl_coef
                 (stage / _STATE_FILE).write_text(json.dumps(facts), encoding="utf-8")
 
     def load_state(self, path: Path) -> int:
@@ -322,6 +355,8 @@ class LearnerRank:
             raise FileNotFoundError(f"learner state {path}: DeepSpeed found no checkpoint {_STATE_TAG!r} in it")
         restore_rng_state(torch.load(path / f"rng_{self.rank}.pt"), self.device)
         self.batches = facts["batches"]
+        if self.settings.kl_target is not None:
+            self.kl_coef = facts["kl_coef"]
         return self.batches
 
     def batches_trained(self) -> int:

@@ -3,11 +3,49 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from actors.settings import Settings
+from learner.aggregation import Aggregation
+from learner.importance import ImportanceCorrection
+from learner.kl import KlEstimator
+
+
+_DEEPSPEED_OWNED = {
+    "optimizer": "learner.optimizer",
+    "scheduler": "learner.optimizer.schedule",
+    "gradient_clipping": "learner.max_grad_norm",
+    "train_batch_size": "learner.minibatches",
+    "train_micro_batch_size_per_gpu": "learner.micro_batch_tokens",
+    "gradient_accumulation_steps": "learner.micro_batch_tokens",
+    "fp16": "learner.dtype",
+    "bf16": "learner.dtype",
+    "data_types": "learner.dtype",
+    "torch_autocast": "learner.dtype",
+    "zero_optimization.stage": "learner.zero_stage",
+    "zero_optimization.offload_optimizer": "learner.offload_optimizer",
+    "zero_force_ds_cpu_optimizer": "learner.offload_optimizer",
+}
+"""DeepSpeed's options that follow from a setting of ours, and which."""
+
+
+def check_deepspeed_options(options: dict[str, Any]) -> None:
+    """Refuse further DeepSpeed options that the recipe decides elsewhere.
+
+    Raises:
+        ValueError: one of them is such.
+    """
+    zero = options.get("zero_optimization", {})
+    if not isinstance(zero, dict):
+        raise ValueError(f"deepspeed.zero_optimization={zero!r} must be a mapping of options, such as {{stage: 2}}")
+    named = {**options, **{f"zero_optimization.{name}": value for name, value in zero.items()}}
+    for name, value in named.items():
+        if name in _DEEPSPEED_OWNED:
+            raise ValueError(
+                f"deepspeed.{name}={value!r} would contradict {_DEEPSPEED_OWNED[name]}; leave it out and set that"
+            )
 
 
 class OptimizerSettings(Settings):
@@ -49,6 +87,34 @@ class OptimizerSettings(Settings):
         return 1.0 - done if self.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
 
 
+class CriticSettings(Settings):
+    """The critic of estimator=gae: what it is, how it learns, and how its values make advantages."""
+
+    kind: Literal["none", "head", "model"] = Field(
+        "none",
+        description="head: a linear value head that reads the policy's last hidden states and sends no gradient into "
+        "them. model: a model of its own, started from the policy's checkpoint, with a value head.",
+    )
+    optimizer: OptimizerSettings = Field(
+        OptimizerSettings(lr=1e-5), description="The critic's AdamW; its rate is usually ten times the policy's."
+    )
+    clip: float | None = Field(
+        0.5, gt=0, description="How far a value may move from the one the advantages came from; no bound if unset."
+    )
+    gamma: float = Field(1.0, ge=0, le=1, description="Discount per sampled token.")
+    lam: float = Field(1.0, ge=0, le=1, description="GAE's lambda: 0 trusts the critic, 1 the rewards.")
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters (Hu et al. 2022, arXiv 2106.09685): with them, nothing else of the policy trains."""
+
+    rank: int = Field(0, ge=0, description="Rank of the adapters; 0 trains the whole model instead.")
+    alpha: float = Field(32.0, gt=0, description="An adapter's output counts alpha / rank times.")
+    targets: Literal["all-linear"] | tuple[str, ...] = Field(
+        "all-linear", description="Module names that get adapters, or every linear layer but the output head."
+    )
+
+
 class LearnerSettings(Settings):
     """The learner gang and its loss."""
 
@@ -61,27 +127,92 @@ class LearnerSettings(Settings):
     zero_stage: Literal[0, 1, 2, 3] = Field(
         0, description="ZeRO: 0 replicates, 1 shards optimizer state, 2 also gradients, 3 also parameters."
     )
+    offload_optimizer: bool = Field(False, description="Keep the optimizer's state in CPU memory; cuda only.")
+    offload_reference: bool = Field(
+        False, description="Keep the reference policy in CPU memory while no batch is trained on; cuda only."
+    )
+    deepspeed: dict[str, Any] = Field(
+        {}, description="Further DeepSpeed options, by DeepSpeed's names; those that the recipe sets are refused."
+    )
+    lora: LoraSettings = Field(LoraSettings(), description="Low-rank adapters.")
     optimizer: OptimizerSettings = Field(OptimizerSettings(), description="AdamW and its schedule.")
     max_grad_norm: float = Field(1.0, gt=0, description="Global gradient norm is clipped to this.")
-    clip_low: float = Field(0.2, gt=0, lt=1, description="PPO clip: the ratio counts down to 1 - clip_low.")
-    clip_high: float = Field(0.2, gt=0, description="PPO clip: the ratio counts up to 1 + clip_high.")
+    loss: Literal["ppo", "gspo", "cispo"] = Field(
+        "ppo",
+        description="Surrogate, as learner/surrogates.py tells. The clips below suit ppo; gspo's ratio hardly leaves 1 "
+        "(its paper clips at 3e-4 and 4e-4), and cispo's usual clip_low is 1.",
+    )
+    clip_low: float = Field(
+        0.2, gt=0, le=1, description="The ratio counts down to 1 - clip_low; at 1 there is no lower bound."
+    )
+    clip_high: float = Field(0.2, gt=0, description="The ratio counts up to 1 + clip_high.")
+    dual_clip: float | None = Field(
+        None, gt=1, description="With ppo: where the advantage is negative, ratios above this add no loss."
+    )
+    aggregation: Aggregation = Field(
+        "token_mean", description="How token losses become one, as learner/aggregation.py tells."
+    )
+    aggregation_tokens: int | None = Field(
+        None, ge=1, description="The constant of aggregation=sequence_sum_token_norm; usually the longest response."
+    )
     kl_coef: float = Field(
-        0.001,
-        ge=0,
-        description="Weight of the KL to the reference policy, by the estimator k3: exp(d) - d - 1 with "
-        "d = log(reference / policy). At 0 no reference is loaded.",
+        0.001, ge=0, description="Weight of the KL to the reference policy. At 0 no reference is loaded."
+    )
+    kl_estimator: KlEstimator = Field("k3", description="Estimator of that KL, as learner/kl.py tells.")
+    kl_in: Literal["loss", "reward"] = Field(
+        "loss",
+        description="Where the KL counts: as a term of the loss, or taken off the reward before advantages are "
+        "estimated, as it was when the batch came.",
+    )
+    kl_target: float | None = Field(
+        None,
+        gt=0,
+        description="KL, nats per trained token, towards which kl_coef is adapted after every batch; fixed if unset.",
+    )
+    importance: Literal["auto", "off"] | ImportanceCorrection = Field(
+        "auto",
+        description="Correction for what sets the sampling engine's log-probabilities apart from the learner's, as "
+        "learner/importance.py tells. With auto, truncate where staleness may be above 0 and off elsewhere.",
+    )
+    importance_cap: float = Field(
+        2.0, gt=1, description="Most that an importance weight may be; with mask, its inverse is the least."
     )
     entropy_coef: float = Field(0.0, ge=0, description="Weight of the entropy bonus.")
-    normalize_std: bool = Field(True, description="Divide group advantages by the group's standard deviation.")
+    estimator: Literal["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gae"] = Field(
+        "grpo", description="What a trajectory's reward is compared with, as learner/advantages.py tells."
+    )
+    critic: CriticSettings = Field(CriticSettings(), description="The critic of estimator=gae.")
+    advantages_by: Literal["total", "components"] = Field(
+        "total",
+        description="Compare trajectories by their total reward, or by each component, as "
+        "learner/component_advantages.py tells.",
+    )
+    component_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        {},
+        description="With advantages_by=components: weights of reward components; the others weigh 1. They alone set "
+        "the balance, whatever rewards.alpha is.",
+    )
     ppo_epochs: int = Field(1, ge=1, description="Passes over a batch.")
     minibatches: int = Field(1, ge=1, description="Optimizer steps in one pass over a batch.")
     micro_batch_tokens: int = Field(
-        2048, ge=2, description="Tokens of one forward pass, padding included; a longer trajectory goes alone."
+        2048, ge=2, description="Most tokens that are packed into one forward pass; a longer trajectory goes alone."
     )
     logit_chunk_tokens: int = Field(
-        1024, ge=1, description="Trained tokens whose full-vocabulary float32 logits stand in memory at a time."
+        1024, ge=1, description="Most trained tokens whose full-vocabulary logits stand in memory at a time."
+    )
+    logit_chunk_mib: int = Field(
+        64, ge=1, description="Most MiB of float32 logits that stand in memory at a time; each lives in a few copies."
     )
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
+    max_bad_steps: int = Field(
+        3, ge=1, description="The run stops after so many batches in a row whose rewards, loss or gradient aren't finite."
+    )
+    max_restarts: int = Field(
+        2, ge=0, description="How often the gang may start anew from its last state when a rank is lost."
+    )
+    peak_tflops: float | None = Field(
+        None, gt=0, description="Peak of one rank in 1e12 FLOP/s, for the metric mfu; unset, as learner/flops.py knows."
+    )
     seed: int = Field(0, ge=0, description="Seeds torch and the split into minibatches.")
     start_timeout_s: float = Field(300, gt=0, description="Deadline for every rank to be ready.")
     step_timeout_s: float = Field(1800, gt=0, description="Deadline for one call to the ranks, saving included.")
@@ -92,5 +223,90 @@ class LearnerSettings(Settings):
             raise ValueError(
                 "dtype=bfloat16 with zero_stage=0 would sum gradients in bfloat16; set zero_stage=1 "
                 "(float32 sums and masters) or dtype=float32"
+            )
+        self._check_loss()
+        self._check_memory()
+        check_deepspeed_options(self.deepspeed)
+        if (self.estimator == "gae") == (self.critic.kind == "none"):
+            raise ValueError(
+                f"critic.kind={self.critic.kind} with estimator={self.estimator}: gae needs a critic and nothing else "
+                "uses one; set critic.kind=head or model with estimator=gae, or critic.kind=none with another estimator"
+            )
+        if self.advantages_by == "components" and self.estimator != "grpo":
+            raise ValueError(
+                f"advantages_by=components with estimator={self.estimator}: components are normalised in their "
+                "groups, as grpo does; set estimator=grpo or advantages_by=total"
+            )
+        if self.advantages_by == "total" and self.component_weights:
+            raise ValueError(
+                f"component_weights={self.component_weights} have no effect with advantages_by=total; "
+                "set advantages_by=components"
+            )
+        return self
+
+    def _check_loss(self) -> None:
+        if self.dual_clip is not None and self.loss != "ppo":
+            raise ValueError(f"dual_clip={self.dual_clip} belongs to loss=ppo, not {self.loss}; unset dual_clip")
+        if (self.aggregation_tokens is None) == (self.aggregation == "sequence_sum_token_norm"):
+            raise ValueError(
+                f"aggregation_tokens={self.aggregation_tokens} with aggregation={self.aggregation}: "
+                "sequence_sum_token_norm needs it and nothing else does; set both or neither"
+            )
+        if self.kl_coef > 0 and self.kl_in == "loss" and self.kl_estimator == "k1":
+            raise ValueError(
+                "kl_estimator=k1 with kl_in=loss has a gradient of 0 in expectation, whatever the reference; "
+                "set kl_estimator=k2 or k3, or kl_in=reward"
+            )
+        if self.kl_in == "reward" and self.advantages_by == "components":
+            raise ValueError(
+                "kl_in=reward with advantages_by=components: the KL is taken off the total, which is not looked at; "
+                "set kl_in=loss or advantages_by=total"
+            )
+        if self.kl_coef == 0 and self.kl_target is not None:
+            raise ValueError(
+                f"kl_target={self.kl_target} with kl_coef=0 has nothing to adapt; set kl_coef, or unset kl_target"
+            )
+
+    def _check_memory(self) -> None:
+        for name in ("offload_optimizer", "offload_reference"):
+            if getattr(self, name) and self.device == "cpu":
+                raise ValueError(f"{name}=true with device=cpu moves nothing; set {name}=false or device=cuda")
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise ValueError(
+                "offload_optimizer=true with zero_stage=0: only a sharded optimizer can be offloaded; set zero_stage=1 "
+                "or above, on one rank too"
+            )
+
+    def logit_chunk(self, vocabulary: int) -> int:
+        """Tokens whose logits over a `vocabulary` of that size may stand in memory at a time; at least 1."""
+        return max(1, min(self.logit_chunk_tokens, self.logit_chunk_mib * 2**20 // (4 * vocabulary)))
+
+    @property
+    def scores_first(self) -> bool:
+        """Whether a batch is scored before its first optimizer step.
+
+        For importance weights a batch of one optimizer step need not be: its step scores it with the same weights.
+        """
+        corrected = self.importance in ("truncate", "mask") and self.ppo_epochs * self.minibatches > 1
+        return corrected or self.estimator == "gae" or (self.kl_in == "reward" and self.kl_coef > 0)
+
+    def for_staleness(self, max_staleness: int) -> LearnerSettings:
+        """These settings with `importance=auto` decided, for batches up to `max_staleness` policy versions old.
+
+        Raises:
+            ValueError: `max_staleness` is above 0, and the importance weights are off or have no bound.
+        """
+        if self.importance == "auto":
+            decided = self.model_copy(update={"importance": "truncate" if max_staleness > 0 else "off"})
+            return decided.for_staleness(max_staleness)
+        if max_staleness > 0 and self.importance == "off":
+            raise ValueError(
+                f"importance=off with max_staleness={max_staleness} would train on what older policies sampled as if "
+                "it were this one's; set importance=truncate or mask, or max_staleness=0"
+            )
+        if max_staleness > 0 and math.isinf(self.importance_cap):
+            raise ValueError(
+                f"importance_cap={self.importance_cap} with max_staleness={max_staleness} leaves importance weights "
+                "without a bound; set importance_cap, e.g. 2, or max_staleness=0"
             )
         return self

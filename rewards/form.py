@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from rewards.grammar import parse_route
+from rewards.grammar import CLOSE, OPEN, parse_route
 from rewards.transcript import BlockKind, CallStatus, Transcript, Turn
+
+_THINK, _SEARCH, _INFORMATION, _ANSWER = BlockKind  # looked up once: an enum's attribute is not for nothing
 
 
 def violations(transcript: Transcript) -> tuple[str, ...]:
@@ -28,24 +30,71 @@ def violations(transcript: Transcript) -> tuple[str, ...]:
     return tuple(found)
 
 
-def format_reward(transcript: Transcript) -> float:
-    """−1.0 if any rule is broken, else 0.0."""
-    return -1.0 if violations(transcript) else 0.0
+def paper_violations(transcript: Transcript) -> tuple[str, ...]:
+    """Names of the rules of Router-R1's section 3.2 and appendix A that the policy broke, each once.
+
+    Blocks are closed and not nested (`nested_tag`, `stray_close`, `unclosed`); a thought comes first and a single
+    answer last (`think_not_first`, `answer_not_last`, `no_think`, `empty_think`, `no_answer`, `many_answers`); a search
+    is `name: query` (`bad_route`), names a model (`unknown_model`), and is answered by an information block of its own
+    (`unpaired_search`), which the policy doesn't write (`forged_information`).
+    """
+    turns = transcript.turns
+    found: dict[str, None] = {}
+    thoughts = answers = 0
+    for turn in turns:
+        if turn.faults:
+            found |= dict.fromkeys(turn.faults)
+        searches = 0
+        for block in turn.blocks:
+            if block.kind is _THINK:
+                thoughts += 1
+                if not block.text:
+                    found["empty_think"] = None
+            elif block.kind is _SEARCH:
+                searches += 1
+            elif block.kind is _ANSWER:
+                answers += block.closed
+            else:
+                found["forged_information"] = None
+        if searches != len(turn.calls) or searches > 1:
+            found["unpaired_search"] = None
+        if searches:
+            found |= dict.fromkeys(_route_violations(turn))
+    if not turns or not turns[0].text.lstrip().startswith(OPEN[_THINK]):
+        found["think_not_first"] = None
+    if not turns or not turns[-1].text.rstrip().endswith(CLOSE[_ANSWER]):
+        found["answer_not_last"] = None
+    if not thoughts:
+        found["no_think"] = None
+    if answers != 1:
+        found["many_answers" if answers else "no_answer"] = None
+    found.pop("text_outside", None)
+    return tuple(found)
 
 
 def _turn_violations(turn: Turn) -> list[str]:
     found = [fault for fault in turn.faults if fault != "text_outside"]
-    kinds = [block.kind for block in turn.blocks]
-    if not kinds or kinds[0] is not BlockKind.THINK:
+    if not turn.blocks or turn.blocks[0].kind is not _THINK:
         found.append("no_think")
-    if any(b.kind is BlockKind.THINK and not b.text.strip(". \t\n") for b in turn.blocks):
-        found.append("empty_think")
-    if BlockKind.INFORMATION in kinds:
-        found.append("forged_information")
-    if sum(kind in (BlockKind.SEARCH, BlockKind.ANSWER) for kind in kinds) > 1:
+    actions = 0
+    for block in turn.blocks:
+        if block.kind is _THINK:
+            if not block.text.strip(". \t\n"):
+                found.append("empty_think")
+        elif block.kind is _INFORMATION:
+            found.append("forged_information")
+        else:
+            actions += 1
+    if actions > 1 and actions > len(turn.calls):  # several searches are in order where all of them were asked
         found.append("many_actions")
-    if any(b.kind is BlockKind.SEARCH and parse_route(b.text) is None for b in turn.blocks):
-        found.append("bad_route")
-    elif turn.call is not None and turn.call.status is CallStatus.INVALID_ROUTE:
-        found.append("unknown_model")
-    return found
+    return found + _route_violations(turn) if actions else found
+
+
+def _route_violations(turn: Turn) -> list[str]:
+    for block in turn.blocks:
+        if block.kind is _SEARCH and parse_route(block.text) is None:
+            return ["bad_route"]
+    for call in turn.calls:
+        if call.status is CallStatus.INVALID_ROUTE:
+            return ["unknown_model"]
+    return []

@@ -22,17 +22,28 @@ def normalise_answer(text: str) -> str:
 
 def exact_match(prediction: str, golds: Sequence[str]) -> float:
     """1.0 where the prediction equals any accepted answer after normalisation, else 0.0."""
-    return float(normalise_answer(prediction) in {normalise_answer(gold) for gold in golds})
+    return outcomes(prediction, golds)[0]
 
 
 def token_f1(prediction: str, golds: Sequence[str]) -> float:
     """Best F1 over token bags; 0.0 where either side is a closed answer (yes, no) and they differ."""
-    return max((_f1(normalise_answer(prediction), normalise_answer(gold)) for gold in golds), default=0.0)
+    return outcomes(prediction, golds)[1]
+
+
+def outcomes(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
+    """Exact match and token F1 at once, each text normalised once."""
+    ours = normalise_answer(prediction)
+    theirs = [normalise_answer(gold) for gold in golds]
+    return float(ours in theirs), max((_f1(ours, gold) for gold in theirs), default=0.0)
 
 
 def _f1(prediction: str, gold: str) -> float:
-    if prediction != gold and not _CLOSED_ANSWERS.isdisjoint((prediction, gold)):
+    if prediction == gold:
+        return 1.0 if gold else 0.0
+    if prediction in _CLOSED_ANSWERS or gold in _CLOSED_ANSWERS:
         return 0.0
     ours, theirs = prediction.split(), gold.split()
+    if set(ours).isdisjoint(theirs):
+        return 0.0
     common = sum((Counter(ours) & Counter(theirs)).values())
-    return 2 * common / (len(ours) + len(theirs)) if common else 0.0
+    return 2 * common / (len(ours) + len(theirs))

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from rewards.cost import cost_reward
-from rewards.form import violations
-from rewards.outcome import exact_match, token_f1
+from rewards.budget import budget_share
+from rewards.cost import cost_reward, rank_reward
+from rewards.form import paper_violations, violations
+from rewards.normaliser import SlidingNormaliser
+from rewards.outcome import outcomes
+from rewards.penalty import calls, switches
+from rewards.reference import ReferenceReading
+from rewards.settings import RewardSettings
+from rewards.text import render_transcript
 from rewards.transcript import StopReason, Transcript
 
-Preset = Literal["default", "paper"]
-Metric = Literal["em", "f1"]
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, for speed, but never changed
 class RewardBreakdown:
     """A reward and its named components."""
 
@@ -26,43 +29,176 @@ class RewardBreakdown:
     em: float
     f1: float
     violations: tuple[str, ...] = ()
+    answer: str | None = None  # what was compared with the accepted answers
+    routes: int = 0  # searches that were well-formed and named a model
+    components: Mapping[str, float] = field(default_factory=dict)  # what makes up `total`: addends, by name
 
 
-def judge(
-    transcript: Transcript,
-    answers: Sequence[str],
-    *,
-    preset: Preset,
-    alpha: float,
-    metric: Metric,
-    cost_scale_usd: float,
-) -> RewardBreakdown:
-    """Reward a transcript.
+class Judge:
+    """Rewards episodes by one preset; its state is the cost window that `reference` and `paper` share over a run.
 
-    `paper`:   −1 where the format is wrong, else (1 − α)·outcome + α·cost (Router-R1, section 3.2, eq. 5).
-    `default`: the same, but the cost term is paid in proportion to the outcome. A wrong answer earns
-               nothing however cheap it was, so that not asking at all is never the best policy.
+    Every well-formed episode earns the sum of its components, a malformed one −1:
 
-    Raises:
-        ValueError: there are no accepted answers, or the transcript is void.
+    `reference`: (1 − α)·outcome, and α·cost where the outcome is above 0 (Router-R1's code, commit 801a240).
+    `paper`:     (1 − α)·outcome + α·cost, whatever the outcome (Router-R1, section 3.2, eq. 5).
+    `default`:   (1 − α)·outcome + α·cost·outcome. A wrong answer earns nothing however cheap it was, so that not asking
+                 at all is never the best policy. Less the penalties, and the outcome's share within the budget, where
+                 the settings have them.
     """
-    if transcript.stop_reason is StopReason.VOID:
-        raise ValueError(
-            "stop_reason=void: the infrastructure failed in this episode, which is no reward of the policy's; "
-            "leave void transcripts out"
+
+    def __init__(self, settings: RewardSettings) -> None:
+        self.settings = settings
+        self._normaliser = SlidingNormaliser()
+
+    def judge(
+        self,
+        transcript: Transcript,
+        answers: Sequence[str],
+        *,
+        budget_usd: float | None = None,
+        group_usd: Sequence[float] | None = None,
+        cost_usd: float | None = None,
+        raw_cost: float | None = None,
+        question: str = "",
+    ) -> RewardBreakdown:
+        """Reward an episode.
+
+        Args:
+            answers: the accepted answers.
+            budget_usd: what the prompt said the episode may cost; None where it said nothing.
+            group_usd: costs of the episode's whole group, for cost_by=rank; left out, it is a group of one.
+            cost_usd, raw_cost: left out, those of the transcript's calls; `default` looks at the first, the others at
+                the second, in Router-R1's unit: completion tokens times USD per million of them.
+            question: the question's id, for the message of an error.
+
+        Raises:
+            ValueError: there are no accepted answers, the transcript is void, or a cost is negative or not finite.
+        """
+        if transcript.stop_reason is StopReason.VOID:
+            raise ValueError(
+                f"{_of(question)}stop_reason=void: the infrastructure failed in this episode, which is no reward of "
+                "the policy's; leave void transcripts out"
+            )
+        raw = transcript.raw_cost if raw_cost is None else raw_cost
+        if self.settings.preset == "reference":
+            return self.judge_text(render_transcript(transcript), answers, raw, question=question)
+        if self.settings.preset == "paper":
+            return self._paper(transcript, _checked(answers, question), raw)
+        usd = transcript.cost_usd if cost_usd is None else cost_usd
+        return self._default(transcript, _checked(answers, question), usd, budget_usd, group_usd)
+
+    def judge_text(self, text: str, answers: Sequence[str], raw_cost: float, *, question: str = "") -> RewardBreakdown:
+        """Reward a whole text, replies included, by the rules of `reference`; raises as `judge` does."""
+        _checked(answers, question)
+        cost = self._normaliser(raw_cost)
+        reading = ReferenceReading(text)
+        em, f1, outcome = self._outcome(reading.answer, answers)
+        alpha = self.settings.alpha
+        paid = {"outcome": (1 - alpha) * outcome, "cost": alpha * cost if outcome > 0 else 0.0}
+        return _breakdown(reading.violations(), paid, outcome, cost, em, f1, reading.answer, reading.routes)
+
+    def judge_group(
+        self,
+        transcripts: Sequence[Transcript],
+        answers: Sequence[str],
+        *,
+        budget_usd: float | None = None,
+        question: str = "",
+    ) -> list[RewardBreakdown]:
+        """Reward the episodes of one question, their costs beside each other's; raises as `judge` does."""
+        group_usd = [transcript.cost_usd for transcript in transcripts]
+        return [
+            self.judge(t, answers, budget_usd=budget_usd, group_usd=group_usd, question=question) for t in transcripts
+        ]
+
+    def state(self) -> dict[str, Any]:
+        """What a run needs to resume, as JSON holds it."""
+        return {"normaliser": self._normaliser.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state()` returned.
+
+        Raises:
+            ValueError: it is not such a state.
+        """
+        self._normaliser.restore(state.get("normaliser", {}))
+
+    def _paper(self, transcript: Transcript, answers: Sequence[str], raw_cost: float) -> RewardBreakdown:
+        cost = self._normaliser(raw_cost)
+        answer = transcript.answer
+        em, f1, outcome = self._outcome(answer, answers)
+        alpha = self.settings.alpha
+        paid = {"outcome": (1 - alpha) * outcome, "cost": alpha * cost}
+        return _breakdown(
+            paper_violations(transcript), paid, outcome, cost, em, f1, transcript.answer, transcript.routes
         )
+
+    def _default(
+        self,
+        transcript: Transcript,
+        answers: Sequence[str],
+        usd: float,
+        budget_usd: float | None,
+        group_usd: Sequence[float] | None,
+    ) -> RewardBreakdown:
+        settings = self.settings
+        cost = self._cost(usd, group_usd)
+        answer = transcript.answer
+        em, f1, outcome = self._outcome(answer, answers)
+        worth = outcome * budget_share(usd, budget_usd, settings.budget)
+        paid = {"outcome": (1 - settings.alpha) * worth, "cost": settings.alpha * cost * worth}
+        if settings.length_coef:
+            paid["length"] = -settings.length_coef * calls(transcript)
+        if settings.switch_coef:
+            paid["switch"] = -settings.switch_coef * switches(transcript)
+        return _breakdown(violations(transcript), paid, outcome, cost, em, f1, answer, transcript.routes)
+
+    def _cost(self, usd: float, group_usd: Sequence[float] | None) -> float:
+        if self.settings.cost_by == "rank":
+            return rank_reward(usd, (usd,) if group_usd is None else group_usd)
+        scale = self.settings.cost_scale_usd
+        if scale is None:
+            raise ValueError(
+                "cost_scale_usd=none is derived from the cards' prices before a judge is made "
+                "(rewards.cost.derived_cost_scale_usd); give a number of US dollars"
+            )
+        return cost_reward(usd, scale)
+
+    def _outcome(self, answer: str | None, answers: Sequence[str]) -> tuple[float, float, float]:
+        """Exact match, F1, and the one of them that is trained on; 0 where there is no answer."""
+        if answer is None:
+            return 0.0, 0.0, 0.0
+        em, f1 = outcomes(answer, answers)
+        return em, f1, em if self.settings.metric == "em" else f1
+
+
+def _breakdown(
+    broken: tuple[str, ...],
+    paid: dict[str, float],
+    outcome: float,
+    cost: float,
+    em: float,
+    f1: float,
+    answer: str | None,
+    routes: int,
+) -> RewardBreakdown:
+    """The sum of what is paid; a malformed episode is paid nothing and loses 1."""
+    components = {"format": -1.0} | dict.fromkeys(paid, 0.0) if broken else {"format": 0.0} | paid
+    total = sum(components.values())
+    return RewardBreakdown(components["format"], outcome, cost, total, em, f1, broken, answer, routes, components)
+
+
+def _checked(answers: Sequence[str], question: str) -> Sequence[str]:
+    """The accepted answers, if there are any."""
     if not answers:
-        raise ValueError("a question needs at least one accepted answer to be rewarded; its 'answers' is empty")
-    broken = violations(transcript)
-    answer = transcript.answer
-    em = exact_match(answer, answers) if answer is not None else 0.0
-    f1 = token_f1(answer, answers) if answer is not None else 0.0
-    outcome = em if metric == "em" else f1
-    cost = cost_reward(transcript.cost_usd, cost_scale_usd)
-    if broken:
-        total = -1.0
-    elif preset == "paper":
-        total = (1 - alpha) * outcome + alpha * cost
-    else:
-        total = outcome * ((1 - alpha) + alpha * cost)
-    return RewardBreakdown(-1.0 if broken else 0.0, outcome, cost, total, em, f1, broken)
+        raise ValueError(
+            f"{_of(question)}a question needs at least one accepted answer to be rewarded; its 'answers' is empty"
+        )
+    for answer in answers:
+        if isinstance(answers, str) or not isinstance(answer, str):
+            raise ValueError(f"{_of(question)}'answers' must be a list of texts, got {answers!r:.200}")
+    return answers
+
+
+def _of(question: str) -> str:
+    return f"question {question!r}: " if question else ""

@@ -1,4 +1,8 @@
-"""The transcript of an episode: what the policy wrote, turn by turn, and what was replied to it."""
+"""The transcript of an episode: what the policy wrote, turn by turn, and what was replied to it.
+
+Nothing of it is changed once it is made. Its small parts are not frozen all the same: a frozen dataclass takes three
+times as long to make, and scoring a file of episodes makes millions.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +22,11 @@ class CallStatus(StrEnum):
 
     @property
     def is_infrastructure(self) -> bool:
-        """True where the provider or the budget failed, not the policy: such a call voids the episode."""
+        """True where the provider or the budget failed, not the policy: such a call voids the episode or is charged."""
         return self in (CallStatus.TIMEOUT, CallStatus.PROVIDER_ERROR, CallStatus.OVER_BUDGET)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class RouteCall:
     """One question put to one candidate, and what came of it."""
 
@@ -33,10 +37,12 @@ class RouteCall:
     reply: str = ""  # the candidate's text, as it was sent
     prompt_tokens: int = 0  # of the reply that ended the call; attempts that failed are not counted
     completion_tokens: int = 0
-    cost_usd: float = 0.0  # of these tokens; 0 for a call of the infrastructure's failure, which voids the episode
+    cost_usd: float = 0.0  # of these tokens; for a call of the infrastructure's failure the price reserved for it
     latency_s: float = 0.0
     attempts: int = 1
     error: str = ""  # for people: why it is not `ok`
+    cost_estimated: bool = False  # the provider did not report all usage that it may bill
+    raw_cost: float = 0.0  # in Router-R1's unit: completion tokens times USD per million of them
 
 
 class BlockKind(StrEnum):
@@ -48,7 +54,7 @@ class BlockKind(StrEnum):
     ANSWER = "answer"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Block:
     """A tagged span of sampled text, its content trimmed."""
 
@@ -57,13 +63,13 @@ class Block:
     closed: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Turn:
-    """What the policy sampled between two replies, and the call that it led to."""
+    """What the policy sampled between two readings, and the calls that it led to."""
 
-    text: str  # the sampled text, whole
+    text: str  # the sampled text, less an information tag at its end that only calls for the replies
     blocks: tuple[Block, ...]
-    call: RouteCall | None = None
+    calls: tuple[RouteCall, ...] = ()  # in the order of their searches
     faults: tuple[str, ...] = ()  # what `rewards.grammar.TurnParser` found wrong with the text's form
 
 
@@ -86,13 +92,26 @@ class Transcript:
 
     @property
     def calls(self) -> tuple[RouteCall, ...]:
-        return tuple(turn.call for turn in self.turns if turn.call is not None)
+        return tuple(call for turn in self.turns for call in turn.calls)
 
     @property
     def answer(self) -> str | None:
-        """The content of the closed answer block, None where there is none."""
-        answers = [b.text for t in self.turns for b in t.blocks if b.kind is BlockKind.ANSWER and b.closed]
-        return answers[-1] if answers else None
+        """The content of the last closed answer block, None where there is none."""
+        for turn in reversed(self.turns):
+            for block in reversed(turn.blocks):
+                if block.kind is BlockKind.ANSWER and block.closed:
+                    return block.text
+        return None
+
+    @property
+    def routes(self) -> int:
+        """Calls to a model, invalid routes left out."""
+        return len([call for call in self.calls if call.status is not CallStatus.INVALID_ROUTE])
+
+    @property
+    def raw_cost(self) -> float:
+        """Completion tokens times USD per million, over all calls."""
+        return sum(call.raw_cost for call in self.calls)
 
     @property
     def cost_usd(self) -> float:

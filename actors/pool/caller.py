@@ -1,279 +1,281 @@
-"""The candidate caller: asks the LLMs of its cards over HTTP, and owns their limits, retries and counters."""
+"""The candidate caller: asks the LLMs of its cards over HTTP, within their limits and caps, through the ledger."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import math
-import os
-import random
+import json
 import time
+import uuid
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from copy import copy
 from typing import Any
 
-from actors.pool.calls import CallRequest
+from actors.pool.calls import CANDIDATE_PROMPT, CallRequest
+from actors.pool.candidate import Candidate, Endpoint
 from actors.pool.cards import ModelCard, check_names, resolve
-from actors.pool.reply import Reply, Usage
+from actors.pool.joining import Joining
+from actors.pool.ledger import CallEntry, Ledger, Place, Settled, request_hash
+from actors.pool.purchase import EndpointDown, Means, OverBudget, Purchase
+from actors.pool.reply import Reply
 from actors.pool.settings import PoolSettings
-from actors.pool.transport import SHORTEST_SECRET, PoolError, Transport
+from actors.pool.spend import Funds, Purse, caps_of
+from actors.pool.stats import CallerStats
+from actors.pool.transport import PoolError, Transport
 from rewards.transcript import CallStatus, RouteCall
 
-_log = logging.getLogger(__name__)
-
-# The task that Router-R1 gives its candidates, in our words: they see a sub-question and nothing else.
-CANDIDATE_PROMPT = (
-    "You are asked one part of a larger question. Answer it directly from what you know, in a sentence or two, "
-    "with the fact that is asked for. If you are not sure, give your best answer and say that you are not sure."
-)
-_CHARACTERS_PER_TOKEN = 4  # for estimates where a provider does not report its usage
-
-
-@dataclass(frozen=True, slots=True)
-class CallerStats:
-    """Counters since the caller started."""
-
-    calls: int  # asked, whatever became of them
-    attempts: int  # HTTP requests for them
-    in_flight: int
-    cancelled: int
-    status: dict[str, int]  # finished calls by CallStatus
-    usd: dict[str, float]  # spent, by card name, for attempts that failed too
-
-
-@dataclass(slots=True)
-class _Progress:
-    """What one call has come to so far; it outlives a deadline that cuts the call short."""
-
-    started: float = field(default_factory=time.monotonic)
-    attempts: int = 0
-    billed: list[Usage] = field(default_factory=list)
-    last_fault: str = ""
-
-    @property
-    def elapsed_s(self) -> float:
-        return time.monotonic() - self.started
+__all__ = ["CANDIDATE_PROMPT", "CallerStats", "CandidateCaller"]
 
 
 class CandidateCaller:
     """Asks candidates over one pooled HTTP session; a plain asyncio class, to be made an actor by its user."""
 
-    def __init__(self, cards: Sequence[ModelCard], settings: PoolSettings) -> None:
+    def __init__(
+        self,
+        cards: Sequence[ModelCard],
+        settings: PoolSettings,
+        *,
+        ledger_url: str | None = None,
+        run: str = "",
+        funds: Funds | None = None,
+        name: str = "caller",
+    ) -> None:
         """Take the cards of the endpoints that this caller owns.
 
+        Args:
+            ledger_url: where calls are recorded, unless `settings.ledger_url` says; with neither they are not.
+            run: whose calls they are, in the ledger.
+            funds: the purse that several callers share; a caller alone has its own.
+            name: this caller's among them.
+
         Raises:
-            PoolError: there are no cards.
+            PoolError: there are no cards, or no ledger to ask.
             CardError: two cards share a name.
         """
         if not cards:
             raise PoolError("the pool has no model cards; give some in pool.cards")
         check_names(cards, "the pool")
+        self._ledger_url = None if settings.ledger == "off" else settings.ledger_url or ledger_url
+        if self._ledger_url is None and settings.ledger in ("cache", "replay"):
+            raise PoolError(f"pool.ledger={settings.ledger} has no ledger to ask; name one in pool.ledger_url")
         self._cards = tuple(cards)
         self._settings = settings
-        self._base_url = settings.base_url
-        self._slots = asyncio.Semaphore(settings.max_in_flight)
-        self._transport = Transport(settings)
-        self._random = random.Random()
-        self._calls = self._attempts = self._in_flight = self._cancelled = 0
-        self._status: Counter[str] = Counter()
-        self._usd: dict[str, float] = {card.name: 0.0 for card in cards}
+        self._run = run
+        self._name = name
+        urls = {settings.base_url or card.base_url for card in cards}
+        self._endpoints = {url: Endpoint(url, settings) for url in sorted(urls)}
+        self._candidates = {
+            card.name: Candidate(card, self._endpoints[settings.base_url or card.base_url], settings) for card in cards
+        }
+        self._names: dict[str, Candidate] = dict(self._candidates)  # and whatever else they were asked by
+        caps = caps_of(settings)
+        if funds is None and caps.any:
+            hosts = {name: candidate.endpoint.host for name, candidate in self._candidates.items()}
+            funds = Purse(caps, self._ledger_url, run, hosts)
+        self._stats = CallerStats(usd=Counter(dict.fromkeys(self._candidates, 0)))
+        self._means = Means(settings, Transport(settings), funds, self._stats, name)
+        self._joining = Joining(self._stats)
+        self._ledger: Ledger | None = None
+        self._opening = asyncio.Lock()
+        self._opened = False
+        self._settling: set[asyncio.Task[None]] = set()  # of calls that were cancelled
 
     async def check(self) -> None:
-        """Ask every endpoint for its models once, each within the connect deadline.
+        """Open the ledger, and ask every endpoint for its models once, each within the connect deadline; a replay
+        needs no endpoints.
 
         Raises:
             PoolError: a key's variable is not set, an endpoint does not answer in time or refuses.
+            LedgerError: the ledger can't be used.
         """
-        endpoints = {(self._endpoint(card), self._api_key(card)) for card in self._cards}
-        await asyncio.gather(*(self._transport.probe(url, key) for url, key in endpoints))
+        await self._open()
+        if self._settings.ledger != "replay":
+            endpoints = {(c.endpoint.base_url, c.read_key()) for c in self._candidates.values()}
+            await asyncio.gather(*(self._means.transport.probe(url, key) for url, key in endpoints))
 
     async def ask(self, request: CallRequest) -> RouteCall:
         """Ask one candidate. Whatever the provider does becomes a status, and nothing that it does is raised.
 
-        The clock of the call starts when it gets one of `max_in_flight` slots; one that gets none within
-        `queue_timeout_s` is a timeout. The tokens and cost of an `ok` or refused call are those of its last
-        attempt: a provider's failures before it are no doing of the policy's. An `ok` reply without usage is
+        The clock of the call starts when it may be sent: it has a slot, its turn under the limits per minute, and
+        its worst case is reserved. One that gets there not within `queue_timeout_s` is a timeout; one that would
+        break a cap is `over_budget`, and is not sent. The tokens and cost of an `ok` or refused call are those of
+        its last attempt: a provider's failures before it are no doing of the policy's. A reply without usage is
         estimated from its length; a refusal without usage is charged as a reply of full length, so that it is
-        never the cheapest call. Calls that failed otherwise carry no cost, and void the episode. `stats` counts
-        whatever was billed, failed attempts included.
+        never the cheapest call. Calls that failed otherwise void the episode, and carry the price that was reserved
+        for them: never nothing. `stats` and the ledger count whatever was billed, failed attempts included.
 
         Raises:
             PoolError: no card has the name, the key's variable is not set, or the caller is closed.
+            LedgerError: the call can't be recorded; it was not sent, or its outcome is lost.
         """
-        card = resolve(request.model, self._cards)
-        if card is None:
-            names = ", ".join(c.name for c in self._cards)
-            raise PoolError(f"no card of this caller is named {request.model!r}; it has {names}")
-        key = self._api_key(card)
-        self._calls += 1
-        self._in_flight += 1
+        candidate = self._find(request.model)
+        stats = self._stats
+        stats.calls += 1
+        stats.in_flight += 1
         try:
-            call = await self._in_turn(card, key, request)
+            if not self._opened:
+                await self._open()
+            settled = await self._answer(candidate, request)
         except asyncio.CancelledError:
-            self._cancelled += 1
+            stats.cancelled += 1
             raise
         finally:
-            self._in_flight -= 1
-        self._status[call.status.value] += 1
-        return call
+            stats.in_flight -= 1
+        stats.status[settled.status] += 1
+        return _route_call(candidate, request, settled)
 
     def stats(self) -> CallerStats:
-        return CallerStats(
-            calls=self._calls,
-            attempts=self._attempts,
-            in_flight=self._in_flight,
-            cancelled=self._cancelled,
-            status=dict(self._status),
-            usd=dict(self._usd),
-        )
+        stats = copy(self._stats)
+        stats.status, stats.usd = copy(stats.status), copy(stats.usd)
+        endpoints = self._endpoints.values()
+        stats.breakers = {endpoint.host: endpoint.breaker.state.value for endpoint in endpoints}
+        stats.limits = {endpoint.host: endpoint.gate.limit for endpoint in endpoints}
+        return stats
 
     async def close(self) -> None:
-        """Close the connections; calls under way fail."""
-        await self._transport.close()
+        """Close the connections and the ledger; calls under way fail."""
+        await self._means.transport.close()
+        if self._settling:
+            await asyncio.wait(self._settling)
+        if self._ledger is not None:
+            await self._ledger.close()
 
-    async def _in_turn(self, card: ModelCard, key: str | None, request: CallRequest) -> RouteCall:
-        """Wait for a free slot, then make the call in it."""
-        started = time.monotonic()
-        try:
-            async with asyncio.timeout(self._settings.queue_timeout_s):
-                await self._slots.acquire()
-        except TimeoutError:
-            return RouteCall(
-                requested=request.requested,
-                model=card.name,
-                query=request.query,
-                status=CallStatus.TIMEOUT,
-                latency_s=time.monotonic() - started,
-                attempts=0,
-                error=f"no free slot of pool.max_in_flight={self._settings.max_in_flight} within "
-                f"{self._settings.queue_timeout_s:g} s (pool.queue_timeout_s); raise max_in_flight or pool.callers",
+    async def _open(self) -> None:
+        async with self._opening:
+            if self._opened:
+                return
+            if self._ledger_url is not None:
+                self._ledger = await Ledger.open(self._ledger_url, run=self._run)
+                if self._run:
+                    spent = await self._ledger.spent_usd(run=self._run)
+                    self._stats.usd.update({name: usd for name, usd in spent.items() if name in self._candidates})  # type: ignore[arg-type]
+            if self._means.funds is not None:
+                self._means.funds.forfeit(self._name)
+            self._opened = True
+
+    async def _answer(self, candidate: Candidate, request: CallRequest) -> Settled:
+        """What the call comes to, by the ledger's mode."""
+        mode, ledger = self._settings.ledger, self._ledger
+        payload = candidate.payload(request)
+        if ledger is None:
+            return await self._buy(candidate, request, candidate.read_key(), payload, "")
+        sampling = {name: value for name, value in payload.items() if name not in ("model", "messages")}
+        digest = request_hash(candidate.card.model, candidate.card.revision, payload["messages"], sampling)
+        if mode == "record":
+            return await self._buy(candidate, request, candidate.read_key(), payload, digest)
+        place = _place(request)
+        if mode == "replay":
+            found = await ledger.find(digest, place)
+            self._stats.hits += found is not None
+            return found or Settled(
+                CallStatus.PROVIDER_ERROR,
+                error=f"pool.ledger=replay: the ledger holds no reply of {candidate.card.name} to this request "
+                f"({digest[:12]}), and nothing is sent; run with pool.ledger=cache to ask for what is missing",
             )
-        try:
-            return await self._finish(card, key, request)
-        finally:
-            self._slots.release()
 
-    async def _finish(self, card: ModelCard, key: str | None, request: CallRequest) -> RouteCall:
-        """Make the attempts under the call's deadline and settle what they came to."""
-        progress = _Progress()
-        deadline_s = self._settings.total_timeout_s
-        payload = self._payload(card, request)
+        async def find_or_buy() -> Settled:
+            found = await ledger.find(digest, place)
+            if found is not None:
+                self._stats.hits += 1
+                return found
+            return await self._buy(candidate, request, candidate.read_key(), payload, digest)
+
+        return await self._joining.run(digest, find_or_buy)
+
+    async def _buy(
+        self, candidate: Candidate, request: CallRequest, key: str | None, payload: dict[str, Any], digest: str
+    ) -> Settled:
+        """Send the call and record it: its row is in the ledger before it goes out."""
+        settings, gate = self._settings, candidate.endpoint.gate
+        text = json.dumps(payload)
+        purchase = Purchase(self._means, candidate, request, key, text.encode())
+        entry = self._entry(candidate, request, digest, text, purchase.worst_usd)
+        began = False
         try:
-            async with asyncio.timeout(deadline_s):
-                reply = await self._retry(card, key, payload, progress)
+            async with asyncio.timeout(settings.queue_timeout_s) as clock:
+                await purchase.take_turn()
+                try:
+                    charge_id = await purchase.grant()
+                    clock.reschedule(asyncio.get_running_loop().time() + settings.total_timeout_s)
+                    purchase.start()
+                    if self._ledger is not None:
+                        found = await purchase.record(charge_id, self._ledger.begin(entry))
+                        if found is not None:
+                            self._stats.hits += 1
+                            return found
+                        began = True
+                    reply = await purchase.run(charge_id)
+                finally:
+                    gate.leave()
         except TimeoutError:
-            before = f"; before that: {progress.last_fault}" if progress.last_fault else ""
-            fault = f"no reply from {self._endpoint(card)} within {deadline_s:g} s (pool.total_timeout_s){before}"
-            reply = Reply(fault=fault, timed_out=True)
-        finally:
-            for usage in progress.billed:
-                self._usd[card.name] += card.cost_usd(usage.prompt_tokens, usage.completion_tokens)
-        return self._settle(card, key, request, reply, progress)
+            reply = purchase.late()
+        except (EndpointDown, OverBudget) as refused:
+            reply = Reply(fault=str(refused), over_budget=isinstance(refused, OverBudget))
+        except BaseException:
+            if began:
+                self._settle_later(entry.id, purchase.sum_up(Reply(fault="cancelled"), "cancelled"))
+            raise
+        settled = purchase.sum_up(reply)
+        if self._ledger is not None:
+            if not began:
+                await self._ledger.begin(entry)
+            await self._ledger.settle(entry.id, settled)
+        return settled
 
-    async def _retry(self, card: ModelCard, key: str | None, payload: dict[str, Any], progress: _Progress) -> Reply:
-        """Attempt until a reply is final; the pauses double, with jitter, and are no shorter than asked for."""
-        while True:
-            progress.attempts += 1
-            self._attempts += 1
-            reply = await self._transport.post(self._endpoint(card), key, payload)
-            if reply.usage is not None:
-                progress.billed.append(reply.usage)
-            if not reply.retriable:
-                return reply
-            progress.last_fault = reply.fault
-            if progress.attempts >= self._settings.max_attempts:
-                return replace(reply, fault=f"{reply.fault} (gave up after {progress.attempts} attempts)")
-            backoff = self._settings.backoff_s * 2.0 ** (progress.attempts - 1) * self._random.uniform(0.5, 1.5)
-            pause, left = max(backoff, reply.retry_after_s), self._settings.total_timeout_s - progress.elapsed_s
-            if pause >= left:
-                fault = f"{reply.fault} (the next attempt in {pause:.1f} s is past the deadline in {left:.1f} s)"
-                return replace(reply, fault=fault)
-            _log.debug("%s: %s; again in %.2f s", card.name, _scrub(reply.fault, key, 1), pause)
-            await asyncio.sleep(pause)
+    def _settle_later(self, entry_id: str, settled: Settled) -> None:
+        """Complete the row of a call that nobody waits for any more."""
+        assert self._ledger is not None
+        task = asyncio.get_running_loop().create_task(self._ledger.settle(entry_id, settled))
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
 
-    def _settle(
-        self, card: ModelCard, key: str | None, request: CallRequest, reply: Reply, progress: _Progress
-    ) -> RouteCall:
-        status, error = _status(reply)
-        usage = Usage(0, 0)
-        if status in (CallStatus.OK, CallStatus.REFUSED):
-            usage = reply.usage or self._estimate(card, request, reply, status)
-            if reply.usage is None:
-                self._usd[card.name] += card.cost_usd(usage.prompt_tokens, usage.completion_tokens)
-                error = "; ".join(filter(None, (error, "usage missing or nonsense: tokens are estimated")))
-        return RouteCall(
-            requested=request.requested,
-            model=card.name,
-            query=request.query,
-            status=status,
-            reply=_scrub(reply.text, key, SHORTEST_SECRET),
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            cost_usd=card.cost_usd(usage.prompt_tokens, usage.completion_tokens),
-            latency_s=progress.elapsed_s,
-            attempts=progress.attempts,
-            error=_scrub(error, key, 1),
+    def _entry(
+        self, candidate: Candidate, request: CallRequest, digest: str, text: str, reserved_usd: float
+    ) -> CallEntry:
+        return CallEntry(
+            id=uuid.uuid4().hex,
+            place=_place(request),
+            model=candidate.card.name,
+            endpoint=candidate.endpoint.host,
+            request_hash=digest,
+            request=text,
+            reserved_usd=reserved_usd,
+            started_at=time.time(),
         )
 
-    def _estimate(self, card: ModelCard, request: CallRequest, reply: Reply, status: CallStatus) -> Usage:
-        longest = min(request.max_tokens, card.max_output_tokens)
-        return Usage(
-            prompt_tokens=_tokens_of(CANDIDATE_PROMPT) + _tokens_of(request.query),
-            completion_tokens=_tokens_of(reply.text) if status is CallStatus.OK else longest,
-        )
-
-    def _payload(self, card: ModelCard, request: CallRequest) -> dict[str, Any]:
-        payload: dict[str, Any] = {
-            "model": card.model,
-            "messages": [
-                {"role": "system", "content": CANDIDATE_PROMPT},
-                {"role": "user", "content": request.query},
-            ],
-            "max_tokens": min(request.max_tokens, card.max_output_tokens),
-            "temperature": card.temperature,
-        }
-        if request.seed is not None:
-            payload["seed"] = request.seed
-        if self._settings.send_question_id:
-            payload["metadata"] = {"question_id": request.question_id}
-        return payload
-
-    def _endpoint(self, card: ModelCard) -> str:
-        return card.base_url if self._base_url is None else self._base_url
-
-    def _api_key(self, card: ModelCard) -> str | None:
-        """The card's key, read from the environment now; none goes to an endpoint that overrides the card's."""
-        if card.api_key_env is None or self._base_url is not None:
-            return None
-        key = os.environ.get(card.api_key_env, "").strip()
-        if not key:
-            raise PoolError(
-                f"card {card.name!r}: the environment variable {card.api_key_env} is not set; export the API key in "
-                "it, or set pool.base_url to a server that needs none"
-            )
-        if not (key.isascii() and key.isprintable()) or " " in key:
-            raise PoolError(
-                f"card {card.name!r}: the environment variable {card.api_key_env} holds characters that no API key "
-                "has; export the key alone"
-            )
-        return key
+    def _find(self, name: str) -> Candidate:
+        candidate = self._names.get(name)
+        if candidate is None:
+            card = resolve(name, self._cards)
+            if card is None:
+                names = ", ".join(c.name for c in self._cards)
+                raise PoolError(f"no card of this caller is named {name!r}; it has {names}")
+            candidate = self._names[name] = self._candidates[card.name]
+        return candidate
 
 
-def _status(reply: Reply) -> tuple[CallStatus, str]:
-    if reply.refusal:
-        return CallStatus.REFUSED, reply.refusal
-    if reply.timed_out:
-        return CallStatus.TIMEOUT, reply.fault
-    if reply.fault:
-        return CallStatus.PROVIDER_ERROR, reply.fault
-    return CallStatus.OK, ""
+def _place(request: CallRequest) -> Place:
+    return Place(request.step, request.episode, request.turn, request.index)
 
 
-def _tokens_of(text: str) -> int:
-    return max(1, math.ceil(len(text) / _CHARACTERS_PER_TOKEN))
-
-
-def _scrub(text: str, key: str | None, shortest: int) -> str:
-    """`text` without the key, which a provider may have repeated in it."""
-    return text.replace(key, "***") if key and len(key) >= shortest else text
+def _route_call(candidate: Candidate, request: CallRequest, settled: Settled) -> RouteCall:
+    card, status = candidate.card, CallStatus(settled.status)
+    if status.is_infrastructure:
+        cost_usd = candidate.worst_usd(request)
+    else:
+        cost_usd = card.cost_usd(settled.prompt_tokens, settled.completion_tokens)
+    return RouteCall(
+        requested=request.requested,
+        model=card.name,
+        query=request.query,
+        status=status,
+        reply=settled.reply,
+        prompt_tokens=settled.prompt_tokens,
+        completion_tokens=settled.completion_tokens,
+        cost_usd=cost_usd,
+        latency_s=settled.latency_s,
+        attempts=settled.attempts,
+        error=settled.error,
+        raw_cost=settled.completion_tokens * card.price_out_usd_per_mtok,
+        cost_estimated=settled.estimated,
+    )

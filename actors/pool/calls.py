@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# The task that Router-R1 gives its candidates, in our words: they see a sub-question and nothing else.
+CANDIDATE_PROMPT = (
+    "You are asked one part of a larger question. Answer it directly from what you know, in a sentence or two, "
+    "with the fact that is asked for. If you are not sure, give your best answer and say that you are not sure."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class CallRequest:

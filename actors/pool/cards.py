@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 _SECRET_FIELDS = ("base_url", "api_key_env")  # where people paste keys by mistake: their values are never shown
 
@@ -20,8 +22,10 @@ class CardError(ValueError):
 class ModelCard(BaseModel):
     """One candidate LLM.
 
-    Prices are USD per million tokens, `latency_s` is the median of a whole call in seconds, and `domains`
-    holds the measured share of right answers per domain, in [0, 1].
+    Prices are USD per million tokens; a card with one price, `price_out_usd_per_mtok`, takes it for prompts,
+    too, and one that costs nothing says `free: true`. `latency_s` is the median of a whole call in seconds, and
+    `domains` holds the measured share of right answers per domain or data set, in [0, 1] (`router-r1 pool measure`
+    writes both).
     """
 
     # A pydantic error repeats its input, and an input may be a key pasted into the wrong field.
@@ -35,12 +39,51 @@ class ModelCard(BaseModel):
     api_key_env: str | None = Field(
         None, pattern=r"^[A-Z_][A-Z0-9_]*$", description="Environment variable that holds the key; none for no key."
     )
-    price_in_usd_per_mtok: float = Field(0.0, ge=0, allow_inf_nan=False, description="Price of prompt tokens.")
+    revision: str = Field("", description="Version of the model's weights; another one is another model to the ledger.")
+    free: bool = Field(False, description="Calls cost nothing; without it two prices of 0 are refused.")
+    price_in_usd_per_mtok: float = Field(
+        ge=0, allow_inf_nan=False, description="Price of prompt tokens; that of completion tokens if left out."
+    )
     price_out_usd_per_mtok: float = Field(ge=0, allow_inf_nan=False, description="Price of completion tokens.")
-    latency_s: float = Field(1.0, ge=0, allow_inf_nan=False, description="Median latency of a call.")
+    priced_on: date | None = Field(None, description="Day on which the prices were read.")
+    context_tokens: int | None = Field(None, gt=0, description="Tokens of prompt and reply together, at most.")
     max_output_tokens: int = Field(512, gt=0, description="Tokens of a reply, at most.")
+    requests_per_minute: float | None = Field(None, gt=0, allow_inf_nan=False, description="The provider's limit.")
+    tokens_per_minute: float | None = Field(None, gt=0, allow_inf_nan=False, description="The provider's limit.")
     temperature: float = Field(0.0, ge=0, le=2, description="Sampling temperature of the candidate.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus mass that the candidate samples from.")
+    latency_s: float = Field(1.0, ge=0, allow_inf_nan=False, description="Median latency of a call.")
     domains: dict[str, float] = Field(default_factory=dict, description="Measured accuracy per domain.")
+    measured_on: date | None = Field(None, description="Day on which latency and accuracy were measured.")
+    measured_questions: int = Field(0, ge=0, description="Questions that they were measured with.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_prices(cls, fields: Any) -> Any:
+        """One price stands for both; a free card needs none."""
+        if not isinstance(fields, dict):
+            return fields
+        if fields.get("free") is True:
+            fields = {"price_out_usd_per_mtok": 0.0} | fields
+        if "price_out_usd_per_mtok" in fields:
+            fields = {"price_in_usd_per_mtok": fields["price_out_usd_per_mtok"]} | fields
+        return fields
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelCard:
+        costs = self.price_in_usd_per_mtok > 0 or self.price_out_usd_per_mtok > 0
+        if not costs and not self.free:
+            raise ValueError(
+                "both prices are 0; give the provider's prices, or say free: true where calls cost nothing"
+            )
+        if costs and self.free:
+            raise ValueError("free: true beside a price; remove one of the two")
+        if self.context_tokens is not None and self.max_output_tokens >= self.context_tokens:
+            raise ValueError(
+                f"max_output_tokens={self.max_output_tokens} leaves no room for a prompt in "
+                f"context_tokens={self.context_tokens}; lower it"
+            )
+        return self
 
     @field_validator("name", "aliases")
     @classmethod
@@ -99,6 +142,11 @@ def check_base_url(value: str) -> str:
     return value.strip().rstrip("/")
 
 
+def shipped_pools() -> list[Path]:
+    """The card files that come along, by name."""
+    return sorted(Path(__file__).parent.glob("*.yaml"))
+
+
 def find_pool(spec: Path) -> Path:
     """The card file that `spec` means: a path, or the name of a pool that ships in this folder."""
     if len(spec.parts) != 1 or spec.is_file():
@@ -108,13 +156,54 @@ def find_pool(spec: Path) -> Path:
 
 
 def load_cards(path: Path) -> list[ModelCard]:
-    """Read cards from a YAML file `{models: [{name: …}, …]}`.
+    """Read cards from a YAML file `{about: …, models: [{name: …}, …]}`; `about` may be left out.
 
     Raises:
-        CardError: the file is missing or is no YAML, a field is wrong, or two cards share a name or alias.
+        CardError: the file is missing or is no YAML, a field is wrong, or two cards share a name or alias. The
+            message has a line for every card at fault.
     """
+    cards, faults = read_cards(path)
+    if faults:
+        raise CardError("\n".join(faults))
+    return cards
+
+
+def read_cards(path: Path) -> tuple[list[ModelCard], list[str]]:
+    """The good cards of a file, and the faults of the others.
+
+    Raises:
+        CardError: the file is missing or is no YAML of cards.
+    """
+    cards: list[ModelCard] = []
+    faults: list[str] = []
+    for number, row in enumerate(_read(path)["models"], 1):
+        try:
+            cards.append(_card(row, f"{path}, card {number}"))
+        except CardError as error:
+            faults.append(str(error))
+    try:
+        check_names(cards, str(path))
+    except CardError as error:
+        faults.append(str(error))
+    return cards, faults
+
+
+def about_pool(path: Path) -> str:
+    """What a card file says of itself, in a line; empty where it says nothing.
+
+    Raises:
+        CardError: the file is missing or is no YAML of cards.
+    """
+    return str(_read(path).get("about", ""))
+
+
+def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise CardError(f"{path}: no such card file; give a YAML file with a list 'models' (pool.cards)")
+        names = ", ".join(pool.stem for pool in shipped_pools())
+        raise CardError(
+            f"{path}: no such card file; give a YAML file with a list 'models' (pool.cards), or a pool that comes "
+            f"along: {names}"
+        )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -122,15 +211,13 @@ def load_cards(path: Path) -> list[ModelCard]:
         line = f", line {where.line + 1}" if where else ""
         reason = getattr(error, "problem", None) or type(error).__name__
         raise CardError(f"{path}{line}: not YAML ({reason}); correct the file") from None
-    if not isinstance(content, dict) or set(content) != {"models"}:
+    if not isinstance(content, dict) or "models" not in content or not set(content) <= {"about", "models"}:
         keys = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise CardError(f"{path}: expected one top-level key 'models' with a list of cards, got {keys}")
+        raise CardError(f"{path}: expected the top-level key 'models' with a list of cards, got {keys}")
     rows = content["models"]
     if not isinstance(rows, list) or not rows:
         raise CardError(f"{path}: field 'models' must be a non-empty list of cards, got {type(rows).__name__}")
-    cards = [_card(row, f"{path}, card {number}") for number, row in enumerate(rows, 1)]
-    check_names(cards, str(path))
-    return cards
+    return content
 
 
 def check_names(cards: Sequence[ModelCard], where: str) -> None:
@@ -180,11 +267,13 @@ def _fault(fault: object) -> str:
         return f"unknown field {field!r}; remove it, the fields are {', '.join(ModelCard.model_fields)}"
     if fault["type"] == "missing":
         return f"field {field!r} is missing; add it"
-    if fault["loc"][0] == "api_key_env":
+    if field == "api_key_env":
         return (
             "field 'api_key_env' must be the name of an environment variable such as MY_API_KEY, never the key "
             "itself (value not shown)"
         )
     message = fault["msg"].removeprefix("Value error, ")
-    shown = "(value not shown)" if fault["loc"][0] in _SECRET_FIELDS else f"got {fault['input']!r}"
+    if not field:  # of the card as a whole
+        return message
+    shown = "(value not shown)" if field in _SECRET_FIELDS else f"got {fault['input']!r}"
     return f"field {field!r}: {message}; {shown}"

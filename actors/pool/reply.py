@@ -30,6 +30,14 @@ class Reply:
     retriable: bool = False
     retry_after_s: float = 0.0  # the pause that the provider asked for
     timed_out: bool = False
+    rejected: bool = False  # the provider says that these are too many requests
+    down: bool = False  # the provider is not there, or out of order
+    over_budget: bool = False  # nothing was sent, as a cap does not allow it
+    may_be_billed: bool = False  # without usage: an answer was made or under way when this went wrong
+
+    @property
+    def good(self) -> bool:
+        return not (self.fault or self.refusal)
 
 
 def read_reply(status: int, body: bytes) -> Reply:
@@ -39,7 +47,13 @@ def read_reply(status: int, body: bytes) -> Reply:
     usage = _usage(fields.get("usage"))
     complaint = _complaint(fields.get("error"), body)
     if status == 429 or status >= 500:
-        return Reply(usage=usage, fault=f"HTTP {status}: {complaint}", retriable=True)
+        return Reply(
+            usage=usage,
+            fault=f"HTTP {status}: {complaint}",
+            retriable=True,
+            rejected=status in (429, 503),
+            down=status >= 500,
+        )
     if 300 <= status < 400:
         return Reply(fault=f"HTTP {status}: redirects are not followed; set the card's base_url to the final address")
     if status >= 400:
@@ -47,7 +61,9 @@ def read_reply(status: int, body: bytes) -> Reply:
             return Reply(usage=usage, refusal=f"HTTP {status}: {complaint}")
         return Reply(usage=usage, fault=_client_fault(status, complaint))
     if content is None:
-        return Reply(fault=f"HTTP {status} with a body that is not JSON: {_excerpt(body)}")
+        # The transfer may have been cut short unseen, so it is tried again as a broken connection is.
+        fault = f"HTTP {status} with a body that is not JSON: {_excerpt(body)}"
+        return Reply(fault=fault, retriable=True, may_be_billed=True)
     if fields.get("error") and not fields.get("choices"):
         return _error_body(fields["error"], complaint, usage)
     return _completion(fields, usage)
@@ -57,17 +73,18 @@ def _completion(fields: dict[str, Any], usage: Usage | None) -> Reply:
     choices = fields.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
-        return Reply(usage=usage, fault="the reply has no choices")
+        return Reply(usage=usage, fault="the reply has no choices", may_be_billed=True)
     message = choice.get("message")
     if not isinstance(message, dict):
-        return Reply(usage=usage, fault="the reply's first choice has no message")
+        return Reply(usage=usage, fault="the reply's first choice has no message", may_be_billed=True)
     refusal, content = message.get("refusal"), message.get("content")
     if isinstance(refusal, str) and refusal.strip():
         return Reply(usage=usage, refusal=f"the model refused: {_clean(refusal)}")
     if choice.get("finish_reason") == "content_filter":
         return Reply(usage=usage, refusal="the provider's content filter stopped the reply")
     if not isinstance(content, str):
-        return Reply(usage=usage, fault=f"the reply's content is {type(content).__name__}, not a text")
+        fault = f"the reply's content is {type(content).__name__}, not a text"
+        return Reply(usage=usage, fault=fault, may_be_billed=True)
     if content and usage is not None and usage.completion_tokens == 0:
         usage = None  # a text that took no tokens
     # A lone surrogate is legal in JSON and breaks every tokenizer and file after it.
@@ -79,7 +96,11 @@ def _error_body(error: object, complaint: str, usage: Usage | None) -> Reply:
         return Reply(usage=usage, refusal=complaint)
     code = str(error.get("code")) if isinstance(error, dict) else ""
     retriable = code == "429" or (len(code) == 3 and code.startswith("5"))
-    return Reply(usage=usage, fault=f"an error in a reply of status 200: {complaint}", retriable=retriable)
+    fault = f"an error in a reply of status 200: {complaint}"
+    rejected = code in ("429", "503")
+    return Reply(
+        usage=usage, fault=fault, retriable=retriable, rejected=rejected, down=code.startswith("5") and retriable
+    )
 
 
 def _client_fault(status: int, complaint: str) -> str:

@@ -1,8 +1,9 @@
-"""Settings of the candidate pool: its cards, and how they are called."""
+"""Settings of the candidate pool: its cards, how they are called, what may be spent, and what is written down."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -26,17 +27,66 @@ class PoolSettings(Settings):
         return None if value is None else check_base_url(value)
 
     callers: int = Field(1, ge=1, description="Caller actors; every endpoint belongs to exactly one.")
-    max_in_flight: int = Field(256, gt=0, description="Calls under way per caller.")
+    caller_restarts: int = Field(3, ge=0, description="Times that a caller which died is started again.")
+    max_in_flight: int = Field(
+        256, gt=0, description="Calls under way per endpoint, at most; fewer while the provider answers 429 or 503."
+    )
     queue_timeout_s: float = Field(
-        600, gt=0, description="Deadline for one of max_in_flight slots to be free; then the call is a timeout."
+        600, gt=0, description="Deadline for a call's turn under the limits; then the call is a timeout."
     )
     connect_timeout_s: float = Field(5, gt=0, description="Deadline to connect.")
+    first_byte_timeout_s: float = Field(
+        30,
+        gt=0,
+        description="Deadline for a reply to begin, and for each further piece. A reply begins once it is generated "
+        "whole, so it must leave time for that; a request that hangs is given up and tried again.",
+    )
     total_timeout_s: float = Field(60, gt=0, description="Deadline for a call: attempts and the pauses between.")
     max_attempts: int = Field(
-        4, ge=1, description="Attempts per call; only 429, 5xx and broken connections are retried."
+        8, ge=1, description="Attempts per call; only 429, 5xx, broken connections and hangs are retried."
     )
     backoff_s: float = Field(0.25, gt=0, description="First pause between attempts; doubles, with jitter.")
+    when_down: Literal["fail", "wait"] = Field(
+        "fail",
+        description="Calls to an endpoint that is down: `fail` at once as provider errors, or `wait` until it is back "
+        "or their deadline is over.",
+    )
+    hedge_quantile: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="A call slower than this quantile of its model's recent calls is sent a second time, and the first "
+        "good reply wins; both are paid for. None: never.",
+    )
     max_reply_bytes: int = Field(1 << 20, gt=0, description="A longer HTTP body is a provider error.")
     send_question_id: bool = Field(
         False, description="Send the question's id as metadata: for recorded replies. Providers may refuse it."
+    )
+
+    cap_usd_per_run: float | None = Field(None, ge=0, description="Dollars that a run may spend; none for no cap.")
+    cap_usd_per_step: float | None = Field(
+        None, ge=0, description="Dollars that one training step may spend; evaluation belongs to no step."
+    )
+    cap_usd_per_day: float | None = Field(
+        None, ge=0, description="Dollars that may be spent in a day of UTC, by all runs of the ledger."
+    )
+    cap_usd_per_provider: dict[str, float] = Field(
+        default_factory=dict, description="Dollars that a run may spend, by endpoint host or card name."
+    )
+
+    @field_validator("cap_usd_per_provider")
+    @classmethod
+    def _no_debts(cls, value: dict[str, float]) -> dict[str, float]:
+        wrong = {name: cap for name, cap in value.items() if not cap >= 0}
+        if wrong:
+            raise ValueError(f"caps must be 0 or more, got {wrong}")
+        return value
+
+    ledger: Literal["record", "cache", "replay", "off"] = Field(
+        "record",
+        description="`record` every call; `cache`: ask the ledger first; `replay`: ask only the ledger, and a call "
+        "that is not in it voids its episode; `off`.",
+    )
+    ledger_url: str | None = Field(
+        None, description="postgresql://… or sqlite:///… of the ledger; none for a SQLite file in the run folder."
     )

@@ -7,14 +7,16 @@ import math
 import time
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
-from typing import Any
 
 import aiohttp
+from yarl import URL
 
 from actors.pool.reply import Reply, read_reply
 from actors.pool.settings import PoolSettings
 
 SHORTEST_SECRET = 8  # characters; a dummy key such as `EMPTY` is no secret, and cutting it would maim replies
+
+_PLAIN = {"Content-Type": "application/json"}
 
 
 class PoolError(RuntimeError):
@@ -28,29 +30,41 @@ class Transport:
     def __init__(self, settings: PoolSettings) -> None:
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None  # made in the loop that uses it
+        self._urls: dict[str, URL] = {}  # parsed once
         self._closed = False
 
-    async def post(self, base_url: str, key: str | None, payload: dict[str, Any]) -> Reply:
-        """One chat completion. A connection that fails is a retriable fault; there is no deadline but to connect.
+    async def post(self, base_url: str, key: str | None, body: bytes) -> Reply:
+        """One chat completion, `body` its JSON. A connection that fails or says nothing for `first_byte_timeout_s`
+        is a retriable fault; there is no other deadline but to connect.
 
         Raises:
             PoolError: the transport is closed.
         """
-        url = f"{base_url}/chat/completions"
+        url = self._urls.get(base_url)
+        if url is None:
+            url = self._urls[base_url] = URL(f"{base_url}/chat/completions")
+        session = self._session or self._open()
+        answered = False
         try:
-            async with self._open().post(url, json=payload, headers=_headers(key), allow_redirects=False) as response:
-                body = await _read(response, self._settings.max_reply_bytes)
-                if body is None:
+            async with session.post(url, data=body, headers=_headers(key), allow_redirects=False) as response:
+                answered = response.status < 300
+                content = await _read(response, self._settings.max_reply_bytes)
+                if content is None:
                     limit = self._settings.max_reply_bytes
-                    return Reply(fault=f"the reply is longer than {limit} bytes (pool.max_reply_bytes)")
+                    fault = f"the reply is longer than {limit} bytes (pool.max_reply_bytes)"
+                    return Reply(fault=fault, may_be_billed=answered)
+                reply = read_reply(response.status, _without(key, content))
                 pause_s = retry_after_s(response.headers.get("Retry-After"))
-                reply = read_reply(response.status, _without(key, body))
-                return replace(reply, retry_after_s=pause_s)
+                return replace(reply, retry_after_s=pause_s) if pause_s else reply
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
+            hung = isinstance(error, aiohttp.SocketTimeoutError)
+            reason = f"said nothing for {self._settings.first_byte_timeout_s:g} s (pool.first_byte_timeout_s)"
             return Reply(
-                fault=f"the connection to {url} broke: {type(error).__name__}: {error}",
+                fault=f"the connection to {url} {reason if hung else f'broke: {type(error).__name__}: {error}'}",
                 retriable=True,
                 timed_out=isinstance(error, aiohttp.ServerTimeoutError),
+                down=True,
+                may_be_billed=answered or hung,
             )
         except aiohttp.ClientError as error:  # what came back is no HTTP
             return Reply(fault=f"{url} does not speak HTTP: {type(error).__name__}")
@@ -97,8 +111,13 @@ class Transport:
         if self._session is None:
             connect_s = self._settings.connect_timeout_s
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),  # the caller's slots are the limit
-                timeout=aiohttp.ClientTimeout(total=None, connect=connect_s, sock_connect=connect_s),
+                connector=aiohttp.TCPConnector(limit=0),  # the gates are the limit
+                timeout=aiohttp.ClientTimeout(
+                    total=None,
+                    connect=connect_s,
+                    sock_connect=connect_s,
+                    sock_read=self._settings.first_byte_timeout_s,
+                ),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
@@ -125,7 +144,7 @@ def _without(key: str | None, body: bytes) -> bytes:
 
 
 def _headers(key: str | None) -> dict[str, str]:
-    return {} if key is None else {"Authorization": f"Bearer {key}"}
+    return _PLAIN if key is None else {**_PLAIN, "Authorization": f"Bearer {key}"}
 
 
 async def _read(response: aiohttp.ClientResponse, most_bytes: int) -> bytes | None:

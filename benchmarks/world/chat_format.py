@@ -102,6 +102,8 @@ def write_reply(request: ChatRequest, answer: Answer, fault: str = "") -> dict[s
         reply["choices"] = []
     if fault == "no_usage":
         del reply["usage"]
+    if fault == "wrong_usage":
+        reply["usage"] |= {"prompt_tokens": -1, "completion_tokens": -1}
     return reply
 
 

@@ -20,6 +20,7 @@ FAULTS = (
     "null_content",
     "refusal",
     "no_usage",
+    "wrong_usage",
 )
 BEFORE_ANSWER = frozenset(FAULTS[:5])  # the others happen to an answer that was made, and is billed
 
@@ -37,6 +38,7 @@ class FaultSettings(Settings):
     null_content: float = Field(0.0, ge=0, le=1, description="A message whose content is null.")
     refusal: float = Field(0.0, ge=0, le=1, description="A reply stopped by a content filter.")
     no_usage: float = Field(0.0, ge=0, le=1, description="A good reply without usage.")
+    wrong_usage: float = Field(0.0, ge=0, le=1, description="A good reply whose usage is nonsense.")
     retry_after_s: float = Field(1.0, ge=0, description="Retry-After of a 429, in seconds.")
     seed: int = Field(0, description="Seed of the draws; the n-th request gets the n-th draw.")
 

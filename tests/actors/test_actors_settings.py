@@ -21,6 +21,21 @@ def test_no_more_rounds_than_turn_seeds() -> None:
         EpisodeSettings(max_rounds=16)
 
 
+@pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_budget_is_a_positive_number_of_dollars(wrong: float) -> None:
+    assert EpisodeSettings(budgets_usd=(0.1, 0.2), eval_budget_usd=0.1).budgets_usd == (0.1, 0.2)
+    with pytest.raises(ValidationError, match=r"budgets_usd holds .* must be a positive number"):
+        EpisodeSettings(budgets_usd=(0.1, wrong))
+    with pytest.raises(ValidationError, match="eval_budget_usd"):
+        EpisodeSettings(eval_budget_usd=wrong)
+
+
+def test_several_searches_need_a_prompt_that_explains_them() -> None:
+    assert EpisodeSettings(prompt="paper_qwen", parallel_searches=3).parallel_searches == 3
+    with pytest.raises(ValidationError, match=r"parallel_searches=3 with prompt=compact.*set another prompt"):
+        EpisodeSettings(prompt="compact", parallel_searches=3)
+
+
 def test_the_wait_for_a_slot_is_bounded() -> None:
     assert PoolSettings().queue_timeout_s == 600
     with pytest.raises(ValidationError, match="queue_timeout_s"):

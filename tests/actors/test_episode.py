@@ -1,84 +1,41 @@
-"""The episode: tokens are appended and never rewritten, replies forge nothing, failures void."""
+"""The episode: tokens are appended and never rewritten, and replies forge nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted import ANSWER, MENU, SEARCH, SEVERAL, TOKENIZER, Script, play, replying
 
-from actors.episode import Ask, Episode, EpisodeRequest, PromptTooLong
-from actors.generation import Generation
-from actors.menu import Menu, draw_menu
-from actors.pool.calls import CallRequest
-from actors.prompt import invalid_route_feedback, render_information
-from actors.questions import Question
-from actors.settings import EpisodeSettings, SamplingSettings
-from actors.trajectory import NOT_SAMPLED, TokenBuffer, Trajectory
-from benchmarks.world.experts import experts
-from benchmarks.world.language import ASSISTANT, EOS, build_tokenizer
-from rewards.grammar import STOPS
-from rewards.transcript import CallStatus, RouteCall, StopReason
+from actors.episode import PromptTooLong
+from actors.prompt import render_information
+from actors.trajectory import NOT_SAMPLED, TokenBuffer
+from benchmarks.world.language import ASSISTANT, EOS
+from rewards.form import violations
+from rewards.transcript import BlockKind, RouteCall, StopReason
 
-TOKENIZER = build_tokenizer()
-CARDS = [expert.card("http://127.0.0.1:1/v1") for expert in experts()]
-MENU = draw_menu(CARDS, 0, shuffle=True, rename="seen")
-QUESTION = Question("q", "world", "what is the comet of lanu ?", ("sena",))
-SEARCH = f"<think> astronomy </think> <search> {MENU.items[0].name} : comet of lanu </search>"
-ANSWER = "<think> sena </think> <answer> sena </answer>"
+FIRST = MENU.items[0].name
 
 
-class Script:
-    """A policy that says what it is told to, turn by turn, and keeps the prompts and limits that it was given.
+class Recorder:
+    """An observer that keeps what it hears."""
 
-    A turn ends by length where it is cut or ends in no stop string, unless `finish` says otherwise.
-    """
+    def __init__(self) -> None:
+        self.spans: list[tuple[str, BlockKind | None]] = []
+        self.events: list[str] = []
 
-    def __init__(self, *turns: str, finish: Literal["stop", "length"] | None = None) -> None:
-        self.turns = list(turns)
-        self.finish = finish
-        self.prompts: list[list[int]] = []
-        self.limits: list[int] = []
+    def on_text(self, text: str, kind: BlockKind | None) -> None:
+        self.spans.append((text, kind))
+        self.events.append(text)
 
-    async def generate(
-        self,
-        prompt_ids: list[int],
-        *,
-        max_tokens: int,
-        stop: list[str],
-        sampling: SamplingSettings,
-        seed: int | None,
-        on_text: Callable[[str], None] | None = None,
-    ) -> Generation:
-        self.prompts.append(list(prompt_ids))
-        self.limits.append(max_tokens)
-        text = self.turns[min(len(self.prompts), len(self.turns)) - 1]
-        ids = TOKENIZER.encode(text, add_special_tokens=False)[:max_tokens]
-        ended = text.endswith(STOPS) and len(ids) < max_tokens
-        version = len(self.prompts)
-        finish = self.finish or ("stop" if ended else "length")
-        return Generation(ids, [-0.5] * len(ids), [version] * len(ids), text, finish)
+    def on_call(self, call: RouteCall) -> None:
+        self.events.append(f"[{call.query}]")
 
-
-def replying(reply: str = "it is sena .", status: CallStatus = CallStatus.OK) -> Ask:
-    async def ask(request: CallRequest) -> RouteCall:
-        return RouteCall(request.requested, request.model, request.query, status, reply, 3, 5, 0.001, 0.1)
-
-    return ask
-
-
-def play(script: Script, ask: Ask, *, menu: Menu = MENU, length: int = 512, **settings: int) -> Awaitable[Trajectory]:
-    return Episode(
-        EpisodeRequest(QUESTION, menu, "g", 7),
-        tokenizer=TOKENIZER,
-        generate=script.generate,
-        ask=ask,
-        settings=EpisodeSettings(prompt="compact", **settings),
-        max_model_len=length,
-    ).run()
+    def on_read(self, text: str) -> None:
+        self.events.append(text)
 
 
 async def test_every_prompt_extends_the_one_before_and_masks_tell_who_wrote_what() -> None:
@@ -110,31 +67,49 @@ async def test_after_the_last_round_it_is_told_to_answer_and_another_search_ends
     assert "answer now" not in TOKENIZER.decode(script.prompts[1])
 
 
-@pytest.mark.parametrize("status", [CallStatus.TIMEOUT, CallStatus.PROVIDER_ERROR, CallStatus.OVER_BUDGET])
-async def test_a_failure_of_infrastructure_voids_the_episode(status: CallStatus) -> None:
-    trajectory = await play(Script(SEARCH, ANSWER), replying("", status))
-    assert trajectory.transcript.stop_reason is StopReason.VOID
+async def test_a_budget_is_told_and_travels_with_the_trajectory() -> None:
+    told, untold = Script(ANSWER), Script(ANSWER)
+    trajectory = await play(told, replying(), budget_usd=0.0008)
+    assert trajectory.budget_usd == 0.0008
+    assert trajectory.prompt.startswith("$8\n")
+    assert len(told.prompts[0]) == 1 + len((await play(untold, replying())).token_ids) - len(
+        TOKENIZER.encode(ANSWER, add_special_tokens=False)
+    )
 
 
-async def test_a_refusal_is_read_and_the_episode_goes_on() -> None:
+@pytest.mark.parametrize("settings", [{}, SEVERAL])
+async def test_an_observer_hears_all_of_it_in_order_and_changes_nothing(settings: dict[str, Any]) -> None:
+    turn = SEARCH + ("<information>" if settings else "")
+    recorder = Recorder()
+    watched = await play(Script(turn, ANSWER), replying(), observer=recorder, **settings)
+    alone = await play(Script(turn, ANSWER), replying(), **settings)
+    assert watched.transcript == alone.transcript
+    read = "" if settings else "\n<information>"
+    assert "".join(recorder.events) == f"{turn}[comet of lanu]{read} it is sena . </information>\n{ANSWER}"
+    assert "".join(text for text, kind in recorder.spans if kind is BlockKind.ANSWER) == "<answer> sena </answer>"
+
+
+async def test_windows_line_ends_in_what_the_policy_wrote() -> None:
+    turn = f"<think>\r\n astronomy \r\n</think>\r\n<search>\r\n{FIRST} :\r\n comet of lanu\r\n</search>"
+    trajectory = await play(Script(turn, "<think>\r\nsena</think>\r\n<answer>\r\nsena\r\n</answer>"), replying())
+    assert [(call.requested, call.query) for call in trajectory.transcript.calls] == [(FIRST, "comet of lanu")]
+    assert trajectory.transcript.answer == "sena"
+    assert violations(trajectory.transcript) == ()
+
+
+async def test_a_tag_in_a_code_block_of_the_policys_is_a_tag() -> None:
+    turn = f"<think> a </think> ```\n<search> {FIRST} : comet of lanu </search>"
+    trajectory = await play(Script(turn, ANSWER), replying())
+    assert [call.query for call in trajectory.transcript.calls] == ["comet of lanu"]
+
+
+@pytest.mark.parametrize("reply", ["", "null"])
+async def test_a_reply_of_nothing_is_read_as_it_is(reply: str) -> None:
     script = Script(SEARCH, ANSWER)
-    trajectory = await play(script, replying("", CallStatus.REFUSED))
-    assert trajectory.transcript.stop_reason is StopReason.ANSWERED
-    assert "available now" in TOKENIZER.decode(script.prompts[1])
-
-
-async def test_naming_nobody_asks_nobody_and_says_so() -> None:
-    async def ask(request: CallRequest) -> RouteCall:
-        raise AssertionError(f"nobody was to be asked, got {request}")
-
-    script = Script("<think> a </think> <search> nobody : comet of lanu </search>", ANSWER)
-    trajectory = await play(script, ask)
-    assert [call.status for call in trajectory.transcript.calls] == [CallStatus.INVALID_ROUTE]
-    said = TOKENIZER.encode(script.turns[0], add_special_tokens=False)
-    feedback = render_information(invalid_route_feedback("nobody", MENU))
-    assert MENU.items[-1].name in feedback
+    await play(script, replying(reply))
+    said = TOKENIZER.encode(SEARCH, add_special_tokens=False)
     read = script.prompts[1][len(script.prompts[0]) + len(said) :]
-    assert read == TOKENIZER.encode(feedback, add_special_tokens=False)
+    assert read == TOKENIZER.encode(f"<information> {reply} </information>", add_special_tokens=False)
 
 
 @pytest.mark.parametrize("turn", ["<think> a </think>", "a b c", ""])

@@ -23,7 +23,7 @@ def make_trajectory(question: str = "who wrote it ?", reply: str = "it is Ada ."
     buffer.extend_context([1, 2, 3])
     buffer.extend_sampled([4, 5], [-0.1, -0.2], [3, 3])
     parsed = [parse_turn(text) for text in texts]
-    turns = (Turn(texts[0], parsed[0][0], call, parsed[0][1]), Turn(texts[1], parsed[1][0], None, parsed[1][1]))
+    turns = (Turn(texts[0], parsed[0][0], (call,), parsed[0][1]), Turn(texts[1], parsed[1][0], (), parsed[1][1]))
     frozen = Trajectory.freeze(
         buffer,
         question=Question("q-1", "test", question, ("Ada", "Ada Lovelace")),

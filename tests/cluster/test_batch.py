@@ -9,6 +9,7 @@ from actors.trajectory import TokenBuffer, Trajectory
 from cluster.batch import RolloutError, admit, batch_metrics, judge_all
 from cluster.metrics import undeclared
 from rewards.grammar import parse_turn
+from rewards.presets import Judge
 from rewards.settings import RewardSettings
 from rewards.transcript import CallStatus, RouteCall, StopReason, Transcript, Turn
 
@@ -21,7 +22,7 @@ def trajectory(group: str, *, answer: str = "sena", version: int = 3, void: bool
     status = CallStatus.TIMEOUT if void else CallStatus.OK
     call = RouteCall("zumo", "geologist", "q", status, cost_usd=0.002, latency_s=1.0, error="late" if void else "")
     search = "<think> a </think> <search> zumo : q </search>"
-    turns = [Turn(search, parse_turn(search)[0], call)]
+    turns = [Turn(search, parse_turn(search)[0], (call,))]
     if not void:
         turns.append(Turn(text, parse_turn(text)[0]))
     transcript = Transcript(tuple(turns), StopReason.VOID if void else StopReason.ANSWERED)
@@ -32,30 +33,32 @@ def trajectory(group: str, *, answer: str = "sena", version: int = 3, void: bool
 
 
 def test_void_episodes_get_no_reward_and_leave_their_group() -> None:
-    judged = judge_all([trajectory("a"), trajectory("a"), trajectory("a", void=True)], RewardSettings())
+    judged = judge_all([trajectory("a"), trajectory("a"), trajectory("a", void=True)], Judge(RewardSettings()))
     assert [t.reward is None for t in judged] == [False, False, True]
     assert admit(judged, version=3, max_staleness=0) == judged[:2]
 
 
 def test_a_group_that_void_episodes_leave_alone_is_dropped() -> None:
-    judged = judge_all([trajectory("a"), trajectory("a", void=True), *[trajectory("b")] * 2], RewardSettings())
+    judged = judge_all([trajectory("a"), trajectory("a", void=True), *[trajectory("b")] * 2], Judge(RewardSettings()))
     assert {t.group for t in admit(judged, version=3, max_staleness=0)} == {"b"}
 
 
 def test_a_group_with_one_stale_member_is_dropped_whole() -> None:
-    judged = judge_all([trajectory("a"), trajectory("a", version=2), *[trajectory("b")] * 2], RewardSettings())
+    judged = judge_all([trajectory("a"), trajectory("a", version=2), *[trajectory("b")] * 2], Judge(RewardSettings()))
     assert {t.group for t in admit(judged, version=3, max_staleness=0)} == {"b"}
     assert {t.group for t in admit(judged, version=3, max_staleness=1)} == {"a", "b"}
 
 
 def test_when_nothing_is_left_the_error_tells_what_the_calls_came_to() -> None:
-    judged = judge_all([trajectory("a", void=True)] * 2, RewardSettings())
+    judged = judge_all([trajectory("a", void=True)] * 2, Judge(RewardSettings()))
     with pytest.raises(RolloutError, match="2 of 2 episodes are void; the last call to geologist ended timeout: late"):
         admit(judged, version=3, max_staleness=0)
 
 
 def test_metrics_are_declared_and_add_up() -> None:
-    judged = judge_all([trajectory("a"), trajectory("a", answer="no"), trajectory("a", void=True)], RewardSettings())
+    judged = judge_all(
+        [trajectory("a"), trajectory("a", answer="no"), trajectory("a", void=True)], Judge(RewardSettings())
+    )
     row = batch_metrics(judged, rollout_s=2.0)
     assert undeclared(row) == []
     assert row["train/em"] == 0.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cluster.trace import Trace
+from rewards.grammar import TurnParser
 from rewards.transcript import CallStatus, RouteCall
 
 THOUGHT = "<think> a < b </think> <search> kobu : x </search>"
@@ -12,11 +13,18 @@ READ = "\n<information> it is y . </information>\n"
 ANSWER = "<think> y </think> <answer> y </answer>"
 
 
-def play(texts: list[str], *, answered: bool) -> tuple[str, list[str]]:
+def write(trace: Trace, pieces: list[str]) -> None:
+    """A turn, as an episode hands it on."""
+    parser = TurnParser(on_span=trace.on_text)
+    for piece in pieces:
+        parser.feed(piece)
+    parser.finish()
+
+
+def play(pieces: list[str], *, answered: bool) -> tuple[str, list[str]]:
     written: list[str] = []
     trace = Trace(written.append)
-    for text in texts:
-        trace.on_text(text)
+    write(trace, pieces)
     trace.finish(answered=answered)
     assert all(written)
     return "".join(written), written
@@ -29,29 +37,30 @@ def test_answer_is_kept_back_wherever_the_text_was_split(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 4, 100])
-def test_all_is_passed_on_where_there_is_no_answer(size: int) -> None:
-    text = "<think> <answer> y </answer> <answ"
+@pytest.mark.parametrize("text", ["<think> <answer> y </answer> <answ", "<think> y </think> <answer> y </ans"])
+def test_all_is_passed_on_where_there_is_no_answer(text: str, size: int) -> None:
     assert play([text[i : i + size] for i in range(0, len(text), size)], answered=False)[0] == text
 
 
-def test_only_the_last_answer_tag_begins_the_answer() -> None:
+def test_an_answer_tag_within_a_thought_begins_no_answer() -> None:
     text = "<think> write <answer> then </think> <answer> y </answer>"
     assert play([text], answered=True)[0] == "<think> write <answer> then </think> "
 
 
 def test_text_is_passed_on_as_it_comes() -> None:
-    assert play(["<think> a", " b", " </think>"], answered=False)[1] == ["<think> a", " b", " </think>"]
+    pieces = ["<think> a", " b", " </think>"]
+    assert play(pieces, answered=False)[1] == ["<think>", " a", " b", " ", "</think>"]
 
 
 def test_order_of_text_call_and_reply() -> None:
     seen: list[str] = []
     trace = Trace(seen.append, lambda call: seen.append(call.query))
     call = RouteCall("kobu", "card", "x", CallStatus.OK, "it is y .")
-    # What looks like an answer before a search is none.
-    trace.on_text("<think> <answer> no ")
-    trace.on_text(THOUGHT)
+    # What looks like an answer and is not closed before the replies come is none.
+    begun = THOUGHT + "<answer> no <information>"
+    write(trace, [begun])
     trace.on_call(call)
     trace.on_read(READ)
-    trace.on_text(ANSWER)
+    write(trace, [ANSWER])
     trace.finish(answered=True)
-    assert "".join(seen) == "<think> <answer> no " + THOUGHT + "x" + READ + "<think> y </think> "
+    assert "".join(seen) == begun + "x" + READ + "<think> y </think> "

@@ -35,8 +35,10 @@ def test_packs_every_sample_once_within_budget(sizes: list[int], budget: int) ->
     samples = samples_of(sizes)
     batches = pack(samples, budget)
     assert sorted(s.index for b in batches for s in b) == list(range(len(samples)))
-    for batch in batches:
-        assert len(batch) == 1 or collate(batch).token_ids.size <= budget
+    sums = [sum(len(s) for s in batch) for batch in batches]
+    assert all(total <= budget or len(batch) == 1 for total, batch in zip(sums, batches, strict=True))
+    assert sum(total <= budget / 2 for total in sums) <= 1, "two micro-batches would have fitted into one"
+    assert pack(samples[::-1], budget) == batches
 
 
 @given(lengths, st.integers(2, 120), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.randoms())
@@ -66,6 +68,8 @@ def test_plan(sizes: list[int], budget: int, ranks: int, epochs: int, minibatche
                     assert sum(s.trained_tokens for s in batch) <= 7 * chunks
             here = [s for share in shares for batch in share.micro_batches for s in batch]
             assert {share.token_count for share in shares} == {sum(s.trained_tokens for s in here)}
+            loads = [sum(len(s) for batch in share.micro_batches for s in batch) for share in shares]
+            assert max(loads) - min(loads) <= max(len(s) for s in here)
             seen += [s.index for s in here]
         assert sorted(seen) == list(range(len(samples)))
 
@@ -75,18 +79,19 @@ def test_collate_keeps_exactly_the_sampled_tokens(sizes: list[int]) -> None:
     samples = samples_of(sizes)
     batch = collate(samples)
     wanted = [(int(t), int(t) - 1, s.advantage) for s in samples for t in s.token_ids[s.sampled]]
-    flat = batch.token_ids.ravel()
-    got = zip(batch.targets, flat[batch.positions], batch.advantages, strict=True)
+    for s, start, end in zip(samples, batch.boundaries, batch.boundaries[1:], strict=False):
+        np.testing.assert_array_equal(batch.token_ids[start:end], s.token_ids)
+    got = zip(batch.targets, batch.token_ids[batch.positions], batch.advantages, strict=True)
     assert [(int(t), int(p), float(a)) for t, p, a in got] == wanted
     np.testing.assert_array_equal(batch.logprobs, -batch.targets.astype(np.float32))
-    assert batch.real_tokens == sum(sizes)
+    assert batch.real_tokens == batch.token_ids.size == batch.boundaries[-1] == sum(sizes)
     assert (batch.weights == 1).all()
 
 
 def test_empty_micro_batch_weighs_nothing() -> None:
     shares = split_over_ranks(samples_of([9, 9, 9]), 2, 9, 9)
     assert [len(s.micro_batches) for s in shares] == [2, 2]
-    empty = collate(shares[0].micro_batches[1])
+    empty = collate(shares[1].micro_batches[1])
     assert empty.weights.sum() == 0
     assert empty.real_tokens == 0
 

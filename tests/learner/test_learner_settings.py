@@ -28,13 +28,58 @@ def test_schedule_rises_then_falls_to_zero() -> None:
         ({"optimizer": {"warmup_steps": 9, "total_steps": 9}}, "warmup_steps=9 .*set warmup_steps below"),
         ({"optimizer": {"betas": (0.9, 1.0)}}, r"betas=\(0.9, 1.0\)"),
         ({"clip_low": 1.5}, "clip_low"),
+        ({"estimator": "gae"}, "estimator=gae needs a critic.*set estimator=grpo"),
+        ({"estimator": "rloo", "advantages_by": "components"}, "with estimator=rloo.*set estimator=grpo"),
+        ({"component_weights": {"cost": 0.5}}, "no effect with advantages_by=total"),
+        ({"advantages_by": "components", "component_weights": {"cost": -1}}, r"component_weights\.cost"),
         ({"learning_rate": 1}, "learning_rate"),
-        ({"kl_estimator": "k3"}, "kl_estimator"),
+        ({"kl_estimator": "k4"}, "kl_estimator"),
+        ({"kl_estimator": "k1"}, "kl_estimator=k1 with kl_in=loss .*set kl_estimator=k2"),
+        ({"kl_coef": 0, "kl_target": 0.1}, "kl_target=0.1 with kl_coef=0 .*unset kl_target"),
+        (
+            {"kl_in": "reward", "advantages_by": "components"},
+            "kl_in=reward with advantages_by=components.*set kl_in=loss",
+        ),
+        ({"loss": "cispo", "dual_clip": 3}, "dual_clip=3.0 belongs to loss=ppo, not cispo"),
+        ({"aggregation": "sequence_sum_token_norm"}, "aggregation_tokens=None .*set both"),
+        ({"aggregation_tokens": 512}, "aggregation_tokens=512 with aggregation=token_mean"),
+        ({"importance_cap": 1}, "importance_cap"),
     ],
 )
 def test_refuses(values: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         LearnerSettings.model_validate(values)
+
+
+def test_importance_is_corrected_where_the_sampler_may_be_older() -> None:
+    assert LearnerSettings().for_staleness(0).importance == "off"
+    assert LearnerSettings().for_staleness(1).importance == "truncate"
+    masked = LearnerSettings(importance="mask")
+    assert masked.for_staleness(3) == masked.for_staleness(0) == masked
+    assert LearnerSettings(importance="off", importance_cap=float("inf")).for_staleness(0).importance == "off"
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"importance": "off"}, "importance=off with max_staleness=2 .*set importance=truncate"),
+        ({"importance_cap": float("inf")}, "importance_cap=inf with max_staleness=2 .*set importance_cap"),
+    ],
+)
+def test_unbounded_importance_is_refused_with_staleness(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        LearnerSettings.model_validate(values).for_staleness(2)
+
+
+def test_a_batch_is_scored_first_only_where_it_must_be() -> None:
+    assert not LearnerSettings(importance="truncate").scores_first
+    assert LearnerSettings(importance="truncate", minibatches=2).scores_first
+    assert LearnerSettings(kl_in="reward").scores_first
+    assert not LearnerSettings(kl_in="reward", kl_coef=0, ppo_epochs=2).scores_first
+
+
+def test_logit_chunks_shrink_with_the_vocabulary() -> None:
+    assert [LearnerSettings().logit_chunk(v) for v in (500, 50_000, 10**9)] == [1024, 335, 1]
 
 
 def test_every_field_is_described() -> None:
@@ -44,7 +89,7 @@ def test_every_field_is_described() -> None:
 
 def test_driver_side_imports_no_torch() -> None:
     code = (
-        "import sys, learner.settings, learner.advantages, learner.batching, learner.metrics, learner.gang;"
+        "import sys, learner.settings, learner.credit, learner.gae, learner.batching, learner.metrics, learner.gang;"
         "bad = {'torch', 'deepspeed', 'vllm', 'transformers'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

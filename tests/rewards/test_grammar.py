@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import time
 
 from hypothesis import given
@@ -34,6 +35,26 @@ def test_the_parse_does_not_depend_on_where_the_stream_is_split(pieces: list[str
     for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
         parser.feed(text[start:end])
     assert (parser.finish(), tuple(parser.faults)) == parse_turn(text)
+
+
+@given(PIECES, st.integers(1, 4))
+def test_the_parse_does_not_depend_on_where_the_bytes_are_split(pieces: list[str], size: int) -> None:
+    text = "".join(pieces).encode("utf-8", "replace").decode()
+    stream = text.encode()
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    parser = TurnParser()
+    for start in range(0, len(stream), size):
+        parser.feed(decoder.decode(stream[start : start + size]))
+    assert (parser.finish(), tuple(parser.faults)) == parse_turn(text)
+
+
+@given(PIECES)
+def test_who_watches_the_parser_changes_nothing_and_sees_all(pieces: list[str]) -> None:
+    seen: list[str] = []
+    parser = TurnParser(on_span=lambda text, kind: seen.append(text))
+    parser.feed("".join(pieces))
+    assert (parser.finish(), tuple(parser.faults)) == parse_turn("".join(pieces))
+    assert "".join(seen) == "".join(pieces)
 
 
 @given(st.lists(st.builds(Block, st.sampled_from(BlockKind), PLAIN), max_size=5))

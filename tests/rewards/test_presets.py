@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.cost import cost_reward
-from rewards.form import violations
+from rewards.cost import cost_reward, derived_cost_scale_usd
+from rewards.form import paper_violations, violations
 from rewards.grammar import parse_turn
 from rewards.outcome import exact_match, normalise_answer, token_f1
-from rewards.presets import RewardBreakdown, judge
+from rewards.presets import Judge, RewardBreakdown
 from rewards.settings import RewardSettings
 from rewards.transcript import CallStatus, RouteCall, StopReason, Transcript, Turn
 
 
 def turn(text: str, call: RouteCall | None = None) -> Turn:
     blocks, faults = parse_turn(text)
-    return Turn(text, blocks, call, faults)
+    return Turn(text, blocks, (call,) if call else (), faults)
 
 
 def asked(reply: str = "it is lanu .", cost: float = 0.001, status: CallStatus = CallStatus.OK) -> RouteCall:
@@ -35,8 +35,8 @@ def episode(answer: str = "lanu", reply: str = "it is lanu .", cost: float = 0.0
 
 
 def reward(transcript: Transcript, alpha: float = 0.5, **changes: object) -> RewardBreakdown:
-    settings = dataclasses.asdict(RewardSettings(alpha=alpha, cost_scale_usd=0.004)) | changes
-    return judge(transcript, ["lanu"], **settings)  # type: ignore[arg-type]
+    settings = dataclasses.replace(RewardSettings(alpha=alpha, cost_scale_usd=0.004), **changes)  # type: ignore[arg-type]
+    return Judge(settings).judge(transcript, ["lanu"])
 
 
 def test_default_pays_for_low_cost_only_where_the_answer_is_right() -> None:
@@ -45,7 +45,7 @@ def test_default_pays_for_low_cost_only_where_the_answer_is_right() -> None:
 
 
 def test_paper_pays_for_low_cost_whatever_the_answer() -> None:
-    assert reward(episode("other"), preset="paper").total == pytest.approx(0.25)
+    assert reward(episode("other"), preset="paper").total == pytest.approx(0.25)  # a first cost is worth a half
 
 
 @pytest.mark.parametrize(
@@ -116,8 +116,10 @@ def test_an_impossible_cost_is_refused(cost: float) -> None:
 
 
 def test_a_question_without_answers_is_refused() -> None:
-    with pytest.raises(ValueError, match="accepted answer"):
-        judge(episode(), [], preset="default", alpha=0.0, metric="em", cost_scale_usd=1.0)
+    with pytest.raises(ValueError, match=r"question .q7.: .*accepted answer"):
+        Judge(RewardSettings()).judge(episode(), [], question="q7")
+    with pytest.raises(ValueError, match="list of texts"):
+        Judge(RewardSettings()).judge(episode(), "lanu")
 
 
 def test_a_void_transcript_is_refused() -> None:
@@ -148,3 +150,118 @@ def test_outcomes_are_shares_and_an_exact_match_of_words_has_full_f1(prediction:
     assert 0 <= f1 <= 1
     if em and normalise_answer(prediction):
         assert f1 == 1.0
+
+
+def with_calls(*models: str | None, usd: float = 0.001, raw: float = 0.0) -> Transcript:
+    turns = []
+    for model in models:
+        status = CallStatus.OK if model else CallStatus.INVALID_ROUTE
+        call = RouteCall("zumo", model, "q", status, cost_usd=usd, raw_cost=raw)
+        turns.append(turn("<think> a </think> <search> zumo : q </search>", call))
+    turns.append(turn("<think> so </think> <answer> lanu </answer>"))
+    return Transcript(tuple(turns), StopReason.ANSWERED)
+
+
+def test_components_are_the_addends_of_the_total() -> None:
+    found = reward(episode(), length_coef=0.1)
+    assert found.components == pytest.approx({"format": 0.0, "outcome": 0.5, "cost": 0.25, "length": -0.1})
+    assert found.total == pytest.approx(0.65)
+    broken = reward(Transcript((turn("lanu"),), StopReason.NO_ACTION), length_coef=0.1)
+    assert broken.components == {"format": -1.0, "outcome": 0.0, "cost": 0.0, "length": 0.0}
+
+
+def test_length_and_switches_are_charged_where_asked_for() -> None:
+    settings = RewardSettings(length_coef=0.1, switch_coef=0.01)
+    found = Judge(settings).judge(with_calls("a", "b", "b", "a"), ["lanu"])
+    assert found.components["length"] == pytest.approx(-0.4)
+    assert found.components["switch"] == pytest.approx(-0.02)
+
+
+def test_a_budget_is_read_from_the_episode() -> None:
+    def total(rule: str, budget: float | None, cost: float) -> float:
+        judge = Judge(RewardSettings(budget=rule))  # type: ignore[arg-type]
+        return judge.judge(with_calls("a", usd=cost), ["lanu"], budget_usd=budget).total
+
+    assert total("none", 0.001, 0.002) == total("hard", None, 0.002) == total("hard", 0.002, 0.002) == 1.0
+    assert total("hard", 0.001, 0.0011) == total("soft", 0.001, 0.003) == total("soft", 0.0, 0.001) == 0.0
+    assert total("soft", 0.001, 0.0015) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="budget_usd=-1"):
+        total("hard", -1.0, 0.001)
+
+
+def test_cost_by_rank_looks_at_the_group_alone() -> None:
+    judge = Judge(RewardSettings(alpha=1.0, cost_by="rank"))
+    group = [with_calls("a", usd=usd) for usd in (0.002, 0.001, 0.002, 0.009)]
+    assert [r.cost for r in judge.judge_group(group, ["lanu"])] == pytest.approx([0.5, 1.0, 0.5, 0.0])
+    assert {r.cost for r in judge.judge_group([group[0]] * 3, ["lanu"])} == {0.5}
+    assert judge.judge(group[0], ["lanu"]).cost == 0.5
+
+
+def test_the_reference_pays_for_low_cost_only_where_the_answer_is_right() -> None:
+    judge = Judge(RewardSettings(preset="reference", alpha=0.5))
+    known = [dataclasses.replace(t, turns=named(t)) for t in (with_calls("a", raw=raw) for raw in (9.0, 1.0, 4.0))]
+    assert [judge.judge(t, ["lanu"]).total for t in known] == pytest.approx([0.75, 1.0, 0.5 + 0.5 * judge_cost()])
+    assert judge.judge(known[1], ["other"]).total == 0.0
+
+
+def named(transcript: Transcript) -> tuple[Turn, ...]:
+    """Its turns, the candidate's name one that the published code knows."""
+    return tuple(dataclasses.replace(t, text=t.text.replace("zumo", "qwen")) for t in transcript.turns)
+
+
+def judge_cost() -> float:
+    """Of √4 beside √9 and √1: the 5th percentile is 1.1, the 95th 2.9."""
+    return 1 - (2 - 1.1) / (2.9 - 1.1)
+
+
+def test_the_window_is_shared_by_all_and_can_be_resumed() -> None:
+    settings = RewardSettings(preset="paper", alpha=1.0)
+    first, whole = Judge(settings), Judge(settings)
+    episodes = [with_calls("a", raw=raw) for raw in (9.0, 1.0, 4.0)]
+    expected = [whole.judge(t, ["other"]).total for t in episodes]
+    begun = [first.judge(t, ["other"]).total for t in episodes[:2]]
+    resumed = Judge(settings)
+    resumed.restore(first.state())
+    assert [*begun, resumed.judge(episodes[2], ["other"]).total] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("Sure: <think> a </think> <answer> lanu </answer>", "think_not_first"),
+        ("<think> a </think> <answer> lanu </answer> .", "answer_not_last"),
+        ("<think> </think> <answer> lanu </answer>", "empty_think"),
+        ("<think> a </think> <search> a: b </search> <answer> lanu </answer>", "unpaired_search"),
+        ("<think> a </think> <answer> x </answer> <answer> lanu </answer>", "many_answers"),
+        ("<think> a </think> <information> x </information> <answer> lanu </answer>", "forged_information"),
+    ],
+)
+def test_the_papers_rules_are_named(text: str, rule: str) -> None:
+    transcript = Transcript((turn(text),), StopReason.ANSWERED)
+    assert rule in paper_violations(transcript)
+    assert reward(transcript, preset="paper").total == -1.0
+
+
+def test_what_only_the_published_code_minds_breaks_no_rule_of_the_paper() -> None:
+    route = "<think> ... </think> text <search> zumo : is zumo your-query at 10:30 ? </search>"
+    transcript = Transcript((turn(route, asked()), turn("<answer> lanu </answer>")), StopReason.ANSWERED)
+    assert paper_violations(transcript) == ()
+
+
+def test_the_published_presets_take_no_additions() -> None:
+    additions = ({"cost_by": "rank"}, {"length_coef": 0.1}, {"switch_coef": 0.1}, {"budget": "hard"})
+    for preset in ("paper", "reference"):
+        for addition in additions:
+            with pytest.raises(ValueError, match=f"{next(iter(addition))}=.*preset={preset}"):
+                RewardSettings(preset=preset, **addition)  # type: ignore[arg-type]
+
+
+def test_the_derived_scale_is_the_most_that_an_episode_can_cost() -> None:
+    prices = [(0.2, 0.2), (1.2, 1.2)]
+    assert derived_cost_scale_usd(prices, 0, 512, 4) == pytest.approx(4 * 512 * 1.2 / 1e6)
+    assert derived_cost_scale_usd(prices, 1000, 500, 1) == pytest.approx(1500 * 1.2 / 1e6)
+    for bad in ([], [(0.0, 0.0)], [(-1.0, 1.0)], [(float("nan"), 1.0)]):
+        with pytest.raises(ValueError, match=r"price|cost_scale_usd"):
+            derived_cost_scale_usd(bad, 0, 512, 4)
+    with pytest.raises(ValueError, match="cost_scale_usd=none"):
+        Judge(RewardSettings(cost_scale_usd=None)).judge(episode(), ["lanu"])

@@ -11,9 +11,10 @@ import yaml
 from pydantic import ValidationError
 
 import actors.pool
-from actors.pool.cards import CardError, ModelCard, load_cards, resolve
+from actors.pool.cards import CardError, ModelCard, about_pool, load_cards, read_cards, resolve, shipped_pools
 
 SIX = Path(actors.pool.__file__).with_name("router_r1_six.yaml")
+UNSEEN = SIX.with_name("router_r1_unseen.yaml")
 CARD = {
     "name": "Alpha-7B",
     "descriptor": "small and quick",
@@ -62,6 +63,60 @@ def test_the_papers_six() -> None:
         "Gemma-2-27B-Instruct": 0.80,
     }
     assert all(card.api_key_env for card in cards)
+    # The list that the prices are from has one price per model.
+    assert all(card.price_in_usd_per_mtok == card.price_out_usd_per_mtok for card in cards)
+
+
+def test_the_unseen_two_join_the_six() -> None:
+    names = [card.name for card in load_cards(UNSEEN)]
+    assert names == ["Palmyra-Creative-122B", "LLaMA3-ChatQA-1.5-8B"]
+    assert not {*names} & {card.name for card in load_cards(SIX)}
+
+
+def test_every_shipped_pool_can_be_loaded_and_says_what_it_is() -> None:
+    pools = {pool.stem: pool for pool in shipped_pools()}
+    assert pools.keys() >= {"router_r1_six", "router_r1_unseen", "local_vllm", "hosted_provider"}
+    for pool in pools.values():
+        assert about_pool(pool)
+        assert all(card.priced_on or pool.stem == "local_vllm" for card in load_cards(pool))
+
+
+def test_one_price_stands_for_both(tmp_path: Path) -> None:
+    (card,) = load_cards(write(tmp_path, CARD))
+    assert card.price_in_usd_per_mtok == card.price_out_usd_per_mtok == 0.5
+    (card,) = load_cards(write(tmp_path, CARD | {"price_in_usd_per_mtok": 0}))
+    assert card.price_in_usd_per_mtok == 0
+
+
+def test_a_price_of_zero_must_be_said(tmp_path: Path) -> None:
+    unpriced = {name: value for name, value in CARD.items() if name != "price_out_usd_per_mtok"}
+    (card,) = load_cards(write(tmp_path, unpriced | {"free": True}))
+    assert card.cost_usd(1000, 1000) == 0
+    assert "'price_out_usd_per_mtok' is missing" in refusal(write(tmp_path, unpriced))
+    message = refusal(write(tmp_path, CARD | {"price_out_usd_per_mtok": 0}))
+    assert "both prices are 0" in message
+    assert "free: true" in message
+    assert "beside a price" in refusal(write(tmp_path, CARD | {"free": True}))
+
+
+def test_a_reply_that_fills_the_context_leaves_no_room_for_a_prompt(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, CARD | {"context_tokens": 512, "max_output_tokens": 512}))
+    assert "max_output_tokens=512" in message
+    assert "context_tokens=512" in message
+
+
+def test_the_faults_of_all_cards_are_told_at_once(tmp_path: Path) -> None:
+    good, cheap, nameless = CARD, CARD | {"name": "Beta", "temperature": 3}, CARD | {"name": ""}
+    path = write(tmp_path, good, cheap, nameless, CARD | {"name": "alpha-7b"})
+    lines = refusal(path).splitlines()
+    assert [line.split(":")[0].removeprefix(f"{path}, ") for line in lines] == [
+        "card 2 ('Beta')",
+        "card 3 ('')",
+        "card 'alpha-7b'",
+    ]
+    cards, faults = read_cards(path)
+    assert [card.name for card in cards] == ["Alpha-7B", "alpha-7b"]
+    assert faults == lines
 
 
 def test_resolve_takes_name_and_alias_in_any_case() -> None:
@@ -108,6 +163,10 @@ def test_missing_file(tmp_path: Path) -> None:
         ({"base_url": "ftp://x/v1"}, ["'base_url'", "http://"]),
         ({"base_url": "http://"}, ["'base_url'", "with a host"]),
         ({"max_output_tokens": 0}, ["'max_output_tokens'", "greater than 0", "got 0"]),
+        ({"priced_on": "yesterday"}, ["'priced_on'", "got 'yesterday'"]),
+        ({"requests_per_minute": 0}, ["'requests_per_minute'", "greater than 0", "got 0"]),
+        ({"tokens_per_minute": float("inf")}, ["'tokens_per_minute'", "finite", "got inf"]),
+        ({"top_p": 0}, ["'top_p'", "greater than 0"]),
         ({"price": 3}, ["unknown field 'price'", "remove it", "price_out_usd_per_mtok"]),
     ],
 )

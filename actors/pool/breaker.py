@@ -1,0 +1,73 @@
+"""The circuit breaker of an endpoint: while a provider is down, calls fail at once and a few of them probe it."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+
+_MOST_FAILURES = 10  # in a row: at a failure rate of a quarter, one in a million
+_FEW_FAILURES = 3  # in a row, where nothing else came back for _SILENCE_S
+_SILENCE_S = 1.0
+_PROBE_EVERY_S = 1.0
+
+
+class BreakerState(StrEnum):
+    """What a breaker does with the next call."""
+
+    CLOSED = "closed"  # lets it through
+    OPEN = "open"  # fails it
+    HALF_OPEN = "half_open"  # lets it through as a probe
+
+
+class Breaker:
+    """Opens after failures in a row, and closes with the first success.
+
+    | state | goes to | when |
+    | --- | --- | --- |
+    | closed | open | ten failures in a row, or three over a second or more |
+    | open | half open | a second after it opened or let the last probe through |
+    | half open | open | a call was let through as a probe |
+    | any | closed | a call succeeds |
+
+    Failures are those of a provider that is not there: broken connections, hangs and 5xx. A refusal or a rate
+    limit is an answer. A probe that hangs does not keep the next one back. Time is monotonic.
+    """
+
+    def __init__(self) -> None:
+        self._failures = 0  # in a row
+        self._first_failure_s = 0.0
+        self._probe_at_s: float | None = None  # None: closed
+
+    @property
+    def state(self) -> BreakerState:
+        if self._probe_at_s is None:
+            return BreakerState.CLOSED
+        return BreakerState.OPEN if time.monotonic() < self._probe_at_s else BreakerState.HALF_OPEN
+
+    @property
+    def next_probe_s(self) -> float:
+        """Seconds until a call may go through."""
+        return 0.0 if self._probe_at_s is None else max(0.0, self._probe_at_s - time.monotonic())
+
+    def admit(self) -> bool:
+        """Whether a call may be sent now; one of a half-open breaker is its probe."""
+        if self._probe_at_s is None:
+            return True
+        now = time.monotonic()
+        if now < self._probe_at_s:
+            return False
+        self._probe_at_s = now + _PROBE_EVERY_S
+        return True
+
+    def succeeded(self) -> None:
+        self._failures = 0
+        self._probe_at_s = None
+
+    def failed(self) -> None:
+        now = time.monotonic()
+        if self._failures == 0:
+            self._first_failure_s = now
+        self._failures += 1
+        lasting = self._failures >= _FEW_FAILURES and now - self._first_failure_s >= _SILENCE_S
+        if self._probe_at_s is None and (lasting or self._failures >= _MOST_FAILURES):
+            self._probe_at_s = now + _PROBE_EVERY_S

@@ -1,0 +1,161 @@
+"""One candidate as its caller knows it: where it is asked, what is sent, what that can cost, and its recent calls."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from typing import Any
+from urllib.parse import urlsplit
+
+from actors.pool.breaker import Breaker
+from actors.pool.calls import CANDIDATE_PROMPT, CallRequest
+from actors.pool.cards import ModelCard
+from actors.pool.limits import Gate, TokenBucket
+from actors.pool.reply import Usage
+from actors.pool.settings import PoolSettings
+from actors.pool.transport import PoolError
+
+_CHARACTERS_PER_TOKEN = 4  # for estimates where a provider does not report its usage
+_TEMPLATE_TOKENS = 64  # what a chat template adds to a prompt, generously
+_RECENT_CALLS = 256
+_FEWEST_CALLS = 20  # that a quantile is read from
+_PROMPT_BYTES = len(CANDIDATE_PROMPT.encode())
+
+
+class Endpoint:
+    """A base URL, with the limits and the breaker that all its candidates share."""
+
+    def __init__(self, base_url: str, settings: PoolSettings) -> None:
+        self.base_url = base_url
+        self.host = host_of(base_url)
+        self.gate = Gate(settings.max_in_flight)
+        self.breaker = Breaker()
+
+
+class Candidate:
+    """A card at its endpoint."""
+
+    def __init__(self, card: ModelCard, endpoint: Endpoint, settings: PoolSettings) -> None:
+        self.card = card
+        self.endpoint = endpoint
+        self._settings = settings
+        self._requests = TokenBucket(card.requests_per_minute) if card.requests_per_minute else None
+        self._tokens = TokenBucket(card.tokens_per_minute) if card.tokens_per_minute else None
+        self._latencies: deque[float] = deque(maxlen=_RECENT_CALLS)
+        self._usages: deque[Usage] = deque(maxlen=_RECENT_CALLS)
+        self._hedge_after_s: float | None = None
+
+    def read_key(self) -> str | None:
+        """The card's key, read from the environment now; none goes to an endpoint that overrides the card's.
+
+        Raises:
+            PoolError: its variable is not set, or holds what can't be a key.
+        """
+        card = self.card
+        if card.api_key_env is None or self._settings.base_url is not None:
+            return None
+        key = os.environ.get(card.api_key_env, "").strip()
+        if not key:
+            raise PoolError(
+                f"card {card.name!r}: the environment variable {card.api_key_env} is not set; export the API key in "
+                "it, or set pool.base_url to a server that needs none"
+            )
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise PoolError(
+                f"card {card.name!r}: the environment variable {card.api_key_env} holds characters that no API key "
+                "has; export the key alone"
+            )
+        return key
+
+    def payload(self, request: CallRequest) -> dict[str, Any]:
+        """The body of the HTTP request. A seed goes only where something is drawn: at temperature 0 it decides
+        nothing, and would make equal questions different ones to the ledger."""
+        card = self.card
+        payload: dict[str, Any] = {
+            "model": card.model,
+            "messages": [
+                {"role": "system", "content": CANDIDATE_PROMPT},
+                {"role": "user", "content": request.query},
+            ],
+            "max_tokens": self.most_tokens(request),
+            "temperature": card.temperature,
+        }
+        if card.top_p < 1:
+            payload["top_p"] = card.top_p
+        if request.seed is not None and card.temperature > 0:
+            payload["seed"] = request.seed
+        if self._settings.send_question_id:
+            payload["metadata"] = {"question_id": request.question_id}
+        return payload
+
+    def most_tokens(self, request: CallRequest) -> int:
+        """Tokens that a reply may have."""
+        return min(request.max_tokens, self.card.max_output_tokens)
+
+    def worst_usd(self, request: CallRequest) -> float:
+        """The most that one request can cost. No tokenizer makes more tokens of a text than it has bytes."""
+        prompt = _PROMPT_BYTES + len(request.query.encode("utf-8", "replace")) + _TEMPLATE_TOKENS
+        if self.card.context_tokens is not None:
+            prompt = min(prompt, self.card.context_tokens)
+        return self.card.cost_usd(prompt, self.most_tokens(request))
+
+    def estimate(self, request: CallRequest, text: str | None) -> Usage:
+        """Tokens by the lengths of the texts; without a reply's text, those of the longest reply allowed."""
+        return Usage(
+            prompt_tokens=_tokens_of(CANDIDATE_PROMPT) + _tokens_of(request.query),
+            completion_tokens=self.most_tokens(request) if text is None else _tokens_of(text),
+        )
+
+    def guess_usd(self, request: CallRequest) -> float:
+        """What a request probably cost whose reply never came: the mean of recent ones, else its worst case."""
+        if not self._usages:
+            return self.worst_usd(request)
+        prompt = sum(usage.prompt_tokens for usage in self._usages)
+        completion = sum(usage.completion_tokens for usage in self._usages)
+        return self.card.cost_usd(prompt, completion) / len(self._usages)
+
+    def take_turn(self, request: CallRequest) -> float:
+        """Take a request's share of the limits per minute; return the seconds until it may be sent."""
+        wait_s = self._requests.take(1) if self._requests else 0.0
+        return max(wait_s, self._tokens.take(self._share(request))) if self._tokens else wait_s
+
+    def give_back_turn(self, request: CallRequest) -> None:
+        """The request was not sent."""
+        if self._requests:
+            self._requests.give_back(1)
+        if self._tokens:
+            self._tokens.give_back(self._share(request))
+
+    def replied(self, request: CallRequest, usage: Usage | None, latency_s: float) -> None:
+        """Remember a good reply, and correct the limit of tokens by what it took."""
+        if usage is not None:
+            self._usages.append(usage)
+            if self._tokens:
+                self._tokens.give_back(self._share(request) - usage.prompt_tokens - usage.completion_tokens)
+        if self._settings.hedge_quantile is not None:
+            self._latencies.append(latency_s)
+            self._hedge_after_s = None
+
+    def hedge_after_s(self) -> float | None:
+        """Seconds after which a call is slow; None where calls are not hedged, or too few were seen to tell."""
+        quantile = self._settings.hedge_quantile
+        if quantile is None or len(self._latencies) < _FEWEST_CALLS:
+            return None
+        if self._hedge_after_s is None:
+            ordered = sorted(self._latencies)
+            self._hedge_after_s = ordered[min(len(ordered) - 1, math.floor(quantile * len(ordered)))]
+        return self._hedge_after_s
+
+    def _share(self, request: CallRequest) -> int:
+        estimate = self.estimate(request, None)  # providers count max_tokens, too
+        return estimate.prompt_tokens + estimate.completion_tokens
+
+
+def host_of(base_url: str) -> str:
+    """The host of an endpoint, with its port where it names one."""
+    return urlsplit(base_url).netloc
+
+
+def _tokens_of(text: str) -> int:
+    return max(1, math.ceil(len(text) / _CHARACTERS_PER_TOKEN))

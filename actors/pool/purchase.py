@@ -1,0 +1,330 @@
+"""One call being bought: its requests with their pauses and hedges, each granted before it is sent and then paid."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+from actors.pool.breaker import BreakerState
+from actors.pool.calls import CallRequest
+from actors.pool.candidate import Candidate
+from actors.pool.ledger_entry import Settled
+from actors.pool.reply import Reply, Usage
+from actors.pool.settings import PoolSettings
+from actors.pool.spend import Charge, Funds
+from actors.pool.stats import CallerStats
+from actors.pool.transport import SHORTEST_SECRET, Transport
+from rewards.transcript import CallStatus
+
+_log = logging.getLogger(__name__)
+
+_LONGEST_BACKOFF_S = 8.0
+
+
+class OverBudget(Exception):
+    """A request was refused before it was sent; the message names the cap and the remedy."""
+
+
+class EndpointDown(Exception):
+    """The endpoint's breaker is open; the message names the endpoint."""
+
+
+@dataclass(slots=True)
+class Means:
+    """What the purchases of a caller share."""
+
+    settings: PoolSettings
+    transport: Transport
+    funds: Funds | None  # None where there are no caps
+    stats: CallerStats
+    caller: str
+    random: random.Random = field(default_factory=random.Random)
+    numbers: count[int] = field(default_factory=count)
+
+
+class Purchase:
+    """What one call has come to so far; it outlives a deadline that cuts the call short.
+
+    A request is paid by its reported usage. Without one: what the texts' lengths say for a good reply; nothing
+    where the provider turned it away or never took it; the mean of the model's recent calls where the reply was
+    cut off, unreadable, or given up on by us (a deadline, a hedge that lost, an episode that ended), for the
+    provider bills what it generates. The last two are marked as estimates.
+    """
+
+    def __init__(self, means: Means, candidate: Candidate, request: CallRequest, key: str | None, body: bytes) -> None:
+        self._means = means
+        self._candidate = candidate
+        self._request = request
+        self._key = key
+        self._body = body
+        self.worst_usd = candidate.worst_usd(request)
+        self.started = time.monotonic()
+        self.attempts = 0
+        self.spent_usd = 0.0
+        self.estimated = False
+        self.hedged = False
+        self.last_fault = ""
+        self._waits_for = ""  # what keeps it from being sent, for people
+        self._sent = False
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self.started
+
+    async def take_turn(self) -> None:
+        """Wait for the limits per minute, then for a slot; there is no deadline here, the caller sets one.
+
+        Raises:
+            EndpointDown: the endpoint is down, and calls don't wait for it.
+        """
+        endpoint, means = self._candidate.endpoint, self._means
+        if means.settings.when_down == "fail" and endpoint.breaker.state is BreakerState.OPEN:
+            raise self._down()
+        wait_s = self._candidate.take_turn(self._request)
+        if wait_s > 0:
+            self._waits_for = "its turn under the card's requests_per_minute and tokens_per_minute; ask less at once"
+            try:
+                await asyncio.sleep(wait_s)
+            except asyncio.CancelledError:
+                self._candidate.give_back_turn(self._request)
+                raise
+        self._waits_for = (
+            f"a free slot of pool.max_in_flight={means.settings.max_in_flight}; raise max_in_flight or pool.callers"
+        )
+        if endpoint.gate.limit < means.settings.max_in_flight:
+            self._waits_for += f" (at {endpoint.gate.limit} now, as the provider turned calls away)"
+        if not endpoint.gate.try_enter():
+            await endpoint.gate.enter()
+
+    def start(self) -> None:
+        """The clock of the call starts: it is about to be sent."""
+        self._sent = True
+        self.started = time.monotonic()
+
+    async def grant(self) -> str:
+        """Wait until a request may be sent and paid for; return the id to pay it under.
+
+        Raises:
+            EndpointDown: the breaker is open, and calls don't wait for it.
+            OverBudget: it would break a cap.
+        """
+        endpoint = self._candidate.endpoint
+        while not endpoint.breaker.admit():
+            if self._means.settings.when_down == "fail":
+                raise self._down()
+            self._waits_for = f"{endpoint.base_url} to be back (pool.when_down=wait)"
+            await asyncio.sleep(endpoint.breaker.next_probe_s + self._means.random.uniform(0, 0.1))
+        self._waits_for = "calls under way to settle what they reserved under a cap; raise the cap"
+        return await self._reserve()
+
+    async def run(self, charge_id: str) -> Reply:
+        """Send until a reply is final, the first request under `charge_id`; pauses double, with jitter, and are no
+        shorter than asked for.
+
+        Raises:
+            EndpointDown, OverBudget: a further request may not be sent.
+        """
+        settings = self._means.settings
+        while True:
+            reply = await self._send_hedged(charge_id)
+            if not reply.retriable:
+                return reply
+            self.last_fault = reply.fault
+            if self.attempts >= settings.max_attempts:
+                return replace(reply, fault=f"{reply.fault} (gave up after {self.attempts} attempts)")
+            pause_s, left_s = self._pause_s(reply), settings.total_timeout_s - self.elapsed_s
+            if pause_s >= left_s:
+                self._candidate.give_back_turn(self._request)
+                fault = f"{reply.fault} (the next attempt in {pause_s:.1f} s is past the deadline in {left_s:.1f} s)"
+                return replace(reply, fault=fault)
+            _log.debug("%s: attempt %d failed; again in %.2f s", self._candidate.card.name, self.attempts, pause_s)
+            await asyncio.sleep(pause_s)
+            charge_id = await self.grant()
+
+    def pay(self, charge_id: str, reply: Reply | None) -> None:
+        """Settle a request; `reply` is None where we hung up on it."""
+        usd, estimated = self._price(reply)
+        self.spent_usd += usd
+        self.estimated |= estimated
+        stats = self._means.stats
+        stats.usd[self._candidate.card.name] += usd  # type: ignore[assignment]  # typeshed counts in whole numbers
+        stats.reserved_usd -= self.worst_usd
+        if self._means.funds is not None:
+            self._means.funds.settle(charge_id, usd)
+
+    async def record(self, charge_id: str, begin: Awaitable[Settled | None]) -> Settled | None:
+        """Have the call recorded before it is sent; if that fails, or it was answered before, its money is free."""
+        found = None
+        try:
+            found = await begin
+            recorded = found is None
+        except BaseException:
+            recorded = False
+            raise
+        finally:
+            if not recorded:
+                self._means.stats.reserved_usd -= self.worst_usd
+                if self._means.funds is not None:
+                    self._means.funds.settle(charge_id, 0.0)
+        return found
+
+    def late(self) -> Reply:
+        """The call's deadline is over."""
+        settings, base_url = self._means.settings, self._candidate.endpoint.base_url
+        if not self._sent:
+            fault = f"not sent within {settings.queue_timeout_s:g} s (pool.queue_timeout_s): it waited for "
+            return Reply(fault=fault + self._waits_for, timed_out=True)
+        self._candidate.endpoint.breaker.failed()
+        before = f"; before that: {self.last_fault}" if self.last_fault else ""
+        fault = f"no reply from {base_url} within {settings.total_timeout_s:g} s (pool.total_timeout_s){before}"
+        return Reply(fault=fault, timed_out=True)
+
+    def sum_up(self, reply: Reply, status: str = "") -> Settled:
+        """What the call came to, with the key, which a provider may repeat, cut out of it."""
+        usage, error = Usage(0, 0), reply.refusal or reply.fault
+        if reply.good or reply.refusal:
+            reported = self.usage(reply)
+            usage = reported or self._candidate.estimate(self._request, reply.text if reply.good else None)
+            if reported is None:
+                error = "; ".join(filter(None, (error, "usage missing or nonsense: tokens are estimated")))
+        return Settled(
+            status=status or _status(reply),
+            reply=_scrub(reply.text, self._key, SHORTEST_SECRET),
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cost_usd=self.spent_usd,
+            estimated=self.estimated,
+            latency_s=self.elapsed_s,
+            attempts=self.attempts,
+            error=_scrub(error, self._key, 1),
+            hedged=self.hedged,
+        )
+
+    def usage(self, reply: Reply) -> Usage | None:
+        """The reported usage; None where there is none, or more tokens than were asked for."""
+        usage = reply.usage
+        most = self._candidate.most_tokens(self._request)
+        return None if usage is None or usage.completion_tokens > most else usage
+
+    def _down(self) -> EndpointDown:
+        before = f"; before that: {self.last_fault}" if self.last_fault else ""
+        return EndpointDown(
+            f"{self._candidate.endpoint.base_url} is down: nothing is sent but a call every second, to see whether it "
+            f"is back (pool.when_down=wait waits for it){before}"
+        )
+
+    async def _reserve(self) -> str:
+        means, candidate = self._means, self._candidate
+        charge_id = f"{means.caller}/{next(means.numbers)}"
+        if means.funds is not None:
+            charge = Charge(
+                charge_id,
+                means.caller,
+                candidate.card.name,
+                candidate.endpoint.host,
+                self._request.step,
+                self.worst_usd,
+            )
+            refusal = await means.funds.reserve(charge)
+            if refusal:
+                raise OverBudget(refusal)
+        means.stats.reserved_usd += self.worst_usd
+        return charge_id
+
+    async def _send(self, charge_id: str) -> Reply:
+        """One request, paid for whatever becomes of it."""
+        self.attempts += 1
+        self._means.stats.attempts += 1
+        started = time.monotonic()
+        endpoint = self._candidate.endpoint
+        try:
+            reply = await self._means.transport.post(endpoint.base_url, self._key, self._body)
+        except BaseException:
+            self.pay(charge_id, None)
+            raise
+        if reply.good:
+            self._candidate.replied(self._request, self.usage(reply), time.monotonic() - started)
+        self.pay(charge_id, reply)
+        if reply.down:
+            endpoint.breaker.failed()
+        else:
+            endpoint.breaker.succeeded()
+        if reply.rejected:
+            endpoint.gate.rejected()
+        elif not reply.down:
+            endpoint.gate.served()
+        return reply
+
+    async def _send_hedged(self, charge_id: str) -> Reply:
+        """One request, and a second one beside it once it is slow; the first good reply wins."""
+        slow_s = self._candidate.hedge_after_s()
+        if slow_s is None:
+            return await self._send(charge_id)
+        first = asyncio.create_task(self._send(charge_id))
+        requests = {first}
+        try:
+            await asyncio.wait(requests, timeout=slow_s)
+            if not first.done() and self._candidate.endpoint.gate.try_enter():
+                requests.add(asyncio.create_task(self._send_second()))
+            under_way, reply = requests, None
+            while under_way and not (reply and reply.good):
+                done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                replies = [task.result() for task in done]
+                reply = next((r for r in replies if r and r.good), None) or next(filter(None, replies), reply)
+            assert reply is not None, "the first request returns a reply or raises"
+            return reply
+        finally:
+            for task in requests:
+                task.cancel()
+            # Both are paid before the call is settled.
+            await asyncio.gather(*requests, return_exceptions=True)
+
+    async def _send_second(self) -> Reply | None:
+        """A hedge in a slot that was taken for it; None where a cap refuses it."""
+        try:
+            charge_id = await self._reserve()
+            self.hedged = True
+            self._means.stats.hedges += 1
+            return await self._send(charge_id)
+        except OverBudget:
+            return None
+        finally:
+            self._candidate.endpoint.gate.leave()
+
+    def _pause_s(self, reply: Reply) -> float:
+        doubled_s = min(self._means.settings.backoff_s * 2.0 ** (self.attempts - 1), _LONGEST_BACKOFF_S)
+        turn_s = self._candidate.take_turn(self._request)
+        return max(doubled_s * self._means.random.uniform(0.5, 1.5), reply.retry_after_s, turn_s)
+
+    def _price(self, reply: Reply | None) -> tuple[float, bool]:
+        """What a request has cost in dollars, and whether that is an estimate."""
+        card, request = self._candidate.card, self._request
+        if reply is None:
+            return self._candidate.guess_usd(request), True
+        usage = self.usage(reply)
+        if usage is None and (reply.good or reply.refusal):
+            usage = self._candidate.estimate(request, reply.text if reply.good else None)
+            return card.cost_usd(usage.prompt_tokens, usage.completion_tokens), True
+        if usage is not None:
+            return card.cost_usd(usage.prompt_tokens, usage.completion_tokens), False
+        return (self._candidate.guess_usd(request), True) if reply.may_be_billed or reply.usage else (0.0, False)
+
+
+def _status(reply: Reply) -> str:
+    if reply.over_budget:
+        return CallStatus.OVER_BUDGET
+    if reply.refusal:
+        return CallStatus.REFUSED
+    if reply.timed_out:
+        return CallStatus.TIMEOUT
+    return CallStatus.PROVIDER_ERROR if reply.fault else CallStatus.OK
+
+
+def _scrub(text: str, key: str | None, shortest: int) -> str:
+    """`text` without the key, which a provider may have repeated in it."""
+    return text.replace(key, "***") if key and len(key) >= shortest else text

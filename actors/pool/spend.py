@@ -1,0 +1,293 @@
+"""The purse: what may still be spent, by run, step, day and provider; nothing is sent that it did not grant."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from actors.pool.settings import PoolSettings
+
+_NANO = 1_000_000_000  # money is summed in billionths of a dollar: integers, whose sums are exact
+_DAY_S = 86_400.0
+
+Account = tuple[str, str]  # a cap's setting, and which step or provider it is of
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """The most that may be spent, in dollars; None for no cap."""
+
+    run: float | None = None
+    step: float | None = None
+    day: float | None = None  # of UTC
+    provider: Mapping[str, float] = field(default_factory=dict)  # by endpoint host or card name
+
+    @property
+    def any(self) -> bool:
+        return not (self.run is None and self.step is None and self.day is None and not self.provider)
+
+
+def caps_of(settings: PoolSettings) -> Caps:
+    """The caps of a pool's settings."""
+    return Caps(
+        run=settings.cap_usd_per_run,
+        step=settings.cap_usd_per_step,
+        day=settings.cap_usd_per_day,
+        provider=settings.cap_usd_per_provider,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """A request that is to be paid for."""
+
+    id: str  # unique among the requests of all callers
+    caller: str  # who asks; see `Purse.forfeit`
+    card: str
+    host: str
+    step: int  # 0 for none
+    worst_usd: float
+
+
+class Funds(Protocol):
+    """A purse, or a way to one in another process."""
+
+    async def reserve(self, charge: Charge) -> str: ...
+
+    def settle(self, charge_id: str, usd: float) -> None: ...
+
+    def forfeit(self, caller: str) -> None: ...
+
+
+@dataclass(slots=True)
+class _Book:
+    """One cap and what counts against it, in nano-dollars."""
+
+    cap: int
+    spent: int = 0
+    reserved: int = 0
+    waiting: deque[_Waiter] = field(default_factory=deque)
+
+
+@dataclass(slots=True)
+class _Waiter:
+    charge: Charge
+    verdict: asyncio.Future[str]
+
+
+class Purse:
+    """Grants requests their worst case before they are sent, and takes back what they did not cost.
+
+    A request whose worst case fits under a cap only once others have settled waits for them, first come, first
+    served; one that does not fit beside what is spent for good is refused. So a cap is never exceeded, and what it
+    can pay for is served. A plain object for one caller; made a Ray actor, the one owner of the money of several.
+    """
+
+    def __init__(
+        self, caps: Caps, ledger_url: str | None = None, run: str = "", hosts: Mapping[str, str] | None = None
+    ) -> None:
+        """`ledger_url` and `run` say where to read what was spent before; `hosts` is the endpoint host by card."""
+        self._caps = caps
+        self._ledger_url = ledger_url
+        self._run = run
+        self._hosts = dict(hosts or {})
+        self._books: dict[Account, _Book] = {}
+        self._granted: dict[str, tuple[Charge, tuple[_Book, ...]]] = {}
+        self._opening: asyncio.Lock | None = None  # made in the loop that uses it
+        self._opened = False
+        self._day_ends_s = math.inf
+
+    async def open(self) -> None:
+        """Read from the ledger what the run and the day have spent already; does nothing the second time.
+
+        Raises:
+            LedgerError: the ledger can't be read.
+        """
+        if self._opened:
+            return
+        self._opening = self._opening or asyncio.Lock()
+        async with self._opening:
+            if not self._opened:
+                await self._read_ledger()
+                self._opened = True
+
+    async def reserve(self, charge: Charge) -> str:
+        """Wait until the request is granted, and return ""; or return why it is refused: cap, sums and remedy.
+
+        There is no deadline here, the caller sets one; every grant must be settled.
+
+        Raises:
+            LedgerError: the ledger can't be read.
+        """
+        if not self._opened:
+            await self.open()
+        self._turn_day()
+        books = self._books_of(charge)
+        worst = _nano(charge.worst_usd)
+        for account, book in books.items():
+            if book.spent + worst > book.cap:
+                return self._refusal(account, book, charge)
+        blocked = next((b for b in books.values() if b.waiting or b.spent + b.reserved + worst > b.cap), None)
+        if blocked is None:
+            self._grant(charge, tuple(books.values()))
+            return ""
+        return await self._wait(charge, blocked)
+
+    def settle(self, charge_id: str, usd: float) -> None:
+        """A granted request has come to `usd`, 0 where the provider bills nothing. Unknown ones are left alone:
+        a purse that was started again has read them from the ledger."""
+        charge, books = self._granted.pop(charge_id, (None, ()))
+        if charge is None:
+            return
+        worst, spent = _nano(charge.worst_usd), _nano(usd)
+        for book in books:
+            book.reserved -= worst
+            book.spent += spent
+        for book in books:
+            if book.waiting:
+                self._serve(book)
+
+    def forfeit(self, caller: str) -> None:
+        """The caller died, or starts anew: what it has reserved counts as spent, for the provider may bill it."""
+        for charge, _ in [entry for entry in self._granted.values() if entry[0].caller == caller]:
+            self.settle(charge.id, charge.worst_usd)
+
+    def totals(self) -> dict[str, dict[str, float]]:
+        """By cap, dollars: `cap`, `spent`, `reserved`."""
+        return {
+            " ".join(filter(None, account)): {
+                "cap": book.cap / _NANO,
+                "spent": book.spent / _NANO,
+                "reserved": book.reserved / _NANO,
+            }
+            for account, book in self._books.items()
+        }
+
+    async def _wait(self, charge: Charge, book: _Book) -> str:
+        waiter = _Waiter(charge, asyncio.get_running_loop().create_future())
+        book.waiting.append(waiter)
+        try:
+            return await waiter.verdict
+        except asyncio.CancelledError:
+            if waiter.verdict.done() and not waiter.verdict.cancelled() and not waiter.verdict.result():
+                self.settle(charge.id, 0.0)  # granted just then
+            else:
+                self._serve(book)  # in case those behind it can go now
+            raise
+
+    def _serve(self, book: _Book) -> None:
+        """Decide on those who wait at a cap, in their order, up to the first that has to wait on."""
+        while book.waiting:
+            waiter = book.waiting[0]
+            if not waiter.verdict.done():
+                books = self._books_of(waiter.charge)
+                worst = _nano(waiter.charge.worst_usd)
+                full = next((item for item in books.items() if item[1].spent + worst > item[1].cap), None)
+                blocked = next((b for b in books.values() if b.spent + b.reserved + worst > b.cap), None)
+                if full is not None:
+                    waiter.verdict.set_result(self._refusal(*full, waiter.charge))
+                elif blocked is book:
+                    return
+                elif blocked is not None:
+                    blocked.waiting.append(waiter)
+                else:
+                    self._grant(waiter.charge, tuple(books.values()))
+                    waiter.verdict.set_result("")
+            book.waiting.popleft()
+
+    def _grant(self, charge: Charge, books: tuple[_Book, ...]) -> None:
+        worst = _nano(charge.worst_usd)
+        for book in books:
+            book.reserved += worst
+        self._granted[charge.id] = (charge, books)
+
+    def _books_of(self, charge: Charge) -> dict[Account, _Book]:
+        """The caps that the request counts against."""
+        caps = self._caps
+        accounts: list[tuple[Account, float | None]] = [
+            (("cap_usd_per_run", ""), caps.run),
+            (("cap_usd_per_day", ""), caps.day),
+        ]
+        if charge.step:
+            accounts.append((("cap_usd_per_step", str(charge.step)), caps.step))
+        accounts += [(("cap_usd_per_provider", name), caps.provider.get(name)) for name in (charge.host, charge.card)]
+        books: dict[Account, _Book] = {}
+        for account, cap in accounts:
+            if cap is not None:
+                books[account] = self._books.setdefault(account, _Book(math.floor(cap * _NANO + 0.5)))
+        return books
+
+    def _refusal(self, account: Account, book: _Book, charge: Charge) -> str:
+        setting, of = account
+        where = {"cap_usd_per_step": f" in step {of}", "cap_usd_per_provider": f" at {of}"}.get(setting, "")
+        return (
+            f"{charge.worst_usd:.6f} USD, the most that this call can cost, would break pool.{setting}="
+            f"{book.cap / _NANO:g}: {book.spent / _NANO:.6f} USD are spent{where}; raise the cap to go on"
+        )
+
+    def _turn_day(self) -> None:
+        """At midnight the day's sum starts anew. The clock is read once: it may be set, the monotonic one not."""
+        now = time.monotonic()
+        if now >= self._day_ends_s:
+            self._day_ends_s += _DAY_S * (1 + (now - self._day_ends_s) // _DAY_S)
+            day = self._books.get(("cap_usd_per_day", ""))
+            if day is not None:
+                day.spent = 0
+                self._serve(day)
+
+    async def _read_ledger(self) -> None:
+        wall = time.time()
+        midnight = wall - wall % _DAY_S
+        self._day_ends_s = time.monotonic() + midnight + _DAY_S - wall
+        if self._ledger_url is None or not self._caps.any:
+            return
+        from actors.pool.ledger import Ledger  # SQLAlchemy, which a purse without a ledger does not need
+
+        ledger = await Ledger.open(self._ledger_url, run=self._run)
+        try:
+            of_run = await ledger.spent_usd(run=self._run)
+            of_day = await ledger.spent_usd(since=midnight)
+        finally:
+            await ledger.close()
+        for card, usd in of_run.items():
+            charge = Charge("", "", card, self._hosts.get(card, ""), 0, usd)
+            for (setting, _), book in self._books_of(charge).items():
+                if setting != "cap_usd_per_day":
+                    book.spent += _nano(usd)
+        for (setting, _), book in self._books_of(Charge("", "", "", "", 0, 0.0)).items():
+            if setting == "cap_usd_per_day":
+                book.spent += sum(map(_nano, of_day.values()))
+
+
+class SharedPurse:
+    """A purse in a Ray actor, as a caller in another process uses it."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    async def reserve(self, charge: Charge) -> str:
+        reference = self._actor.reserve.remote(charge)
+        try:
+            return str(await reference)
+        except asyncio.CancelledError:
+            # Whichever way it is decided meanwhile, nothing stays reserved: an actor's calls keep their order.
+            import ray
+
+            ray.cancel(reference)
+            self._actor.settle.remote(charge.id, 0.0)
+            raise
+
+    def settle(self, charge_id: str, usd: float) -> None:
+        self._actor.settle.remote(charge_id, usd)
+
+    def forfeit(self, caller: str) -> None:
+        self._actor.forfeit.remote(caller)
+
+
+def _nano(usd: float) -> int:
+    return math.ceil(usd * _NANO - 1e-6)  # in favour of the cap, but for the noise of floats

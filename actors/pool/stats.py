@@ -1,0 +1,43 @@
+"""The caller's counters: what it was asked, what it sent, and what that has cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+
+
+@dataclass(slots=True)
+class CallerStats:
+    """Counters since the caller started; where there is a ledger, `usd` counts from the start of the run."""
+
+    calls: int = 0  # asked, whatever became of them
+    attempts: int = 0  # HTTP requests for them, hedges included
+    in_flight: int = 0
+    cancelled: int = 0
+    status: Counter[str] = field(default_factory=Counter)  # finished calls by CallStatus
+    usd: Counter[str] = field(default_factory=Counter)  # spent, by card name, for attempts that failed too
+    reserved_usd: float = 0.0  # for requests under way
+    hits: int = 0  # answered by the ledger
+    joined: int = 0  # answered by an identical call in flight
+    hedges: int = 0  # second requests
+    breakers: dict[str, str] = field(default_factory=dict)  # BreakerState by endpoint host
+    limits: dict[str, int] = field(default_factory=dict)  # calls that may be under way, by endpoint host
+
+    @property
+    def over_budget(self) -> int:
+        """Calls refused for a cap."""
+        return self.status["over_budget"]
+
+
+def add_stats(parts: Iterable[CallerStats]) -> CallerStats:
+    """The counters of several callers as those of one."""
+    total = CallerStats()
+    for part in parts:
+        for item in fields(CallerStats):
+            value = getattr(part, item.name)
+            if isinstance(value, dict):
+                getattr(total, item.name).update(value)
+            else:
+                setattr(total, item.name, getattr(total, item.name) + value)
+    return total

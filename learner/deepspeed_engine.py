@@ -1,0 +1,141 @@
+"""DeepSpeed as the learner uses it: its import, its configuration, and a module that it trains."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from learner.settings import LearnerSettings, OptimizerSettings
+
+
+def import_deepspeed(device: str) -> Any:  # the module; its stubs are not followed
+    """Import DeepSpeed for `device` without compiling anything.
+
+    Left alone, DeepSpeed on CPU compiles a C++ shared-memory op when torch.distributed starts; it only serves
+    inference. An empty table of compatible ops keeps it from that and from probing for compilers.
+    """
+    os.environ["DS_ACCELERATOR"] = device
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__ = {}
+    # DeepSpeed calls torch collectives by names that torch 2.13 has deprecated, at every step.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+    transformers.utils.logging.disable_progress_bar()
+    return deepspeed
+
+
+def deepspeed_config(settings: LearnerSettings, optimizer: OptimizerSettings, parameters: int) -> dict[str, Any]:
+    """DeepSpeed's configuration. Bucket sizes are capped at the module's `parameters`.
+
+    The defaults of 5e8 elements would allocate 2 GB per rank whatever the model. `settings.deepspeed` comes last;
+    the settings have seen to it that it contradicts nothing but such sizes.
+    """
+    zero: dict[str, Any] = {"stage": settings.zero_stage, "overlap_comm": settings.device == "cuda"}
+    bucket = min(int(5e8), max(parameters, 1))
+    zero |= {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
+    if settings.zero_stage == 3:
+        zero["stage3_prefetch_bucket_size"] = min(int(5e7), bucket)
+    if settings.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    params = {
+        "lr": optimizer.lr,
+        "betas": list(optimizer.betas),
+        "eps": optimizer.eps,
+        "weight_decay": optimizer.weight_decay,
+        "torch_adam": True,
+    }
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,  # the rank sets the boundaries itself: batches differ in length
+        "gradient_clipping": settings.max_grad_norm,
+        "zero_optimization": zero | settings.deepspeed.get("zero_optimization", {}),
+        "optimizer": {"type": "AdamW", "params": params},
+        "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own would have to be compiled
+    }
+    if settings.dtype == "bfloat16":
+        config |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+    return config | {name: value for name, value in settings.deepspeed.items() if name != "zero_optimization"}
+
+
+@contextmanager
+def gathered(parameters: Sequence[nn.Parameter], *, modify: bool = False) -> Iterator[None]:
+    """Within it the parameters are whole on every rank; under ZeRO-3 collective, elsewhere nothing happens.
+
+    With `modify`, what rank 0 writes into them is everybody's afterwards.
+    """
+    import deepspeed
+
+    enabled = any(hasattr(p, "ds_id") for p in parameters)
+    with deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=0 if modify else None, enabled=enabled):
+        yield
+
+
+class TrainedModule:
+    """A module under DeepSpeed: micro-batches add up gradients, and then a step is taken, or is not.
+
+    All ranks must call it alike.
+    """
+
+    def __init__(self, module: nn.Module, settings: LearnerSettings, optimizer: OptimizerSettings) -> None:
+        """Hand `module` to DeepSpeed; only parameters that require a gradient are trained."""
+        self._settings, self._optimizer = settings, optimizer
+        self.module = module
+        trained = [p for p in module.parameters() if p.requires_grad]
+        self._spoilable = trained[0]
+        config = deepspeed_config(settings, optimizer, sum(p.numel() for p in module.parameters()))
+        deepspeed = import_deepspeed(settings.device)
+        self.engine, *_ = deepspeed.initialize(model=module, model_parameters=trained, config=config)
+        self.engine.train()
+        self.steps = 0  # optimizer steps taken: all that there is to the schedule
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step."""
+        return self._optimizer.lr * self._optimizer.lr_factor(self.steps)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add the gradient of one micro-batch's part of the loss; `last` of those before `step`."""
+        self.engine.set_gradient_accumulation_boundary(last)
+        # DeepSpeed averages gradients over ranks; the loss is a share of a sum.
+        self.engine.backward(loss * self._settings.ranks)
+
+    def spoil(self) -> None:
+        """After the last `backward`: have `step` drop the gradients instead of taking the step."""
+        from deepspeed.utils import safe_set_full_grad
+
+        parameter = self._spoilable
+        shape = getattr(parameter, "ds_shape", parameter.shape)
+        safe_set_full_grad(parameter, torch.full(shape, math.nan, dtype=parameter.dtype, device=parameter.device))
+
+    def step(self) -> float:
+        """Take the optimizer step; return the global gradient norm before clipping.
+
+        If that is not finite the step is not taken: parameters and optimizer stay as they were.
+        """
+        for group in self.engine.basic_optimizer.param_groups:
+            group["lr"] = self.lr
+        if self._settings.zero_stage == 0:
+            norm = self._whole_grad_norm()
+            if not math.isfinite(norm):
+                self.engine.zero_grad()
+                return norm
+            self.engine.step()
+        else:  # ZeRO looks at the norm itself, and drops the gradients if it is not finite
+            self.engine.step()
+            if not self.engine.was_step_applied():
+                return math.nan
+            norm = float(self.engine.get_global_grad_norm())
+        self.steps += 1
+        return norm
+
+    def _whole_grad_norm(self) -> float:
+        grads = [p.grad for p in self.module.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(grads))

@@ -1,0 +1,55 @@
+"""The process of one rank: a Ray actor that holds a `LearnerRank`. Imports no torch before it runs."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from learner.settings import LearnerSettings
+
+if TYPE_CHECKING:
+    from learner.rank import LearnerRank
+
+
+class RankProcess:
+    """The Ray actor that holds one `LearnerRank`. It keeps torch and DeepSpeed out of the driver."""
+
+    def __init__(self, settings: LearnerSettings) -> None:
+        # Before torch is imported: Ray sets it to the actor's share of CPUs, which may be 0.
+        os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+        self.settings = settings
+        self.rank: LearnerRank | None = None
+
+    def open_store(self) -> tuple[str, int]:
+        """Open the rendezvous on a free port of this node; for rank 0. Returns host and port."""
+        from torch.distributed import TCPStore
+
+        host = ray.util.get_node_ip_address()
+        # The store picks its own port, so that no other process can take it in between.
+        self.store = TCPStore(host, 0, self.settings.ranks, is_master=True, wait_for_workers=False)
+        return host, self.store.port
+
+    def warm(self) -> None:
+        """Import what `start` needs, while the other ranks do."""
+        from learner.deepspeed_engine import import_deepspeed
+
+        import_deepspeed(self.settings.device)
+
+    def start(self, rank: int, address: tuple[str, int], arguments: dict[str, Any]) -> None:
+        """Build the rank; returns when all ranks have."""
+        from torch.distributed import TCPStore
+
+        from learner.rank import LearnerRank
+
+        store = self.store if rank == 0 else TCPStore(*address, self.settings.ranks, is_master=False)
+        self.rank = LearnerRank(self.settings, rank=rank, store=store, **arguments)
+
+    def pid(self) -> int:
+        """Number of the process on its node."""
+        return os.getpid()
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the rank."""
+        return getattr(self.rank, method)(*arguments)

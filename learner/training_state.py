@@ -1,0 +1,178 @@
+"""The training state of a module on disk: parameters and AdamW's moments in float32, whole, under their names.
+
+Nothing in it tells how many ranks wrote it or at which ZeRO stage: any gang can take it up. DeepSpeed's own
+checkpoints hold each rank's shards, and must be converted before another gang can read them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
+)
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from learner.deepspeed_engine import TrainedModule, gathered
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+_VALUE = "value"
+_FILE_BYTES = 2**30  # about as much as rank 0 holds in memory beside its own while it writes
+
+
+def save_module(trained: TrainedModule, directory: Path, name: str, *, leader: bool) -> None:
+    """Write `trained` into `directory`, as `name`.json and its tensors; collective, the leader writes."""
+    _ensure_moments(trained)
+    shapes, files = {}, {}
+    pending: dict[str, Tensor] = {}
+
+    def flush() -> None:
+        file = f"{name}-{len(set(files.values())):05d}.safetensors"
+        save_file(pending, directory / file)
+        files.update(dict.fromkeys(pending, file))
+        pending.clear()
+
+    for parameter_name, parameter in _trained_parameters(trained.module):
+        shapes[parameter_name] = _shape(parameter)
+        for part in (_VALUE, *_MOMENTS):
+            value = _read(trained, parameter, part)
+            if leader:
+                pending[f"{parameter_name}/{part}"] = value.detach().cpu().float().clone()
+        if sum(t.nbytes for t in pending.values()) >= _FILE_BYTES:
+            flush()
+    if leader:
+        flush()
+        facts = {"steps": trained.steps, "shapes": shapes, "files": files}
+        (directory / f"{name}.json").write_text(json.dumps(facts), encoding="utf-8")
+
+
+def load_module(trained: TrainedModule, directory: Path, name: str) -> None:
+    """Take up what `save_module` wrote; collective.
+
+    Raises:
+        ValueError: it is of a module with other parameters; the first that differ are named.
+    """
+    facts = json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))
+    check_shapes(facts["shapes"], {n: _shape(p) for n, p in _trained_parameters(trained.module)}, directory, name)
+    _ensure_moments(trained)
+    tensor = _reader(directory, facts["files"])
+    for parameter_name, parameter in _trained_parameters(trained.module):
+        for part in (_VALUE, *_MOMENTS):
+            _write(trained, parameter, part, tensor(f"{parameter_name}/{part}").to(parameter.device))
+    trained.steps = facts["steps"]
+    for master in _masters(trained):
+        trained.engine.basic_optimizer.state[master]["step"].fill_(trained.steps)
+
+
+def check_shapes(
+    saved: dict[str, list[int]], present: dict[str, list[int]], directory: Path, name: str, most: int = 3
+) -> None:
+    """Compare the parameters of a saved module with those of this one, by name and shape.
+
+    Raises:
+        ValueError: they differ; the message names the first `most` differences.
+    """
+    differences = [
+        f"{parameter} is {saved.get(parameter, 'absent')} there and {present.get(parameter, 'absent')} here"
+        for parameter in dict.fromkeys([*saved, *present])
+        if saved.get(parameter) != present.get(parameter)
+    ]
+    if differences:
+        more = f", and {len(differences) - most} more" if len(differences) > most else ""
+        raise ValueError(
+            f"learner state {directory}: its {name} is another model: {'; '.join(differences[:most])}{more}. "
+            "Resume with the checkpoint, critic and LoRA settings that it was trained from"
+        )
+
+
+def _reader(directory: Path, files: dict[str, str]) -> Callable[[str], Tensor]:
+    opened: dict[str, Any] = {}  # memory-mapped, so nothing is read before it is asked for
+
+    def tensor(key: str) -> Tensor:
+        file = files[key]
+        if file not in opened:
+            opened[file] = safe_open(directory / file, framework="pt")
+        return opened[file].get_tensor(key)
+
+    return tensor
+
+
+def _trained_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)
+
+
+def _shape(parameter: nn.Parameter) -> list[int]:
+    return list(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def _masters(trained: TrainedModule) -> list[Tensor]:
+    """What AdamW itself steps on this rank: float32 shards under ZeRO, else the parameters."""
+    optimizer = trained.engine.optimizer
+    for attribute in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
+        if hasattr(optimizer, attribute):
+            return list(getattr(optimizer, attribute))
+    return [parameter for _, parameter in _trained_parameters(trained.module)]
+
+
+def _ensure_moments(trained: TrainedModule) -> None:
+    """AdamW makes its moments in its first step; where it has not come yet, they are made here, as 0."""
+    state = trained.engine.basic_optimizer.state
+    for master in _masters(trained):
+        if not state.get(master):
+            state[master] = {"step": torch.tensor(0.0)} | {name: torch.zeros_like(master) for name in _MOMENTS}
+    link = getattr(trained.engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
+    if link is not None:  # ZeRO 1 and 2 find a parameter's moments through links that the first step would make
+        link()
+
+
+def _read(trained: TrainedModule, parameter: nn.Parameter, part: str) -> Tensor:
+    """A parameter's whole float32 value or moment; collective under ZeRO."""
+    if _sharded(parameter):
+        if part == _VALUE:
+            return safe_get_full_fp32_param(parameter)
+        return safe_get_full_optimizer_state(parameter, part)
+    return parameter if part == _VALUE else trained.engine.basic_optimizer.state[parameter][part]
+
+
+@torch.no_grad()
+def _write(trained: TrainedModule, parameter: nn.Parameter, part: str, value: Tensor) -> None:
+    """The inverse of `_read`."""
+    if hasattr(parameter, "ds_id"):
+        shard = _shard(parameter, value)
+        if part == _VALUE:
+            safe_set_local_fp32_param(parameter, shard)
+        else:
+            safe_set_local_optimizer_state(parameter, shard, part)
+    elif _sharded(parameter):
+        if part == _VALUE:
+            safe_set_full_fp32_param(parameter, value)
+        else:
+            safe_set_full_optimizer_state(parameter, value, part)
+    elif part != _VALUE:
+        trained.engine.basic_optimizer.state[parameter][part].copy_(value)
+    if part == _VALUE:  # the copy that the forward pass reads
+        with gathered([parameter], modify=True):
+            parameter.copy_(value)
+
+
+def _sharded(parameter: nn.Parameter) -> bool:
+    return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
+
+
+def _shard(parameter: Any, value: Tensor) -> Tensor:
+    """This rank's part of a value under ZeRO-3, which pads values to equal parts."""
+    length = parameter.ds_tensor.numel()
+    padded = value.new_zeros(length * torch.distributed.get_world_size())
+    padded[: value.numel()] = value.flatten()
+    return padded.narrow(0, length * torch.distributed.get_rank(), length)

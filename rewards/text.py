@@ -1,0 +1,128 @@
+"""A transcript as text: the whole of it with its information blocks, and back again.
+
+Training never reads text: there a reply is data from the start. This is for files of finished episodes, in which a
+reply can only be told from the policy's own words by where it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rewards.grammar import CLOSE, OPEN, TurnParser, parse_route, split_at_tags
+from rewards.transcript import BlockKind, CallStatus, RouteCall, StopReason, Transcript, Turn
+
+_SEARCH = BlockKind.SEARCH
+_INFORMATION = OPEN[BlockKind.INFORMATION]
+_END_OF_INFORMATION = CLOSE[BlockKind.INFORMATION]
+
+
+def render_transcript(transcript: Transcript) -> str:
+    """The whole text of an episode, as Router-R1's published code sees one: replies stand in it as they were sent.
+
+    A call without a reply, such as an invalid route, gives an empty information block.
+    """
+    pieces: list[str] = []
+    for turn in transcript.turns:
+        pieces.append(turn.text)
+        pieces += [f"{_INFORMATION} {call.reply} {_END_OF_INFORMATION}" for call in turn.calls]
+    return "".join(pieces)
+
+
+def read_transcript(
+    text: str, resolve: Callable[[str], str | None] | None = None, *, searches_per_turn: int = 1
+) -> Transcript:
+    """Read a text into turns with their calls; any string is read.
+
+    An information block after a search is the reply to it, whatever it holds up to the nearest `</information>`, and
+    ends the turn; up to `searches_per_turn` searches of a turn are answered so, in order. One that answers no search
+    is the policy's own, and stays in its turn. Costs, tokens and latencies are 0: a text tells none.
+
+    Args:
+        resolve: gives the model that a name in a search stands for, None where there is none; left out, every name is
+            a model's.
+    """
+    return _Reader(text, resolve, searches_per_turn).read()
+
+
+class _Reader:
+    """Reads one text: the parser takes all but the replies, which it never sees."""
+
+    def __init__(self, text: str, resolve: Callable[[str], str | None] | None, searches_per_turn: int) -> None:
+        self.parts = split_at_tags(text)
+        self.resolve = resolve
+        self.searches_per_turn = searches_per_turn
+        self.turns: list[Turn] = []
+        self.parser = TurnParser()  # of the turn that is being read
+        self.start = 0  # of that turn, in `parts`
+        self.seen = 0  # of the parser's blocks
+        self.searches: list[str] = []  # among these
+
+    def read(self) -> Transcript:
+        parts, position = self.parts, 0
+        while (at := _find(parts, _INFORMATION, position)) is not None:
+            self.parser.feed_parts(parts[position:at])
+            end = _find(parts, _END_OF_INFORMATION, at) if self._awaits_reply() else None
+            if end is None:  # the policy's own
+                self.parser.feed_parts(["", _INFORMATION, ""])
+                position = at + 1
+            else:
+                position = self._end_turn(at, end)
+        self.parser.feed_parts(parts[position:])
+        if len(parts) - self.start > 1 or parts[-1].strip() or not self.turns:
+            self._add_turn(len(parts), ())
+        return Transcript(tuple(self.turns), _stop_reason(self.turns[-1]))
+
+    def _awaits_reply(self) -> bool:
+        """Whether an information block here answers a search of the turn."""
+        blocks = self.parser.blocks
+        for block in blocks[self.seen :]:
+            if block.kind is _SEARCH:
+                self.searches.append(block.text)
+        self.seen = len(blocks)
+        return bool(self.searches) and self.parser.outside
+
+    def _end_turn(self, at: int, end: int) -> int:
+        """End the turn with the reply in `parts[at:end]` and those right behind it; return where the next begins."""
+        parts = self.parts
+        calls = [self._call(self.searches[0], parts[at + 1 : end])]
+        for search in self.searches[1 : self.searches_per_turn]:
+            if parts[end + 1].strip() or parts[end + 2 : end + 3] != [_INFORMATION]:
+                break
+            next_end = _find(parts, _END_OF_INFORMATION, end + 2)
+            if next_end is None:
+                break
+            calls.append(self._call(search, parts[end + 3 : next_end]))
+            end = next_end
+        self._add_turn(at, tuple(calls))
+        self.parser, self.start, self.seen, self.searches = TurnParser(), end + 1, 0, []
+        return self.start
+
+    def _add_turn(self, end: int, calls: tuple[RouteCall, ...]) -> None:
+        blocks = self.parser.finish()
+        text = "".join(self.parts[self.start : end])
+        self.turns.append(Turn(text, blocks, calls, tuple(self.parser.faults)))
+
+    def _call(self, search: str, reply: list[str]) -> RouteCall:
+        route = parse_route(search)
+        requested, query = route or (search.partition(":")[0].strip(), "")
+        model = requested if self.resolve is None else self.resolve(requested)
+        status = CallStatus.INVALID_ROUTE if route is None or model is None else CallStatus.OK
+        model = None if route is None else model
+        return RouteCall(requested, model, query, status, reply="".join(reply).strip())
+
+
+def _find(parts: list[str], tag: str, start: int) -> int | None:
+    try:
+        return parts.index(tag, start)
+    except ValueError:
+        return None
+
+
+def _stop_reason(last: Turn) -> StopReason:
+    """Why the episode ended, as far as its last turn tells."""
+    if any(block.kind is BlockKind.ANSWER and block.closed for block in last.blocks):
+        return StopReason.ANSWERED
+    if last.calls or "unclosed" in last.faults:
+        return StopReason.OUT_OF_TOKENS
+    searched = any(block.kind is BlockKind.SEARCH for block in last.blocks)
+    return StopReason.OUT_OF_ROUNDS if searched else StopReason.NO_ACTION

@@ -1,0 +1,99 @@
+"""Credit: the recipe's estimator decides, and advantages reach the tokens that they are of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from actors.trajectory import Trajectory
+from learner.advantages import estimate
+from learner.batching import collate, make_samples
+from learner.component_advantages import component_advantages
+from learner.credit import assign_credit
+from learner.gae import gae, whiten
+from learner.settings import LearnerSettings
+from tests.learner.conftest import random_trajectories
+
+
+@pytest.fixture
+def trajectories() -> list[Trajectory]:
+    return random_trajectories(np.random.default_rng(3), groups=4, size=3)
+
+
+def totals(trajectories: list[Trajectory]) -> list[float]:
+    return [t.reward.total for t in trajectories if t.reward is not None]
+
+
+@pytest.mark.parametrize("estimator", ["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline"])
+def test_total_rewards_go_to_the_estimator_of_the_recipe(estimator: str, trajectories: list[Trajectory]) -> None:
+    got = assign_credit(trajectories, LearnerSettings(estimator=estimator))
+    np.testing.assert_array_equal(
+        got.values, estimate(totals(trajectories), [t.group for t in trajectories], estimator).values
+    )
+    assert got.values.any()
+
+
+def with_parts(trajectory: Trajectory, **parts: float) -> Trajectory:
+    assert trajectory.reward is not None
+    return replace(trajectory, reward=replace(trajectory.reward, components=parts))
+
+
+def test_components_go_by_name_with_their_dataset_and_weight(trajectories: list[Trajectory]) -> None:
+    parted = [
+        replace(
+            with_parts(t, outcome=float(i % 2), cost=float(i % 3)),
+            question=replace(t.question, dataset="ab"[t.group > trajectories[5].group]),
+        )
+        for i, t in enumerate(trajectories)
+    ]
+    settings = LearnerSettings(advantages_by="components", component_weights={"cost": 0.3})
+    expected = component_advantages(
+        {"outcome": [i % 2 for i in range(12)], "cost": [i % 3 for i in range(12)]},
+        [t.group for t in parted],
+        [t.question.dataset for t in parted],
+        {"cost": 0.3},
+    )
+    np.testing.assert_array_equal(assign_credit(parted, settings).values, expected.values)
+    assert len({t.question.dataset for t in parted}) == 2
+    with pytest.raises(ValueError, match="component_weights names 'style'; the reward's components are"):
+        assign_credit(parted, LearnerSettings(advantages_by="components", component_weights={"style": 1}))
+
+
+def test_refuses_what_was_not_judged_or_not_alike(trajectories: list[Trajectory]) -> None:
+    unjudged = [*trajectories[:3], replace(trajectories[3], reward=None)]
+    with pytest.raises(ValueError, match=r"reward is None \(answered\); reward it, or drop the group"):
+        assign_credit(unjudged, LearnerSettings())
+    parted = [with_parts(t, outcome=1.0) for t in trajectories]
+    odd = [*parted[:5], with_parts(parted[5], outcome=1.0, cost=0.0), *parted[6:]]
+    with pytest.raises(ValueError, match=r"has the components \['outcome'\], others .* \['cost', 'outcome'\]"):
+        assign_credit(odd, LearnerSettings(advantages_by="components"))
+
+
+def test_advantages_per_token_reach_their_tokens(trajectories: list[Trajectory]) -> None:
+    rng = np.random.default_rng(5)
+    masks = [t.sampled for t in trajectories]
+    values = [rng.normal(size=len(mask)) for mask in masks]
+    found = gae(totals(trajectories), values, masks, gamma=1.0, lam=0.9)
+    advantages = whiten(found.advantages, masks)
+    samples = make_samples(trajectories, advantages)
+    batch = collate(samples)
+    wanted = {t.token_ids.tobytes(): a[t.sampled] for t, a in zip(trajectories, advantages, strict=True)}
+    laid = np.concatenate([wanted[s.token_ids.tobytes()] for s in samples])
+    np.testing.assert_array_equal(batch.advantages, laid.astype(np.float32))
+    assert batch.advantages.mean() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_one_advantage_holds_for_every_token(trajectories: list[Trajectory]) -> None:
+    one_each = np.arange(len(trajectories)) / 7
+    constant = [np.full(len(t.token_ids), a) for t, a in zip(trajectories, one_each, strict=True)]
+    np.testing.assert_array_equal(
+        collate(make_samples(trajectories, one_each)).advantages,
+        collate(make_samples(trajectories, constant)).advantages,
+    )
+
+
+def test_advantages_of_another_length_are_refused(trajectories: list[Trajectory]) -> None:
+    with pytest.raises(ValueError, match=r"advantages must be one number or one per token, got \(2,\)"):
+        make_samples(trajectories, [np.zeros(2)] * len(trajectories))

@@ -1,0 +1,134 @@
+"""The gang with every kind of term that needs a batch to be scored first, against plain PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from actors.trajectory import Trajectory
+from learner.gang import LearnerGang
+from learner.settings import LearnerSettings
+
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("ray_cluster")]
+
+KL, TARGET, CAP, CLIP, LR, EPS = 0.05, 0.01, 1.3, 0.05, 3e-3, 1e-3
+EPOCHS = 2
+
+BASE = {
+    "loss": "gspo",
+    "clip_low": CLIP,
+    "clip_high": CLIP,
+    "aggregation": "sequence_mean",
+    "kl_coef": KL,
+    "kl_in": "reward",
+    "kl_estimator": "k1",
+    "kl_target": TARGET,
+    "importance": "truncate",
+    "importance_cap": CAP,
+    "estimator": "dr_grpo",
+    "ppo_epochs": EPOCHS,
+    "max_grad_norm": 100.0,
+    "optimizer": {"lr": LR, "eps": EPS},
+    "start_timeout_s": 120,
+    "step_timeout_s": 60,
+}
+GANGS: dict[str, dict[str, Any]] = {
+    "one rank": {"micro_batch_tokens": 60},
+    "two ranks, ZeRO 3": {"ranks": 2, "zero_stage": 3, "micro_batch_tokens": 400, "logit_chunk_tokens": 16},
+}
+
+
+def scores(model: Any, t: Trajectory) -> torch.Tensor:
+    """Log-probabilities of the sampled tokens, from the model's own forward pass on one row."""
+    ids = torch.tensor(t.token_ids)
+    logp = torch.log_softmax(model(input_ids=ids[None]).logits[0, :-1], -1)
+    return logp.gather(-1, ids[1:, None])[:, 0][torch.tensor(t.sampled[1:])]
+
+
+@pytest.fixture(scope="module")
+def batches(tiny_checkpoint: Path, random_trajectories: Callable[..., list[Trajectory]]) -> list[list[Trajectory]]:
+    """Batches whose recorded log-probabilities are those of an engine that disagrees with the checkpoint."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+    rng = np.random.default_rng(8)
+
+    @torch.no_grad()
+    def score(ids: np.ndarray) -> np.ndarray:
+        logp = torch.log_softmax(model(input_ids=torch.tensor(ids)[None]).logits[0, :-1], -1)
+        chosen = logp.gather(-1, torch.tensor(ids)[1:, None])[:, 0].numpy()
+        return np.minimum(chosen + rng.normal(0, 0.3, len(chosen)), 0).astype(np.float32)
+
+    return [random_trajectories(rng, 3, 3, score=score) for _ in range(2)]
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_checkpoint: Path, batches: list[list[Trajectory]]) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """Parameters after the batches, one row at a time, and the KL's coefficient in each."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+    reference = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+    adamw = torch.optim.AdamW(model.parameters(), lr=LR, eps=EPS, weight_decay=0)
+    coef, coefs = KL, []
+    for batch in batches:
+        coefs.append(coef)
+        with torch.no_grad():
+            olds, refs = [scores(model, t) for t in batch], [scores(reference, t) for t in batch]
+        rewards = [t.reward.total - coef * float((o - r).sum()) for t, o, r in zip(batch, olds, refs, strict=True)]
+        kls = []
+        for _ in range(EPOCHS):
+            differences = []
+            for t, reward, old, ref in zip(batch, rewards, olds, refs, strict=True):
+                group = [r for r, other in zip(rewards, batch, strict=True) if other.group == t.group]
+                new = scores(model, t)
+                weights = (old - torch.tensor(t.logprobs[t.sampled])).exp().clamp(max=CAP)
+                ratio = (new.detach() - old).mean().exp() * (new - new.detach()).exp()
+                advantage = reward - np.mean(group)
+                surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - CLIP, 1 + CLIP) * advantage)
+                (-(weights * surrogate).mean() / len(batch)).backward()
+                differences.append(new.detach() - ref)
+            adamw.step()
+            adamw.zero_grad()
+            kls.append(float(torch.cat(differences).mean()))
+        coef *= 1 + 0.1 * min(max(np.mean(kls) / TARGET - 1, -0.2), 0.2)
+    return {name: p.detach() for name, p in model.named_parameters()}, coefs
+
+
+@pytest.fixture(params=list(GANGS))
+def gang(request: pytest.FixtureRequest, tiny_checkpoint: Path) -> Iterator[LearnerGang]:
+    settings = LearnerSettings.model_validate(BASE | GANGS[request.param])
+    running = LearnerGang(settings, checkpoint=tiny_checkpoint, temperature=1.0)
+    yield running
+    running.shutdown()
+
+
+def test_scored_first(
+    gang: LearnerGang,
+    batches: list[list[Trajectory]],
+    expected: tuple[dict[str, torch.Tensor], list[float]],
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+) -> None:
+    parameters, coefs = expected
+    first = gang.train_step(batches[0])
+    assert 0 < first["importance_cut"] < 1
+    assert first["importance_mean"] < CAP
+    gang.save_state(tmp_path / "state")
+    second = gang.train_step(batches[1][::-1])
+    assert [first["kl_coef"], second["kl_coef"]] == pytest.approx(coefs, rel=1e-4)
+    assert coefs[1] != coefs[0]
+
+    gang.save_pretrained(tmp_path / "policy")
+    trained = dict(AutoModelForCausalLM.from_pretrained(tmp_path / "policy").named_parameters())
+    before = AutoModelForCausalLM.from_pretrained(tiny_checkpoint).state_dict()
+    for name, wanted in parameters.items():
+        torch.testing.assert_close(trained[name], wanted, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        assert (wanted - before[name]).abs().max() > 1e-4, f"{name} was to move"
+
+    gang.load_state(tmp_path / "state")
+    again = gang.train_step(batches[1])
+    untimed = second.keys() - {"step_seconds", "tokens_per_s"}
+    assert {k: again[k] for k in untimed} == {k: second[k] for k in untimed}, "the coefficient is part of the state"

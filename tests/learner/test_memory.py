@@ -1,0 +1,51 @@
+"""Peak memory of a micro-batch: a large vocabulary must not show in it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.engine
+
+ROOT = Path(__file__).parents[2]
+
+FORWARD_AND_BACKWARD = """
+import resource, sys, torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from learner.attention import PACKED
+from learner.policy import TokenScorer, score
+from learner.settings import LearnerSettings
+
+vocabulary, sequences, length = int(sys.argv[1]), 32, 256
+torch.set_num_threads(1)
+model = LlamaForCausalLM(LlamaConfig(
+    vocab_size=vocabulary, hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=4,
+    tie_word_embeddings=True, attn_implementation=PACKED,
+))
+ids = torch.randint(vocabulary, (sequences * length,))
+boundaries = torch.arange(sequences + 1, dtype=torch.int32) * length
+positions = torch.arange(len(ids) - 1)[torch.arange(1, len(ids)) % length > 0]
+chunks = -(-len(positions) // LearnerSettings().logit_chunk(vocabulary))
+scores = score(TokenScorer(model), ids, boundaries, positions, ids[positions + 1], 1.0, chunks)
+scores.logprobs.sum().backward()
+assert all(p.grad is not None for p in model.parameters())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def peak_kib(vocabulary: int) -> int:
+    """Of a whole process that scores 8,192 tokens with a model of 4 layers, forward and backward."""
+    # Freed tensors go back to the system at once, so that the peak is that of the tensors.
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(2**20)}
+    command = [sys.executable, "-c", FORWARD_AND_BACKWARD, str(vocabulary)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=True)
+    return int(done.stdout)
+
+
+def test_peak_memory_hardly_grows_with_the_vocabulary() -> None:
+    large, small = peak_kib(50_000), peak_kib(1_000)
+    assert large <= 1.3 * small, f"{large} against {small} KiB"
