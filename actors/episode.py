@@ -73,8 +73,19 @@ class EpisodeRequest:
 
     @property
     def episode(self) -> str:
-        """Names the episode in its run."""
-        return f"{self.group}/{self.seed}"
+        """Names the episode in its run; empty outside of one."""
+        return f"{self.group}/{self.seed}" if self.group else ""
+
+    def prompt(self, settings: EpisodeSettings) -> str:
+        """The user message that the episode begins with."""
+        return render_prompt(
+            settings.prompt,
+            self.menu,
+            self.question.text,
+            settings.max_rounds,
+            budget_usd=self.budget_usd,
+            parallel_searches=settings.parallel_searches,
+        )
 
 
 class Episode:
@@ -109,14 +120,7 @@ class Episode:
         """
         started = time.monotonic()
         request, settings = self.request, self.settings
-        prompt = render_prompt(
-            settings.prompt,
-            request.menu,
-            request.question.text,
-            settings.max_rounds,
-            budget_usd=request.budget_usd,
-            parallel_searches=settings.parallel_searches,
-        )
+        prompt = request.prompt(settings)
         self.buffer.extend_context(self.reader.encode_chat(prompt))
         if len(self.buffer) >= self.max_model_len:
             raise PromptTooLong(

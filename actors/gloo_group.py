@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import socket
+import time
+from collections.abc import Callable
 from datetime import timedelta
 
 import torch
-from torch.distributed import BroadcastOptions, PrefixStore, ProcessGroupGloo, TCPStore
+from torch.distributed import BroadcastOptions, PrefixStore, ProcessGroupGloo, TCPStore, Work
+
+_POLL_S = 0.0005
+_CHECK_S = 0.2
 
 
 class GlooGroup:
@@ -58,8 +63,10 @@ class GlooGroup:
                 f"{error}; check that every engine is alive and can reach the learner's node"
             ) from error
 
-    def broadcast(self, tensor: torch.Tensor, what: str) -> None:
+    def broadcast(self, tensor: torch.Tensor, what: str, *, check: Callable[[], None] | None = None) -> None:
         """Broadcast `tensor` from rank 0, in place on all others; returns when it has arrived.
+
+        `check` is called now and then while it is on the way, and ends the wait by what it raises.
 
         Raises:
             TimeoutError: a peer did not take part in time, or is gone; the group is then unusable.
@@ -69,7 +76,10 @@ class GlooGroup:
         options.rootTensor = 0
         options.timeout = self._timeout
         try:
-            self._group.broadcast([tensor], options).wait()
+            work = self._group.broadcast([tensor], options)
+            if check is not None:
+                _watch(work, check)
+            work.wait()
         except RuntimeError as error:
             raise TimeoutError(
                 f"the broadcast of {what} failed or took longer than {self._timeout.total_seconds():g} s "
@@ -80,6 +90,16 @@ class GlooGroup:
         """Leave the group; the object is of no use afterwards."""
         self.__dict__.pop("_group", None)
         self.__dict__.pop("_store", None)
+
+
+def _watch(work: Work, check: Callable[[], None]) -> None:
+    """Wait until `work` is over, well or not, with a `check` every `_CHECK_S` seconds."""
+    checked = time.monotonic()
+    while not work.is_completed():
+        time.sleep(_POLL_S)
+        if time.monotonic() - checked > _CHECK_S:
+            check()
+            checked = time.monotonic()
 
 
 def _address_towards(host: str, port: int) -> str:

@@ -7,8 +7,9 @@ import gc
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SHUTDOWN_GRACE_S = 20.0
+_RECEPTION_POLL_S = 0.02
 # Small blocks let short episodes share and reuse prefixes; vLLM's default on CPU is 128 tokens, and its CPU
 # attention wants a multiple of 32.
 _CPU_BLOCK_TOKENS = 32
@@ -37,8 +39,9 @@ _CPU_BATCH_TOKENS = 2048  # of one step, unless an episode is longer
 class PolicyEngine:
     """One vLLM `AsyncLLM`, used from a single event loop.
 
-    A weight update goes `pause`, `start_weight_update`, `update_weights`, `finish_weight_update`, `resume`.
-    Requests under way are frozen between pause and resume and then go on with the new weights; requests that
+    A weight update goes `start_weight_update`, `update_weights`, `finish_weight_update`. Over gloo the engine
+    generates until the last, which pauses it for as long as it takes to exchange the weights; over NCCL it is paused
+    from the first on. Requests under way are frozen meanwhile and then go on with the new weights; requests that
     arrive in between wait.
     """
 
@@ -58,6 +61,7 @@ class PolicyEngine:
         self.seed = seed
         self.weight_backend = weight_backend
         self._llm: AsyncLLM | None = None
+        self._paused_since: float | None = None
         self._children: list[psutil.Process] = []
         self._request_numbers = itertools.count()
 
@@ -105,10 +109,10 @@ class PolicyEngine:
         """Sample up to `max_tokens` tokens after `prompt_ids`, ending with the first of the strings in `stop`.
 
         The text holds every sampled token, special ones too, up to the end of the stop string. `on_text`
-        receives it piece by piece. Cancelling the caller aborts the request in the engine. There is no
-        deadline here, since a pause may last as long as a weight update: the caller sets one.
+        receives it piece by piece. Cancelling the caller aborts the request in the engine.
 
         Raises:
+            TimeoutError: it took longer than `settings.turn_timeout_s`; the request is aborted.
             ValueError: the prompt and `max_tokens` do not fit in `max_model_len`.
             vllm.v1.engine.exceptions.EngineDeadError: the engine's processes are gone.
         """
@@ -117,13 +121,14 @@ class PolicyEngine:
         logprobs: list[float] = []
         text: list[str] = []
         last: CompletionOutput | None = None
-        async for output in self._engine.generate(self._prompt(prompt_ids), params, self._next_request_id()):
-            last = output.outputs[0]
-            token_ids += last.token_ids
-            logprobs += _sampled_logprobs(last)
-            text.append(last.text)
-            if on_text is not None and last.text:
-                on_text(last.text)
+        async with self._deadline(f"sample a turn after {len(prompt_ids)} tokens", "turn_timeout_s"):
+            async for output in self._engine.generate(self._prompt(prompt_ids), params, self._next_request_id()):
+                last = output.outputs[0]
+                token_ids += last.token_ids
+                logprobs += _sampled_logprobs(last)
+                text.append(last.text)
+                if on_text is not None and last.text:
+                    on_text(last.text)
         if last is None or last.finish_reason not in ("stop", "length"):
             raise RuntimeError(
                 f"the engine ended a request with finish_reason={last and last.finish_reason!r} in place of "
@@ -179,33 +184,76 @@ class PolicyEngine:
         await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info))
 
     async def start_weight_update(self) -> None:
-        """Make ready to receive weights. The engine must be paused."""
-        if not await self._engine.is_paused():
-            raise RuntimeError("a weight update needs a paused engine, or tokens are sampled from a mixture; pause it")
+        """Begin to receive weights; over NCCL, which writes over those in use, pause first."""
+        if self.weight_backend == "nccl":
+            await self.pause()
         await self._engine.start_weight_update()
 
     async def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Receive the weights that the learner broadcasts. If it raises, the engine must be restarted."""
+        """Receive the weights that the learner broadcasts.
+
+        If it raises, the engine goes on as it was over gloo; over NCCL it must be restarted.
+
+        Raises:
+            TimeoutError: the learner sent nothing within the time given to `init_weight_transfer`.
+        """
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
+        # Each wait of the reception has a deadline of its own.
+        while self.weight_backend == "gloo" and not (await self._reception())[1]:  # noqa: ASYNC110
+            await asyncio.sleep(_RECEPTION_POLL_S)
         await self._engine.update_weights(WeightTransferUpdateRequest(update_info))
 
-    async def finish_weight_update(self, version: int) -> None:
-        """Put the received weights to use; from here on they are policy `version`."""
-        await self._engine.finish_weight_update(str(version))
+    async def reception_progress(self) -> int:
+        """Buckets of weights that have arrived over gloo since `start_weight_update`."""
+        return (await self._reception())[0]
+
+    async def finish_weight_update(self, version: int) -> float:
+        """Put the received weights to use; from here on they are policy `version`. Returns the seconds of pause.
+
+        Raises:
+            TimeoutError: a step of it took longer than `settings.control_timeout_s`; the engine stays paused.
+        """
+        if self._paused_since is None:
+            await self.pause()
+        async with self._deadline(f"use the weights of version {version}", "control_timeout_s"):
+            await self._engine.finish_weight_update(str(version))
         self.version = version
+        return await self.resume()
 
     async def pause(self) -> None:
-        """Freeze all requests and empty the key-value cache, so that none of it outlives its weights.
+        """Freeze all requests after the present step and empty the key-value cache: it must not outlive its weights.
 
         Frozen requests keep their tokens; on `resume` their prefixes are computed anew under the weights of
         that time, and so each token's log-probability is that of the version it is labelled with.
         """
-        await self._engine.pause_generation(mode="keep", clear_cache=True)
+        async with self._deadline("pause", "control_timeout_s"):
+            await self._engine.pause_generation(mode="keep", clear_cache=True)
+        self._paused_since = time.perf_counter()
 
-    async def resume(self) -> None:
-        """Go on after `pause`."""
-        await self._engine.resume_generation()
+    async def resume(self) -> float:
+        """Go on after `pause`; returns the seconds since it came about."""
+        async with self._deadline("resume", "control_timeout_s"):
+            await self._engine.resume_generation()
+        began, self._paused_since = self._paused_since, None
+        return 0.0 if began is None else time.perf_counter() - began
+
+    async def _reception(self) -> tuple[int, bool]:
+        """Buckets received by the slowest of the engine's workers, and whether all have come to an end."""
+        workers = await self._engine.collective_rpc("reception_progress")
+        return min(buckets for buckets, _ in workers), all(ended for _, ended in workers)
+
+    @asynccontextmanager
+    async def _deadline(self, what: str, setting: str) -> AsyncIterator[None]:
+        seconds = getattr(self.settings, setting)
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError as error:
+            raise TimeoutError(
+                f"the engine for {self.model} did not {what} within engine.{setting}={seconds:g} s; raise it, or look "
+                f"for what holds the engine up{' (it is paused)' if self._paused_since is not None else ''}"
+            ) from error
 
     @property
     def _engine(self) -> AsyncLLM:

@@ -45,8 +45,8 @@ class Reader:
         """
         most = self._max_reply_tokens
         # Tokenizers refuse lone surrogates, which JSON may hold.
-        text = neutralise(reply.encode("utf-8", "replace").decode())[: _CHARACTERS_PER_TOKEN * most]
-        text = self._break_control(text)
+        text = reply[: _CHARACTERS_PER_TOKEN * most].encode("utf-8", "replace").decode()
+        text = self._break_control(neutralise(text))
         while (tokens := len(self.encode(information_parts(text)[1]))) > most:
             text = text[: len(text) * most // tokens]
         return text

@@ -72,12 +72,6 @@ class RolloutWorker:
     async def score(self, token_ids: list[int]) -> list[float]:
         return await self.engine.score(token_ids)
 
-    async def pause(self) -> None:
-        await self.engine.pause()
-
-    async def resume(self) -> None:
-        await self.engine.resume()
-
     async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
         await self.engine.init_weight_transfer(init_info)
 
@@ -87,8 +81,11 @@ class RolloutWorker:
     async def update_weights(self, update_info: dict[str, Any]) -> None:
         await self.engine.update_weights(update_info)
 
-    async def finish_weight_update(self, version: int) -> None:
-        await self.engine.finish_weight_update(version)
+    async def reception_progress(self) -> int:
+        return await self.engine.reception_progress()
+
+    async def finish_weight_update(self, version: int) -> float:
+        return await self.engine.finish_weight_update(version)
 
     async def shutdown(self) -> None:
         """Stop the engine; leaves no process behind."""

@@ -37,6 +37,12 @@ class EngineSettings(Settings):
     threads: int = Field(1, gt=0, description="OpenMP threads of a CPU engine.")
     enforce_eager: bool = Field(True, description="Do without graph capture; required on CPU.")
     start_timeout_s: float = Field(300, gt=0, description="Deadline for the engine to be ready.")
+    turn_timeout_s: float = Field(
+        1800, gt=0, description="Deadline for one turn's tokens, with the time that the engine is paused."
+    )
+    control_timeout_s: float = Field(
+        120, gt=0, description="Deadline for the engine to pause, to put new weights to use, or to resume."
+    )
 
     @model_validator(mode="after")
     def _cpu_limits(self) -> EngineSettings:

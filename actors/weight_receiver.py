@@ -1,25 +1,37 @@
 """The receiving half of weight sync on CPU: a vLLM weight-transfer engine over gloo.
 
 vLLM imports this module in its worker process, because `WorkerExtension` is named as
-`worker_extension_cls`; importing it registers the backend `gloo`. It differs from vLLM's own NCCL engine,
-which it extends, in its transport and in what it repacks afterwards.
+`worker_extension_cls`; importing it registers the backend `gloo`. Weights arrive in a thread while the engine
+generates, bucket by bucket, and go into shadow weights; the engine is paused only to exchange the two.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+import logging
+import threading
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
-from vllm.distributed.weight_transfer.base import WeightTransferInitInfo
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
-from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine, NCCLWeightTransferUpdateInfo
-from vllm.distributed.weight_transfer.packed_tensor import unpack_tensor
-from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+from vllm.model_executor.model_loader import get_model_loader
 
+from actors.adapters import merged
+from actors.announcement import Announcement
 from actors.gloo_group import GlooGroup
 from actors.orphans import exit_with_owner
+from actors.shadow_weights import ShadowWeights
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.config.weight_transfer import WeightTransferConfig
+
+log = logging.getLogger(__name__)
 
 BACKEND = "gloo"
 
@@ -32,48 +44,86 @@ class GlooInitInfo(WeightTransferInitInfo):
     master_port: int
     rank_offset: int  # the rank of the engine's first worker
     world_size: int  # the learner and all workers of all engines
-    bucket_bytes: int  # must be what the learner packs with: it sets the boundaries
-    timeout_s: float
+    timeout_s: float  # of every single wait
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """Parameters that travel in one broadcast; the lists have one entry per parameter."""
-
-    names: list[str]
-    dtypes: list[torch.dtype]
-    shapes: list[list[int]]
-    sizes: list[int]  # bytes
+@dataclass
+class GlooUpdateInfo(WeightTransferUpdateInfo):
+    """Empty: what is sent is announced in the group itself."""
 
 
-def plan_buckets(info: NCCLWeightTransferUpdateInfo, bucket_bytes: int) -> Iterator[Bucket]:
-    """Cut the parameters as vLLM's `pack_tensors` does: a bucket closes once it exceeds `bucket_bytes`."""
-    bucket = Bucket([], [], [], [])
-    for name, dtype_name, shape in zip(info.names, info.dtype_names, info.shapes, strict=True):
-        dtype = getattr(torch, dtype_name)
-        bucket.names.append(name)
-        bucket.dtypes.append(dtype)
-        bucket.shapes.append(shape)
-        bucket.sizes.append(math.prod(shape) * dtype.itemsize)
-        if sum(bucket.sizes) > bucket_bytes:
-            yield bucket
-            bucket = Bucket([], [], [], [])
-    if bucket.names:
-        yield bucket
+class Reception(threading.Thread):
+    """One version's weights on their way into the shadow."""
+
+    def __init__(self, group: GlooGroup, shadow: ShadowWeights, vllm_config: VllmConfig) -> None:
+        super().__init__(name="weight-reception", daemon=True)
+        self.buckets = 0  # received so far
+        self.error: BaseException | None = None
+        self._group = group
+        self._shadow = shadow
+        self._vllm_config = vllm_config
+
+    def run(self) -> None:
+        try:
+            self._shadow.start()
+            self._receive()
+            self._shadow.finish()
+        except BaseException as error:
+            self.error = error  # raised in the engine's own thread, by `GlooWeightTransferEngine.receive_weights`
+
+    def _receive(self) -> None:
+        factors: dict[str, torch.Tensor] = {}
+        while (announced := self._next_announcement()).names:
+            # A fresh buffer each: the reload keeps views of it until a layer is complete.
+            packed = torch.empty(sum(announced.sizes), dtype=torch.uint8)
+            self._group.broadcast(packed, f"bucket {self.buckets} ({announced.names[0]} .. {announced.names[-1]})")
+            self.buckets += 1
+            if announced.adapters:
+                factors.update(announced.views(packed))
+            else:
+                self._shadow.load(announced.views(packed))
+        if factors:
+            loader = get_model_loader(self._vllm_config.load_config)
+            checkpoint = loader.get_all_weights(self._vllm_config.model_config, self._shadow.model)
+            self._shadow.load(merged(checkpoint, factors))
+
+    def _next_announcement(self) -> Announcement:
+        length = torch.empty(1, dtype=torch.int64)
+        self._group.broadcast(length, f"the announcement of bucket {self.buckets}")
+        encoded = torch.empty(int(length), dtype=torch.uint8)
+        self._group.broadcast(encoded, f"the announcement of bucket {self.buckets}")
+        return Announcement.decode(encoded)
 
 
-class GlooWeightTransferEngine(NCCLWeightTransferEngine):
-    """Receives packed buckets over gloo and loads them through vLLM's layerwise reload."""
+class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
+    """Receives weights beside the generation.
+
+    vLLM's calls mean: `start_weight_update`, begin to receive, and return; `update_weights`, all have come, or
+    the error of those that did not; `finish_weight_update`, exchange them, paused.
+    """
 
     init_info_cls = GlooInitInfo
-    model_update_group: GlooGroup | None
+    update_info_cls = GlooUpdateInfo
+
+    def __init__(
+        self, config: WeightTransferConfig, vllm_config: VllmConfig, device: torch.device, model: torch.nn.Module
+    ) -> None:
+        super().__init__(config, vllm_config, device, model)
+        self.reception: Reception | None = None
+        self._group: GlooGroup | None = None
+        self._shadow: ShadowWeights | None = None
+        self._timeout_s = 0.0
 
     def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
-        """Join the learner's group, leaving an earlier one: a learner that restarts connects again."""
-        self.shutdown()
+        """Join the learner's group, leaving an earlier one: a learner that restarts connects again.
+
+        Raises:
+            TimeoutError: the group did not form in time.
+        """
+        self._leave_earlier_group()
+        self._timeout_s = init_info.timeout_s
         parallel = self.parallel_config
         rank_in_engine = parallel.data_parallel_index * parallel.world_size + parallel.rank
-        self._bucket_bytes = init_info.bucket_bytes
         group = GlooGroup(
             init_info.master_address,
             init_info.master_port,
@@ -82,53 +132,77 @@ class GlooWeightTransferEngine(NCCLWeightTransferEngine):
             timeout_s=init_info.timeout_s,
         )
         group.join()
-        self.model_update_group = group
+        self._group = group
+        self._ready_shadow()
 
-    def receive_weights(self, update_info: NCCLWeightTransferUpdateInfo) -> None:
-        """Receive every bucket and hand its parameters to the model.
+    def start_weight_update(self) -> None:
+        """Begin to receive.
 
         Raises:
             RuntimeError: no group was joined before.
-            TimeoutError: the learner sent nothing in time.
         """
-        if self.model_update_group is None:
-            raise RuntimeError("update_weights came before init_weight_transfer; connect the weight sender first")
-        for bucket in plan_buckets(update_info, self._bucket_bytes):
-            # A fresh buffer each: the layerwise reload keeps views of it until a layer is complete.
-            packed = torch.empty(sum(bucket.sizes), dtype=torch.uint8)
-            self.model_update_group.broadcast(packed, f"{bucket.names[0]} .. {bucket.names[-1]}")
-            self.model.load_weights(unpack_tensor(packed, bucket.names, bucket.shapes, bucket.dtypes, bucket.sizes))
+        if self._group is None:
+            raise RuntimeError("a weight update came before the group was joined; connect the weight sender first")
+        self.reception = Reception(self._group, self._ready_shadow(), self.vllm_config)
+        self.reception.start()
+
+    def receive_weights(self, update_info: GlooUpdateInfo) -> None:
+        """Wait for the weights to have come.
+
+        Raises:
+            RuntimeError: nothing was begun.
+            TimeoutError: the learner sent nothing in time.
+            ValueError: what it sent is not this model's.
+        """
+        if self.reception is None:
+            raise RuntimeError("update_weights came before start_weight_update")
+        self._end_reception()
 
     def finish_weight_update(self) -> None:
-        """Finish the layerwise reload, then repack what it does not see."""
-        super().finish_weight_update()
-        repack_tied_heads(self.model)
+        """Put the weights to use."""
+        assert self._shadow is not None
+        self._shadow.exchange()
 
     def shutdown(self) -> None:
-        if self.model_update_group is not None:
-            self.model_update_group.close()
-            self.model_update_group = None
+        """Leave the group."""
+        if self._group is not None:
+            self._group.close()
+            self._group = None
 
+    def _leave_earlier_group(self) -> None:
+        self.shutdown()
+        if self.reception is not None:
+            try:
+                self._end_reception()
+            except TimeoutError:
+                log.warning("an earlier learner went away while it sent weights")
 
-def repack_tied_heads(model: torch.nn.Module) -> None:
-    """Pack every output head anew that shares its weight with the embedding.
+    def _ready_shadow(self) -> ShadowWeights:
+        if self._shadow is None:
+            self._shadow = ShadowWeights(self.model, self.vllm_config)
+        return self._shadow
 
-    On CPU vLLM multiplies by a packed copy of a weight, made in `process_weights_after_loading` and held by
-    the layer's `cpu_linear`. A layerwise reload makes it anew for each layer that receives weights. A tied
-    head receives none: its parameter is the embedding's, already right, while `cpu_linear` of the head
-    still holds the copy of the old one.
-    """
-    layers_of: dict[int, list[VocabParallelEmbedding]] = {}
-    for layer in model.modules():
-        if isinstance(layer, VocabParallelEmbedding):
-            layers_of.setdefault(id(layer.weight), []).append(layer)
-    for layers in layers_of.values():
-        for layer in layers if len(layers) > 1 else ():
-            layer.quant_method.process_weights_after_loading(layer)
+    def _end_reception(self) -> None:
+        reception, self.reception = self.reception, None
+        assert reception is not None
+        reception.join(self._timeout_s)
+        if reception.is_alive():
+            self._shadow = None  # the thread still may write to it
+            raise TimeoutError(f"weights were still arriving {self._timeout_s:g} s after they were asked for")
+        if reception.error is not None:
+            self._shadow = None  # left half loaded
+            raise reception.error
 
 
 class WorkerExtension:
-    """Mixed into vLLM's worker; exists to have this module imported there."""
+    """Mixed into vLLM's worker, and has this module imported there."""
+
+    weight_transfer_engine: Any
+
+    def reception_progress(self) -> tuple[int, bool]:
+        """Buckets received of the weights on their way, and whether nothing more is to come."""
+        reception = self.weight_transfer_engine.reception
+        return (0, True) if reception is None else (reception.buckets, not reception.is_alive())
 
 
 if BACKEND not in WeightTransferEngineFactory._registry:

@@ -12,6 +12,7 @@ BENCHES = {
     "learner": "benchmarks.learner_bench",
     "score": "benchmarks.score_bench",
     "startup": "benchmarks.startup",
+    "sync": "benchmarks.sync_bench",
     "world": "benchmarks.world_bench",
 }
 

@@ -8,13 +8,31 @@ from dataclasses import replace
 
 import numpy as np
 
+from actors.pool.stats import CallerStats
 from actors.trajectory import Trajectory
 from rewards.presets import Judge
-from rewards.transcript import StopReason
+from rewards.transcript import CallStatus, StopReason
+
+_FINAL_CAPS = ("pool.cap_usd_per_run", "pool.cap_usd_per_day")  # as the refusals of `actors.pool.spend` name them
 
 
 class RolloutError(RuntimeError):
     """No group of a batch can be trained on; the message tells what became of the calls."""
+
+
+class BudgetSpent(RuntimeError):
+    """A cap in dollars is used up; the message names it, what was saved, and how to go on."""
+
+
+def spent_cap(trajectories: Sequence[Trajectory]) -> str | None:
+    """Why a call was refused for a cap of the whole run or day, which no later step can get around; None if none was.
+
+    Caps of a step or a provider only void the episodes that ran into them.
+    """
+    for call in (call for t in trajectories for call in t.transcript.calls):
+        if call.status is CallStatus.OVER_BUDGET and any(cap in call.error for cap in _FINAL_CAPS):
+            return call.error
+    return None
 
 
 def judge_all(trajectories: Sequence[Trajectory], judge: Judge) -> list[Trajectory]:
@@ -104,6 +122,21 @@ def batch_metrics(trajectories: Sequence[Trajectory], rollout_s: float) -> dict[
     row |= _shares("rollout/call_share", Counter(call.model for call in calls if call.model is not None))
     row |= _shares("rollout/call_status", Counter(str(call.status) for call in calls))
     return row | _shares("rollout/stop_reason", Counter(str(t.transcript.stop_reason) for t in trajectories))
+
+
+def pool_metrics(stats: CallerStats) -> dict[str, float]:
+    """What the candidates' calls have come to since the run began, under the names of `cluster.metrics`."""
+    row = {
+        "cost/usd_total": float(sum(stats.usd.values())),
+        "pool/requests": stats.attempts,
+        "pool/hedges": stats.hedges,
+        "pool/ledger_hits": stats.hits,
+        "pool/joined": stats.joined,
+        "pool/over_budget": stats.over_budget,
+        "pool/breakers_open": sum(state != "closed" for state in stats.breakers.values()),
+    }
+    row |= {f"cost/usd/{name}": float(usd) for name, usd in stats.usd.items()}
+    return row | {f"pool/limit/{host}": limit for host, limit in stats.limits.items()}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from actors.pool.cards import ModelCard, find_pool, load_cards
 from benchmarks.world.experts import Cohort, experts
 from benchmarks.world.process import spawn_server, stop_server
 from benchmarks.world.recorded import recorded_cards
 from cluster.config import CandidateSettings, Config
+from rewards.cost import derived_cost_scale_usd
+from rewards.settings import RewardSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,19 @@ class Candidates:
     @property
     def all(self) -> tuple[ModelCard, ...]:
         return (*self.cards, *self.unseen)
+
+    def price_rewards(self, config: Config) -> RewardSettings:
+        """The reward's settings; a cost scale that they leave open is the most that an episode of these can cost."""
+        rewards = config.rewards
+        if rewards.cost_scale_usd is not None:
+            return rewards
+        scale = derived_cost_scale_usd(
+            [(card.price_in_usd_per_mtok, card.price_out_usd_per_mtok) for card in self.all],
+            prompt_tokens=config.episode.max_turn_tokens,  # a call's prompt is what the policy wrote in its turn
+            completion_tokens=config.episode.max_reply_tokens,
+            rounds=config.episode.max_rounds,
+        )
+        return replace(rewards, cost_scale_usd=scale)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from actors.pool.settings import PoolSettings
 from actors.settings import EngineSettings, EpisodeSettings, SamplingSettings, Settings
 from benchmarks.world.faults import FaultSettings
 from learner.settings import LearnerSettings
+from learner.sft_settings import SftSettings
 from rewards.settings import RewardSettings
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -139,6 +140,7 @@ class Config(Settings):
     data: DataSettings = Field(DataSettings(), description="The questions.")
     rewards: RewardSettings = Field(RewardSettings(), description="The reward.")
     learner: LearnerSettings = Field(LearnerSettings(), description="The learner.")
+    sft: SftSettings = Field(SftSettings(), description="Supervised fine-tuning, for `router-r1 sft`.")
     placement: PlacementSettings = Field(PlacementSettings(), description="What runs where.")
     tracking: TrackingSettings = Field(TrackingSettings(), description="Tracking.")
 

@@ -20,6 +20,7 @@ from actors.rollout_worker import RolloutWorker
 from actors.trajectory import Trajectory
 from cluster.config import Config
 from cluster.placement import bundles, reserve
+from cluster.run_folder import RunFolder
 from cluster.stopping import stop_on_sigterm
 from learner.gang import LearnerGang
 
@@ -69,11 +70,11 @@ def ray_session(address: str | None) -> Iterator[None]:
 class Crew:
     """Rollout workers, learner gang and candidate callers. `version` is the policy that all of them hold."""
 
-    def __init__(self, config: Config, checkpoint: Path, cards: Sequence[ModelCard]) -> None:
-        """Start everybody; engines and learner load side by side.
+    def __init__(self, config: Config, checkpoint: Path, cards: Sequence[ModelCard], run: RunFolder) -> None:
+        """Start everybody; engines and learner load side by side. Calls are recorded in `run`'s ledger.
 
         Raises:
-            PlacementError, PoolError, LearnerError, CrewError: somebody could not be started.
+            PlacementError, PoolError, LedgerError, LearnerError, CrewError: somebody could not be started.
         """
         self.config = config
         self.version = 0
@@ -82,11 +83,13 @@ class Crew:
         self._gang: LearnerGang | None = None
         self._pool: CandidatePool | None = None
         try:
-            self._pool = CandidatePool.start(cards, config.candidates.pool)
+            self._pool = CandidatePool.start(
+                cards, config.candidates.pool, ledger_url=str(run.ledger_file.absolute()), run=run.path.name
+            )
             self._placement = reserve(config)
             self._workers = [self._hire_worker(index, checkpoint) for index in range(config.placement.rollout_workers)]
             starting = [worker.start.remote() for worker in self._workers]
-            self._gang = self._hire_gang(checkpoint)
+            self._gang = self._hire_gang(checkpoint, run.path / "bad_batches")
             self._wait(starting, config.engine.start_timeout_s, "start its engine")
             self._gang.connect_engines(
                 self._workers,
@@ -127,10 +130,7 @@ class Crew:
         Raises:
             SyncError: an engine's log-probabilities differ from the learner's by more than the tolerance.
         """
-        timeout = self.config.learner.step_timeout_s
-        self._wait([worker.pause.remote() for worker in self._workers], timeout, "pause")
-        self.gang.send_weights(version)  # if it fails the engines hold a mixture, and stay paused
-        self._wait([worker.resume.remote() for worker in self._workers], timeout, "resume")
+        self.gang.send_weights(version)
         self.version = version
         return self.check_probe()
 
@@ -195,15 +195,18 @@ class Crew:
             )
         )
 
-    def _hire_gang(self, checkpoint: Path) -> LearnerGang:
+    def _hire_gang(self, checkpoint: Path, bad_batches: Path) -> LearnerGang:
         config = self.config
         return LearnerGang(
-            config.learner.model_copy(update={"seed": config.learner.seed + config.run.seed}),
+            config.learner.for_staleness(config.run.max_staleness).model_copy(
+                update={"seed": config.learner.seed + config.run.seed}
+            ),
             checkpoint=checkpoint,
             temperature=config.policy.sampling.temperature,
             placement=self._placement,
             bundles=range(config.learner.ranks),
             cpus_per_rank=bundles(config)[0].resources["CPU"],
+            bad_batches=bad_batches,
         )
 
     def _draw_probe(self) -> list[int]:

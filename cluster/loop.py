@@ -11,7 +11,7 @@ from actors.questions import Question
 from benchmarks.evaluation import Evaluation, evaluate
 from benchmarks.question_sets import load_sources
 from benchmarks.world.baselines import baselines
-from cluster.batch import RolloutError, admit, batch_metrics, judge_all
+from cluster.batch import BudgetSpent, RolloutError, admit, batch_metrics, judge_all, pool_metrics, spent_cap
 from cluster.candidates import Candidates, start_candidates
 from cluster.clock import Clock
 from cluster.config import Config
@@ -48,7 +48,7 @@ def train(config: Config, recipe: str) -> Path:
             tracker = stack.enter_context(Tracker(config, folder.path))
             candidates = stack.enter_context(start_candidates(config))
             stack.enter_context(ray_session(config.placement.address))
-            crew = Crew(config, checkpoint, candidates.all)
+            crew = Crew(config, checkpoint, candidates.all, folder)
             stack.callback(crew.close)
         run = Run(config, folder, tracker, terminal, crew, candidates, clock, heldout)
         summary = run.all_the_way(QuestionSource(questions, config.run.seed))
@@ -80,16 +80,17 @@ class Run:
         self.candidates = candidates
         self.clock = clock
         self.heldout = heldout
-        self.judge = Judge(config.rewards)
+        self.judge = Judge(candidates.price_rewards(config))
         self.probe_max = crew.check_probe()
         self.first_ratio: float | None = None
+        self.spent_cap: str | None = None  # why no more money may be spent
 
     def all_the_way(self, source: QuestionSource) -> dict[str, Any]:
         """Evaluate, train every step, evaluate again; return the summary."""
         steps = self.config.run.steps
-        before = after = self._evaluate("evaluate before training")
-        self._record(0, _eval_row(before))
         try:
+            before = after = self._evaluate("evaluate before training")
+            self._record(0, _eval_row(before))
             for step in range(1, steps + 1):
                 row = self._train_step(step, source)
                 if step == steps or _due(step, self.config.run.checkpoint_every):
@@ -98,9 +99,14 @@ class Run:
                     after = self._evaluate("evaluate")
                     row |= _eval_row(after)
                 self._record(step, row)
+                if self.spent_cap:
+                    raise BudgetSpent(self.spent_cap)
         except (KeyboardInterrupt, RolloutError):
             self._save_what_was_learnt()
             raise
+        except BudgetSpent as spent:
+            self._save_what_was_learnt()
+            raise BudgetSpent(f"{spent}. {self.folder.how_to_go_on()}") from None
         if steps == 0:
             self._checkpoint(0)
         plot_run(self.folder.read_metrics(), self.folder.plot_file)
@@ -115,6 +121,7 @@ class Run:
             trajectories = crew.rollout(training_requests(config, step, questions, self.candidates.cards))
         judged = judge_all(trajectories, self.judge)
         self.folder.write_trajectories(step, "train", judged[: config.run.sample_trajectories])
+        self.spent_cap = spent_cap(trajectories)  # what was paid for is still learnt from
         batch = admit(judged, version=crew.version, max_staleness=config.run.max_staleness)
         self.terminal.phase("learn")
         with self.clock("learn"):
@@ -124,14 +131,14 @@ class Run:
             probe = crew.sync(step)
         self.probe_max = max(self.probe_max, probe)
         if self.first_ratio is None:
-            self.first_ratio = learnt["ratio_max_deviation"]
+            self.first_ratio = learnt.get("ratio_max_deviation")  # a batch that was skipped has none
         return {
             **batch_metrics(judged, rolled.seconds),
             **from_learner(learnt),
             "sync/probe_max_diff": probe,
             "policy/version": crew.version,
             "rollout/staleness": step - 1 - min(t.oldest_version for t in batch),
-            "cost/usd_total": sum(crew.pool.spent_usd().values()),
+            **pool_metrics(crew.pool.stats()),
             "time/sync_s": synced.seconds,
             "time/step_s": time.monotonic() - began,
             "time/elapsed_s": self.clock.elapsed_s,
@@ -148,6 +155,8 @@ class Run:
         )
         with self.clock("evaluate"):
             trajectories = self.crew.rollout(requests)
+        if cap := spent_cap(trajectories):
+            raise BudgetSpent(cap)
         judged = judge_all(trajectories, self.judge)
         label = "eval-unseen" if unseen else "eval"
         self.folder.write_trajectories(self.crew.version, label, judged[: self.config.run.sample_trajectories])

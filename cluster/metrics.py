@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from learner.metrics import CRITIC_METRICS
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
@@ -32,6 +34,14 @@ _DECLARED = (
     Metric("eval/call_share/*", "share", "an expert's share of the calls, held-out questions"),
     Metric("cost/usd_per_1k_questions", "USD", "candidates' price of 1,000 episodes of the batch"),
     Metric("cost/usd_total", "USD", "spent on candidates since the run began"),
+    Metric("cost/usd/*", "USD", "spent on one candidate since the run began"),
+    Metric("pool/requests", "requests", "HTTP requests to candidates since the run began, retries and hedges included"),
+    Metric("pool/hedges", "requests", "second requests beside slow ones, since the run began"),
+    Metric("pool/ledger_hits", "calls", "calls that the ledger answered, since the run began"),
+    Metric("pool/joined", "calls", "calls that an identical one in flight answered, since the run began"),
+    Metric("pool/over_budget", "calls", "calls refused for a cap, since the run began"),
+    Metric("pool/breakers_open", "endpoints", "endpoints that are down now"),
+    Metric("pool/limit/*", "calls", "calls that may be under way at an endpoint now"),
     Metric("rollout/calls_per_question", "calls", "routes per episode"),
     Metric("rollout/call_latency_s", "s", "mean latency of a call"),
     Metric("rollout/call_share/*", "share", "an expert's share of the batch's calls"),
@@ -57,7 +67,18 @@ _DECLARED = (
     Metric("policy/ratio_max_deviation", "", "max |ratio - 1| before the first optimizer step"),
     Metric("policy/logprob_diff_mean", "nats", "mean |policy - sampler| log-probability before the first step"),
     Metric("policy/logprob_diff_max", "nats", "max |policy - sampler| log-probability before the first step"),
+    Metric("sft/loss", "nats", "mean negative log-likelihood of the step's policy tokens, before the step"),
+    Metric("sft/heldout_loss", "nats", "the same of the demonstrations held out"),
+    Metric("sft/epoch", "epochs", "passes over the demonstrations, the one under way included"),
     Metric("sync/probe_max_diff", "nats", "max |engine - learner| log-probability on the probe after the sync"),
+    Metric("critic/value_loss", "", "half the squared error to the returns per trained token, with the clip"),
+    Metric("critic/value_clip_fraction", "share", "trained tokens whose value left the clip"),
+    Metric("critic/explained_variance", "share", "share of the returns' variance that the critic foresaw"),
+    Metric("critic/grad_norm", "", "global gradient norm of the critic before clipping"),
+    Metric("critic/lr", "", "learning rate of the critic"),
+    Metric("learner/bad_steps", "batches", "1 where a reward, loss or gradient was not finite, else 0"),
+    Metric("learner/peak_memory_gib", "GiB", "most memory of a rank"),
+    Metric("learner/mfu", "share", "FLOP/s of the update over the ranks' peak"),
     Metric("learner/loss", "", "policy loss + KL and entropy terms"),
     Metric("learner/policy_loss", "", "surrogate, negated"),
     Metric("learner/grad_norm", "", "global gradient norm before clipping"),
@@ -112,6 +133,8 @@ def from_learner(reported: Mapping[str, float]) -> dict[str, float]:
     for name, value in reported.items():
         if name == "step_seconds":
             row["time/learn_s"] = value
+        elif name in CRITIC_METRICS:
+            row[f"critic/{name.removeprefix('critic_')}"] = value
         else:
             row[f"{'policy' if name in _POLICY else 'learner'}/{name}"] = value
     if "clip_fraction_low" in reported and "clip_fraction_high" in reported:

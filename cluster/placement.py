@@ -29,13 +29,21 @@ class Bundle:
 
 def bundles(config: Config) -> list[Bundle]:
     """Learner ranks first, then rollout workers; the order is that of the placement group."""
-    gpu = config.learner.device == "cuda"
-    cpus = _CPUS_PER_GPU_ACTOR if gpu else _CPUS_PER_CPU_ACTOR
-    rank = {"CPU": cpus} | ({"GPU": 1.0} if gpu else {})
+    cpus, gpu = _cpus_per_actor(config), config.learner.device == "cuda"
     worker = {"CPU": cpus} | ({"GPU": float(config.engine.tensor_parallel_size)} if gpu else {})
-    return [Bundle(f"learner rank {i}", rank) for i in range(config.learner.ranks)] + [
+    return rank_bundles(config) + [
         Bundle(f"rollout worker {i}", worker) for i in range(config.placement.rollout_workers)
     ]
+
+
+def rank_bundles(config: Config) -> list[Bundle]:
+    """The learner ranks alone, for a run that rolls out nothing."""
+    gpus = {"GPU": 1.0} if config.learner.device == "cuda" else {}
+    return [Bundle(f"learner rank {i}", {"CPU": _cpus_per_actor(config), **gpus}) for i in range(config.learner.ranks)]
+
+
+def _cpus_per_actor(config: Config) -> float:
+    return _CPUS_PER_GPU_ACTOR if config.learner.device == "cuda" else _CPUS_PER_CPU_ACTOR
 
 
 def describe(config: Config) -> str:
@@ -50,8 +58,8 @@ def describe(config: Config) -> str:
     return "\n".join(lines)
 
 
-def reserve(config: Config) -> PlacementGroup:
-    """Reserve the bundles and wait for them.
+def reserve(config: Config, wanted: list[Bundle] | None = None) -> PlacementGroup:
+    """Reserve bundles, all of the run's unless told which, and wait for them.
 
     Raises:
         PlacementError: the cluster did not grant them within `placement.timeout_s`.
@@ -59,7 +67,7 @@ def reserve(config: Config) -> PlacementGroup:
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    group = placement_group([b.resources for b in bundles(config)], strategy=config.placement.strategy)
+    group = placement_group([b.resources for b in wanted or bundles(config)], strategy=config.placement.strategy)
     if not group.wait(config.placement.timeout_s):
         has = {name: amount for name, amount in ray.cluster_resources().items() if name in ("CPU", "GPU")}
         remove_placement_group(group)

@@ -43,18 +43,17 @@ def evaluation_requests(
 ) -> list[EpisodeRequest]:
     """One episode of each question, under the same menus and budgets whenever it is asked.
 
-    `step` is the last one trained on. Together with the group, which tells `names`, it makes each episode and
-    its calls unique in a run, those of training included.
+    `step` is the last one trained on. The group tells it and `names`, which makes each episode and its calls unique
+    in a run; the requests themselves are of no step, whose cap in dollars is training's alone.
     """
     sampling = SamplingSettings(temperature=config.policy.eval_temperature)
     return [
         EpisodeRequest(
             question,
             _menu(config, f"eval-{config.run.seed}-{index}", cards, names),
-            group=f"eval-{names}-{index}",
+            group=f"eval-{step}-{names}-{index}",
             seed=_EVAL_SEED + config.run.seed * 1_000_003 + index,
             sampling=sampling,
-            step=step,
             budget_usd=evaluation_budget(config.episode, f"eval-{config.run.seed}-{index}"),
         )
         for index, question in enumerate(questions)

@@ -154,7 +154,7 @@ class Responder:
         return EpisodeRequest(
             question=Question(id="", dataset="ask", text=ask.question, answers=()),
             menu=draw_menu(self.cards, ask.seed, shuffle=rules.shuffle_cards, rename=rename),
-            group="ask",
+            group="",  # outside any run: its calls have no place in a ledger
             seed=ask.seed,
             sampling=ask.sampling,
             budget_usd=evaluation_budget(rules, str(ask.seed)),

@@ -36,7 +36,7 @@ def default_name(recipe: str) -> str:
 
 
 class RunFolder:
-    """`config.yaml`, `metrics.jsonl`, `trajectories/`, `checkpoints/`, `summary.json` and `progress.png`."""
+    """`config.yaml`, `metrics.jsonl`, `ledger.sqlite`, `trajectories/`, `checkpoints/`, `summary.json` and a plot."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -45,11 +45,12 @@ class RunFolder:
         self.summary_file = path / "summary.json"
         self.plot_file = path / "progress.png"
         self.log_file = path / "log.txt"
+        self.ledger_file = path / "ledger.sqlite"
         self.checkpoints_path = path / "checkpoints"
 
     @classmethod
-    def create(cls, config: Config, recipe: str) -> RunFolder:
-        """Make the folder `run.folder/run.name` and write the resolved configuration into it.
+    def create(cls, config: Config, recipe: str, command: str = "train") -> RunFolder:
+        """Make the folder `run.folder/run.name` and write the resolved configuration into it, for `command`.
 
         Raises:
             RunFolderError: the folder holds something already, or can't be written.
@@ -62,8 +63,8 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             folder.checkpoints_path.mkdir()
             dumped = yaml.safe_dump(config.dump(), sort_keys=False, allow_unicode=True)
-            _write_whole(folder.config_file, f"# Resolved from recipe {recipe!r}; train it again with\n"
-                         f"# router-r1 train {folder.config_file} run.name=NEW\n{dumped}")  # fmt: skip
+            _write_whole(folder.config_file, f"# Resolved from recipe {recipe!r}; {command} it again with\n"
+                         f"# router-r1 {command} {folder.config_file} run.name=NEW\n{dumped}")  # fmt: skip
         return folder
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
@@ -105,6 +106,12 @@ class RunFolder:
     def checkpoint(self, step: int) -> Path:
         """Where the checkpoint of a step is, or will be."""
         return self.checkpoints_path / f"step_{step:06d}"
+
+    def how_to_go_on(self) -> str:
+        """What was saved, and the command that trains on from it."""
+        latest = self.latest_checkpoint()
+        start = f" policy.checkpoint={latest}" if latest else ""
+        return f"{self.saved()}; to go on:\n  router-r1 train {self.config_file} run.name=NEW{start}"
 
     @contextmanager
     def new_checkpoint(self, step: int) -> Iterator[Path]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TextIO
+from typing import Any, BinaryIO, NamedTuple, TextIO, TypeGuard
 
 import orjson
 
@@ -119,15 +119,15 @@ def parse_line(line: bytes) -> Sample:
         known = f"id {row['id']!r}: " if "id" in row else ""
         raise BadLine(f"{known}field {missing[0]!r} is missing; add it")
     ident, response, answers = row["id"], row["response"], row["answers"]
-    if isinstance(ident, bool) or not isinstance(ident, (str, int, float)) or ident != ident:
-        raise BadLine(f"field 'id' must be a text or a number, got {ident!r:.80}")
+    if not _is_id(ident):
+        raise BadLine(f"field 'id' must be a text or a finite number, got {ident!r:.80}")
     if not isinstance(response, str):
         raise BadLine(f"id {ident!r}: field 'response' must be a text, got {response!r:.80}")
     if not _is_texts(answers) or not answers:
         raise BadLine(f"id {ident!r}: field 'answers' must be a list of one text or more, got {answers!r:.80}")
     models, question = row.get("models"), row.get("question")
-    if models is not None and not _is_texts(models):
-        raise BadLine(f"id {ident!r}: field 'models' must be a list of names, got {models!r:.80}")
+    if models is not None:
+        _check_models(models, ident)
     if question is not None and not isinstance(question, str):
         raise BadLine(f"id {ident!r}: field 'question' must be a text, got {question!r:.80}")
     return Sample(ident, response, answers, _cost(row, ident), None if models is None else tuple(models))
@@ -143,7 +143,23 @@ def _parse_json(line: bytes) -> Any:
             raise BadLine(f"no JSON ({str(error) or type(error).__name__}); write one JSON object a line") from None
 
 
-def _is_texts(value: object) -> bool:
+def _is_id(ident: object) -> bool:
+    if isinstance(ident, float):
+        return math.isfinite(ident)
+    return isinstance(ident, (str, int)) and not isinstance(ident, bool)
+
+
+def _check_models(models: object, ident: object) -> None:
+    if not _is_texts(models):
+        raise BadLine(f"id {ident!r}: field 'models' must be a list of names, got {models!r:.80}")
+    seen: set[str] = set()
+    for name in models:
+        if _key(name) in seen:
+            raise BadLine(f"id {ident!r}: field 'models' holds {name!r} twice; names must differ in more than case")
+        seen.add(_key(name))
+
+
+def _is_texts(value: object) -> TypeGuard[list[str]]:
     return isinstance(value, list) and set(map(type, value)) <= {str}
 
 

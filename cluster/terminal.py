@@ -19,7 +19,10 @@ _SHOWN = (
     ("em", "train/em", "{:.3f}"),
     ("eval em", "eval/em", "{:.3f}"),
     ("USD/1k", "cost/usd_per_1k_questions", "{:.3f}"),
+    ("USD spent", "cost/usd_total", "{:.4f}"),
     ("calls/q", "rollout/calls_per_question", "{:.2f}"),
+    ("loss", "sft/loss", "{:.4f}"),
+    ("held-out loss", "sft/heldout_loss", "{:.4f}"),
     ("s/step", "time/step_s", "{:.1f}"),
 )
 _ROWS = ("before", "after", "oracle", "best_single", "random")  # the others follow as they come
@@ -135,8 +138,7 @@ def shares_table(summary: Mapping[str, Any], most: int = 14) -> Table:
 
 def next_steps(run: Path, recipe: str, example: str | None = None) -> str:
     """What to type next, with the program as it was called and a question that the policy can be asked."""
-    called = Path(sys.argv[0])
-    program = sys.argv[0] if called.name == "router-r1" and not shutil.which("router-r1") else "router-r1"
+    program = called_as()
     return "\n".join(
         (
             f"The run is in {run}: config.yaml, log.txt, metrics.jsonl, trajectories/, "
@@ -147,6 +149,12 @@ def next_steps(run: Path, recipe: str, example: str | None = None) -> str:
             f"  {program} train {recipe} rewards.alpha=0.6    # let cost count",
         )
     )
+
+
+def called_as() -> str:
+    """The program as it was called, for commands to copy."""
+    called = Path(sys.argv[0])
+    return sys.argv[0] if called.name == "router-r1" and not shutil.which("router-r1") else "router-r1"
 
 
 def _evaluations(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -39,7 +39,7 @@ def deepspeed_config(settings: LearnerSettings, optimizer: OptimizerSettings, pa
     the settings have seen to it that it contradicts nothing but such sizes.
     """
     zero: dict[str, Any] = {"stage": settings.zero_stage, "overlap_comm": settings.device == "cuda"}
-    bucket = min(int(5e8), max(parameters, 1))
+    bucket = min(int(5e8), parameters + parameters % 2)  # ZeRO 1 and 2 want it even
     zero |= {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
     if settings.zero_stage == 3:
         zero["stage3_prefetch_bucket_size"] = min(int(5e7), bucket)

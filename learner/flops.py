@@ -16,7 +16,6 @@ class ModelShape:
     parameters: int
     layers: int
     width: int  # heads times head size
-    vocabulary: int
     device_name: str  # of the rank's GPU, or `cpu`
 
 

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import logging
-import os
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.trajectory import Trajectory
-from learner.batching import canonical_order, make_samples, plan_steps, split_over_ranks
-from learner.credit import assign_credit
-from learner.metrics import merge_reports
+from learner.bad_batches import BadBatches, NonFiniteError, label, some
+from learner.batching import OptimizerStep, Sample, canonical_order, make_samples, plan_steps, split_over_ranks
+from learner.credit import assign_credit, assign_token_credit
+from learner.flops import peak_flops, training_flops
+from learner.metrics import SFT_METRICS, merge_reports
+from learner.rank_process import RankProcess
 from learner.scores import SampleScores
 from learner.settings import LearnerSettings
-
-if TYPE_CHECKING:
-    from learner.rank import LearnerRank
+from learner.sft import SftExample, make_sft_samples
+from learner.sync_report import SyncReport
 
 log = logging.getLogger(__name__)
 
@@ -37,42 +39,8 @@ class LearnerError(RuntimeError):
     """A rank failed, died or overran its deadline; the gang can't be used any more."""
 
 
-class RankProcess:
-    """The Ray actor that holds one `LearnerRank`. It keeps torch and DeepSpeed out of the driver."""
-
-    def __init__(self, settings: LearnerSettings) -> None:
-        # Before torch is imported: Ray sets it to the actor's share of CPUs, which may be 0.
-        os.environ["OMP_NUM_THREADS"] = str(settings.threads)
-        self.settings = settings
-        self.rank: LearnerRank | None = None
-
-    def open_store(self) -> tuple[str, int]:
-        """Open the rendezvous on a free port of this node; for rank 0. Returns host and port."""
-        from torch.distributed import TCPStore
-
-        host = ray.util.get_node_ip_address()
-        # The store picks its own port, so that no other process can take it in between.
-        self.store = TCPStore(host, 0, self.settings.ranks, is_master=True, wait_for_workers=False)
-        return host, self.store.port
-
-    def warm(self) -> None:
-        """Import what `start` needs, while the other ranks do."""
-        from learner.rank import import_deepspeed
-
-        import_deepspeed(self.settings.device)
-
-    def start(self, rank: int, address: tuple[str, int], arguments: dict[str, Any]) -> None:
-        """Build the rank; returns when all ranks have."""
-        from torch.distributed import TCPStore
-
-        from learner.rank import LearnerRank
-
-        store = self.store if rank == 0 else TCPStore(*address, self.settings.ranks, is_master=False)
-        self.rank = LearnerRank(self.settings, rank=rank, store=store, **arguments)
-
-    def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the rank."""
-        return getattr(self.rank, method)(*arguments)
+class RankLost(LearnerError):
+    """A rank died or overran its deadline: `restart` may help."""
 
 
 class LearnerGang:
@@ -88,6 +56,7 @@ class LearnerGang:
         placement: PlacementGroup | None = None,
         bundles: Sequence[int] | None = None,
         cpus_per_rank: float | None = None,
+        bad_batches: Path | None = None,
     ) -> None:
         """Start the ranks and wait for them.
 
@@ -97,63 +66,101 @@ class LearnerGang:
             reference: the reference policy when `kl_coef` > 0; `checkpoint` if not given.
             placement: placement group to start in, and in `bundles` each rank's bundle (any if not given).
             cpus_per_rank: Ray CPUs that a rank reserves; its threads if not given.
+            bad_batches: folder for batches that could not be trained on; they are not kept if not given.
 
         Raises:
             ValueError: `bundles` doesn't give one bundle per rank.
             LearnerError: a rank failed to start, or not within `start_timeout_s`.
         """
-        began = time.monotonic()
-        self.settings = settings
         if bundles is not None and len(bundles) != settings.ranks:
             raise ValueError(f"bundles={list(bundles)} must give one bundle per rank, ranks={settings.ranks}")
-        actor_class = ray.remote(RankProcess)
-        self._actors = []
-        for rank in range(settings.ranks):
-            strategy: Any = "DEFAULT"
-            if placement is not None:
-                strategy = PlacementGroupSchedulingStrategy(placement, bundles[rank] if bundles else -1)
-            options = actor_class.options(
-                num_cpus=settings.threads if cpus_per_rank is None else cpus_per_rank,
-                num_gpus=1 if settings.device == "cuda" else 0,
-                max_restarts=0,  # a lost rank has lost its optimizer state: the gang starts anew from a checkpoint
-                scheduling_strategy=strategy,
-            )
-            self._actors.append(options.remote(settings))
+        self.settings = settings
+        self._arguments = {"checkpoint": checkpoint, "temperature": temperature, "reference": reference}
+        self._placement, self._bundles = placement, bundles
+        self._cpus_per_rank = settings.threads if cpus_per_rank is None else cpus_per_rank
+        self._bad = BadBatches(settings.max_bad_steps, bad_batches)
+        self._state: Path | None = None  # what a restart takes up
+        self._restarts = 0
+        self._actors: list[Any] = []
+        self._start()
+
+    def _start(self) -> None:
+        """Start the ranks and wait for them."""
+        began = time.monotonic()
         try:
-            self._start({"checkpoint": checkpoint, "temperature": temperature, "reference": reference}, began)
+            self._actors = [self._start_process(rank) for rank in range(self.settings.ranks)]
+            self._form(began + self.settings.start_timeout_s)
         except BaseException:
             self.shutdown()
             raise
+        log.info("learner gang of %d ranks ready in %.1f s", self.settings.ranks, time.monotonic() - began)
 
-    def _start(self, arguments: dict[str, Any], began: float) -> None:
-        deadline = began + self.settings.start_timeout_s
+    def _start_process(self, rank: int) -> Any:
+        strategy: Any = "DEFAULT"
+        if self._placement is not None:
+            bundle = self._bundles[rank] if self._bundles else -1
+            strategy = PlacementGroupSchedulingStrategy(self._placement, bundle)
+        options = ray.remote(RankProcess).options(
+            num_cpus=self._cpus_per_rank,
+            num_gpus=1 if self.settings.device == "cuda" else 0,
+            max_restarts=0,  # a lost rank has lost its optimizer state: the gang starts anew from a checkpoint
+            scheduling_strategy=strategy,
+        )
+        return options.remote(self.settings)
+
+    def _form(self, deadline: float) -> None:
+        """Have the processes become ranks of one gang."""
         opened = self._actors[0].open_store.remote()
         refs = [actor.warm.remote() for actor in self._actors]
         (address,) = self._gather([opened], deadline, "open_store")
         self._gather(refs, deadline, "import DeepSpeed")
-        refs = [actor.start.remote(rank, address, arguments) for rank, actor in enumerate(self._actors)]
+        refs = [actor.start.remote(rank, address, self._arguments) for rank, actor in enumerate(self._actors)]
         self._gather(refs, deadline, "start")
         self._batches = 0
         self._logit_chunk = self.settings.logit_chunk(self.vocabulary_size())
-        log.info("learner gang of %d ranks ready in %.1f s", self.settings.ranks, time.monotonic() - began)
+        self._shape = self.call_all("model_shape")[0]
+
+    def restart(self) -> int:
+        """Start all ranks anew after one was lost, from the newest state saved or loaded, else from the beginning.
+
+        The engines must be connected again. Returns the number of batches trained before that state: whoever
+        calls trains on the ones after it again.
+
+        Raises:
+            LearnerError: the budget of `max_restarts` is spent, or the ranks can't be started.
+        """
+        if self._restarts >= self.settings.max_restarts:
+            raise LearnerError(
+                f"the learner gang lost a rank after {self._restarts} restarts (learner.max_restarts="
+                f"{self.settings.max_restarts}); look for what kills its ranks, such as memory, or raise max_restarts"
+            )
+        self._restarts += 1
+        self.shutdown()
+        self._start()
+        if self._state is not None:
+            self.load_state(self._state)
+        log.warning("learner gang restarted from batch %d (%s)", self._batches, self._state or "the beginning")
+        return self._batches
 
     def train_step(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
-        """Train on one batch of whole groups; returns the metrics of `LEARNER_METRICS`.
+        """Train on one batch of whole groups; returns metrics of `LEARNER_METRICS`.
+
+        A batch with a reward, loss or gradient that is not finite is skipped from there on, and its `bad_steps` is 1.
 
         Raises:
             ValueError: a trajectory has no reward, or nothing in the batch was sampled by the policy.
-            LearnerError: a rank failed, e.g. on a loss that is not finite.
+            NonFiniteError: this was the last of `max_bad_steps` bad batches in a row.
+            RankLost: a rank died or was late.
+            LearnerError: a rank failed.
         """
         began = time.monotonic()
-        scores = self._score(trajectories) if self.settings.scores_first else {}
-        penalties = None
-        if self.settings.kl_in == "reward":
-            penalties = [scores[place].kl_penalty if place in scores else 0.0 for place in range(len(trajectories))]
-        advantages = assign_credit(trajectories, self.settings, penalties)
-        samples = make_samples(trajectories, advantages.values)
-        if scores:
-            order = canonical_order(trajectories)
-            samples = [replace(s, old_logprobs=scores[order[s.index]].logprobs) for s in samples]
+        unrewardable = [label(t) for t in trajectories if t.reward is not None and not _finite_reward(t)]
+        if unrewardable:
+            self.call_all("skip_batch")
+            self._batches += 1
+            self._bad.add(self._batches, "reward is not finite", unrewardable, trajectories)
+            return {"bad_steps": 1.0, "optimizer_steps": 0.0, "step_seconds": time.monotonic() - began}
+        samples, credit = self._samples(trajectories)
         shares = plan_steps(
             samples,
             ranks=self.settings.ranks,
@@ -165,25 +172,98 @@ class LearnerGang:
         )
         reports = self.call_each("train_step", [(share,) for share in shares])
         self._batches += 1
+        bad = reports[0].bad
+        if bad is None:
+            self._bad.good()
+        else:
+            suspects = sorted({name for r in reports if r.bad is not None for name in r.bad.suspects})
+            self._bad.add(self._batches, bad.reason, suspects, trajectories)
+        return merge_reports(reports) | credit | self._work(samples, time.monotonic() - began)
+
+    def fine_tune(self, examples: Sequence[SftExample]) -> dict[str, float]:
+        """Take one supervised step on the mean negative log-likelihood of all sampled tokens together.
+
+        Returns those metrics of `LEARNER_METRICS` that say something here; `loss` is that mean, in nats.
+
+        Raises:
+            ValueError: there are no examples, or one has nothing to learn.
+            NonFiniteError: the loss or its gradient is not finite; the step was not taken.
+            LearnerError: a rank failed, died or was late.
+        """
+        began = time.monotonic()
+        samples = make_sft_samples(examples)
+        reports = self.call_each("fine_tune", [(share,) for share in self._split(samples)])
+        self._batches += 1
+        if (bad := reports[0].bad) is not None:
+            suspects = sorted({name for r in reports if r.bad is not None for name in r.bad.suspects})
+            raise NonFiniteError(f"{bad.reason}, among {some(suspects)}; the step was not taken. Lower sft.lr")
         metrics = merge_reports(reports)
-        seconds = time.monotonic() - began
-        tokens = sum(len(s) for s in samples)
-        return metrics | {
-            "tokens_trained": float(sum(s.trained_tokens for s in samples)),
-            "tokens_total": float(tokens),
-            "tokens_per_s": tokens * self.settings.ppo_epochs / seconds,
-            "groups_without_signal": advantages.share_without_signal,
-            "step_seconds": seconds,
-        }
+        return {name: metrics[name] for name in SFT_METRICS} | self._work(samples, time.monotonic() - began)
+
+    def measure_nll(self, examples: Sequence[SftExample]) -> float:
+        """The mean negative log-likelihood of all sampled tokens together, nats; nothing is learnt."""
+        shares = self._split(make_sft_samples(examples))
+        return float(sum(self.call_each("measure_nll", [(share,) for share in shares])))
+
+    def _split(self, samples: Sequence[Sample]) -> list[OptimizerStep]:
+        """One pass over samples, a share for each rank."""
+        settings = self.settings
+        return split_over_ranks(samples, settings.ranks, settings.micro_batch_tokens, self._logit_chunk)
+
+    def _samples(self, trajectories: Sequence[Trajectory]) -> tuple[list[Sample], dict[str, float]]:
+        """What is to be trained on, with its credit, and the metrics of that credit."""
+        scores = self._score(trajectories) if self.settings.scores_first else {}
+        order = canonical_order(trajectories)
+        if self.settings.estimator == "gae":
+            credit = assign_token_credit(trajectories, self.settings.critic, scores)
+            samples = [
+                replace(
+                    s,
+                    old_logprobs=scores[order[s.index]].logprobs,
+                    old_values=scores[order[s.index]].values,
+                    returns=credit.returns[order[s.index]][s.sampled].astype(np.float32),
+                )
+                for s in make_samples(trajectories, credit.advantages)
+            ]
+            return samples, {
+                "groups_without_signal": credit.share_without_signal,
+                "explained_variance": credit.explained_variance,
+            }
+        penalties = None
+        if self.settings.kl_in == "reward":
+            penalties = [scores[place].kl_penalty if place in scores else 0.0 for place in range(len(trajectories))]
+        advantages = assign_credit(trajectories, self.settings, penalties)
+        samples = make_samples(trajectories, advantages.values)
+        if scores:
+            samples = [replace(s, old_logprobs=scores[order[s.index]].logprobs) for s in samples]
+        return samples, {"groups_without_signal": advantages.share_without_signal}
 
     def _score(self, trajectories: Sequence[Trajectory]) -> dict[int, SampleScores]:
         """What the ranks make of a batch before they train on it, by place in `trajectories`."""
         order = canonical_order(trajectories)
         samples = make_samples(trajectories, np.zeros(len(trajectories)))
-        settings = self.settings
-        shares = split_over_ranks(samples, settings.ranks, settings.micro_batch_tokens, self._logit_chunk)
-        scored = self.call_each("score_batch", [(share,) for share in shares])
+        scored = self.call_each("score_batch", [(share,) for share in self._split(samples)])
         return {order[index]: scores for part in scored for index, scores in part.items()}
+
+    def _work(self, samples: Sequence[Sample], seconds: float) -> dict[str, float]:
+        """Metrics of how much was done, and how fast."""
+        tokens, epochs = sum(len(s) for s in samples), self.settings.ppo_epochs
+        work = {
+            "tokens_trained": float(sum(s.trained_tokens for s in samples)),
+            "tokens_total": float(tokens),
+            "tokens_per_s": tokens * epochs / seconds,
+            "step_seconds": seconds,
+        }
+        given = self.settings.peak_tflops
+        peak = given * 1e12 if given is not None else peak_flops(self._shape.device_name)
+        if peak is not None:
+            done = epochs * training_flops(self._shape, map(len, samples))
+            work["mfu"] = done / (seconds * peak * self.settings.ranks)
+        return work
+
+    def pids(self) -> list[int]:
+        """The ranks' processes, each on its own node."""
+        return ray.get([actor.pid.remote() for actor in self._actors], timeout=GRACE_S)
 
     def logprobs(self, token_ids: Sequence[int]) -> list[float]:
         """The policy's log-probabilities (nats, temperature 1) of all tokens but the first."""
@@ -202,9 +282,10 @@ class LearnerGang:
         """Form the weight-sync group with the engines of these rollout workers; `dtype` is theirs."""
         self.call_all("connect_engines", list(workers), backend, ranks_per_engine, dtype)
 
-    def send_weights(self, version: int) -> None:
-        """Send the policy to the connected engines, which must be paused, to be known as `version`."""
-        self.call_all("send_weights", version)
+    def send_weights(self, version: int) -> SyncReport:
+        """Send the policy to the connected engines, to be known as `version`; they pause themselves for it."""
+        report: SyncReport = self.call_all("send_weights", version)[0]
+        return report
 
     def save_pretrained(self, path: Path) -> None:
         """Write the policy in Hugging Face format; `path` is then whole, or absent."""
@@ -213,10 +294,12 @@ class LearnerGang:
     def save_state(self, path: Path) -> None:
         """Write optimizer, schedule, parameters and random state, for `load_state`."""
         self.call_all("save_state", path)
+        self._state = path
 
     def load_state(self, path: Path) -> None:
-        """Take up what `save_state` wrote, in a gang with as many ranks, the same ZeRO stage and dtype."""
+        """Take up what `save_state` wrote, in a gang of any number of ranks and any ZeRO stage."""
         self._batches = self.call_all("load_state", path)[0]
+        self._state = path
 
     def call_all(self, method: str, *arguments: Any) -> list[Any]:
         """Call a method of every `LearnerRank` with the same arguments; results by rank."""
@@ -234,7 +317,7 @@ class LearnerGang:
             done, pending = ray.wait(pending, timeout=max(deadline - time.monotonic(), 0))
             if not done:
                 late = [rank for rank, ref in enumerate(refs) if ref in pending]
-                raise LearnerError(
+                raise RankLost(
                     f"{what}: ranks {late} of {len(refs)} did not finish in time; raise learner.step_timeout_s "
                     "(learner.start_timeout_s at the start), or look for a hung rank"
                 )
@@ -243,7 +326,8 @@ class LearnerGang:
                 if pending:
                     done, _ = ray.wait(pending, num_returns=len(pending), timeout=GRACE_S)
                     errors += _errors(done)
-                raise LearnerError(
+                lost = any(not isinstance(error, RayTaskError) for error in errors)
+                raise (RankLost if lost else LearnerError)(
                     f"{what}: {len(errors)} of {len(refs)} ranks failed: "
                     + "; ".join(dict.fromkeys(_short(error) for error in errors))
                 ) from errors[0]
@@ -265,6 +349,11 @@ def _errors(refs: list[Any]) -> list[Exception]:
         except (RayError, GetTimeoutError) as error:
             errors.append(error)
     return errors
+
+
+def _finite_reward(trajectory: Trajectory) -> bool:
+    reward = trajectory.reward
+    return reward is not None and all(map(math.isfinite, (reward.total, *reward.components.values())))
 
 
 def _short(error: Exception) -> str:

@@ -105,8 +105,10 @@ def save_adapter(model: PreTrainedModel, settings: LoraSettings, base: Path, dir
             return
         state = {name: value.cpu().clone() for name, value in get_peft_model_state_dict(model).items()}
     directory.mkdir(parents=True, exist_ok=True)
-    save_file({f"base_model.model.{name}": value for name, value in state.items()}, directory / "adapter_model.safetensors")
+    save_file(
+        {f"base_model.model.{name}": value for name, value in state.items()}, directory / "adapter_model.safetensors"
+    )
     config = _peft_config(settings)
     config.base_model_name_or_path = str(base)
     config.inference_mode = True
-    config.save_pretrained(directory)
+    config.save_pretrained(str(directory))

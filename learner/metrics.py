@@ -23,6 +23,14 @@ LEARNER_METRICS: dict[str, str] = {
     "grad_norm": "global gradient norm before clipping, mean over optimizer steps",
     "lr": "learning rate of the last optimizer step",
     "optimizer_steps": "optimizer steps taken on this batch",
+    "bad_steps": "1 where a reward, loss or gradient was not finite and the rest of the batch was skipped, else 0",
+    "value_loss": "the critic's: half the squared error to the returns per trained token, with the clip",
+    "value_clip_fraction": "share of trained tokens whose value left the clip",
+    "explained_variance": "share of the returns' variance that the critic foresaw before the batch was trained on",
+    "critic_grad_norm": "the critic's global gradient norm before clipping, mean over optimizer steps",
+    "critic_lr": "the critic's learning rate in the last optimizer step",
+    "peak_memory_gib": "most memory of a rank: its GPU's allocator during the batch, or its process's ever on CPU",
+    "mfu": "FLOP/s of the update over the ranks' peak, as learner/flops.py counts; where the peak is known",
     "tokens_trained": "sampled tokens of the batch",
     "tokens_total": "tokens of the batch, context included, trajectories with nothing to train left out",
     "padding_efficiency": "share of computed positions that are not padding",
@@ -30,6 +38,12 @@ LEARNER_METRICS: dict[str, str] = {
     "groups_without_signal": "share of groups of one, or whose members all have the same reward",
     "step_seconds": "wall-clock time of the whole call, in seconds",
 }
+
+CRITIC_METRICS = ("value_loss", "value_clip_fraction", "explained_variance", "critic_grad_norm", "critic_lr")
+"""Those that only a learner with a critic has."""
+
+SFT_METRICS = ("loss", "grad_norm", "lr", "padding_efficiency", "peak_memory_gib")
+"""Those of a report that say something of a supervised step; its loss is the mean negative log-likelihood."""
 
 _MEANS = (
     "loss",
@@ -43,36 +57,63 @@ _MEANS = (
     "importance_mean",
     "importance_cut",
 )
+_CRITIC_MEANS = ("value_loss", "value_clip_fraction")
+
+
+@dataclass(frozen=True, slots=True)
+class BadStep:
+    """An optimizer step that was not taken."""
+
+    reason: str
+    suspects: tuple[str, ...]  # labels of this rank's trajectories among which the cause is; none if on another rank
 
 
 @dataclass(slots=True)
 class RankReport:
     """One rank's part of a batch's metrics.
 
-    `sums[k]` are this rank's contributions to metric `_MEANS[k]`'s mean, one optimizer step added to the other.
+    `sums[k]` are this rank's contributions to the mean of metric `k`, one optimizer step added to the other.
     """
 
-    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_MEANS, 0.0))
+    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys((*_MEANS, *_CRITIC_MEANS), 0.0))
     ratio_max_deviation: float = 0.0
     logprob_diff_mean: float = 0.0
     logprob_diff_max: float = 0.0
     grad_norms: list[float] = field(default_factory=list)
     lr: float = 0.0
+    critic_grad_norms: list[float] = field(default_factory=list)
+    critic_lr: float = 0.0
     kl_coef: float = 0.0
+    bad: BadStep | None = None  # the step at which the batch was left, the same on all ranks but for the suspects
+    peak_memory_gib: float = 0.0
     real_tokens: int = 0
     padded_tokens: int = 0
 
 
 def merge_reports(reports: Sequence[RankReport]) -> dict[str, float]:
-    """The batch's metrics from every rank's part; those that only the gang knows are not among them."""
+    """The batch's metrics from every rank's part; those that only the gang knows are not among them.
+
+    Where no step was taken there is nothing to take a mean of, and only the last three are known.
+    """
     steps = len(reports[0].grad_norms)
-    metrics = {name: sum(r.sums[name] for r in reports) / steps for name in _MEANS}
+    always = {
+        "optimizer_steps": float(steps),
+        "bad_steps": float(reports[0].bad is not None),
+        "peak_memory_gib": max(r.peak_memory_gib for r in reports),
+    }
+    if steps == 0:
+        return always
+    with_critic = len(reports[0].critic_grad_norms)
+    names = (*_MEANS, *_CRITIC_MEANS) if with_critic else _MEANS
+    metrics = {name: sum(r.sums[name] for r in reports) / steps for name in names}
+    if with_critic:
+        metrics["critic_grad_norm"] = sum(reports[0].critic_grad_norms) / with_critic
+        metrics["critic_lr"] = reports[0].critic_lr
     metrics["ratio_max_deviation"] = max(r.ratio_max_deviation for r in reports)
     metrics["logprob_diff_mean"] = sum(r.logprob_diff_mean for r in reports)
     metrics["logprob_diff_max"] = max(r.logprob_diff_max for r in reports)
     metrics["grad_norm"] = sum(reports[0].grad_norms) / steps
     metrics["lr"] = reports[0].lr
     metrics["kl_coef"] = reports[0].kl_coef
-    metrics["optimizer_steps"] = float(steps)
     metrics["padding_efficiency"] = sum(r.real_tokens for r in reports) / sum(r.padded_tokens for r in reports)
-    return metrics
+    return metrics | always

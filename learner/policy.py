@@ -45,6 +45,7 @@ class TokenScorer(nn.Module):
         super().__init__()
         self.model = model
         self.entropy_grad = entropy_grad
+        self.hidden: Tensor | None = None  # [n, width] at the positions last scored, detached: for a value head
 
     def forward(
         self, token_ids: Tensor, boundaries: Tensor, positions: Tensor, targets: Tensor, temperature: float, chunks: int
@@ -57,6 +58,7 @@ class TokenScorer(nn.Module):
         """
         hidden = self.model.base_model(**packed_inputs(token_ids, boundaries)).last_hidden_state
         hidden = hidden[0, positions]
+        self.hidden = hidden.detach()
         if chunks == 1:
             return self._score(hidden, targets, temperature)
         scores = [

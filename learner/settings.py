@@ -12,7 +12,6 @@ from learner.aggregation import Aggregation
 from learner.importance import ImportanceCorrection
 from learner.kl import KlEstimator
 
-
 _DEEPSPEED_OWNED = {
     "optimizer": "learner.optimizer",
     "scheduler": "learner.optimizer.schedule",
@@ -109,7 +108,7 @@ class LoraSettings(Settings):
     """Low-rank adapters (Hu et al. 2022, arXiv 2106.09685): with them, nothing else of the policy trains."""
 
     rank: int = Field(0, ge=0, description="Rank of the adapters; 0 trains the whole model instead.")
-    alpha: float = Field(32.0, gt=0, description="An adapter's output counts alpha / rank times.")
+    alpha: int = Field(32, gt=0, description="An adapter's output counts alpha / rank times.")
     targets: Literal["all-linear"] | tuple[str, ...] = Field(
         "all-linear", description="Module names that get adapters, or every linear layer but the output head."
     )
@@ -205,7 +204,9 @@ class LearnerSettings(Settings):
     )
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
     max_bad_steps: int = Field(
-        3, ge=1, description="The run stops after so many batches in a row whose rewards, loss or gradient aren't finite."
+        3,
+        ge=1,
+        description="So many batches in a row with a reward, loss or gradient that is not finite end the run.",
     )
     max_restarts: int = Field(
         2, ge=0, description="How often the gang may start anew from its last state when a rank is lost."
@@ -214,6 +215,9 @@ class LearnerSettings(Settings):
         None, gt=0, description="Peak of one rank in 1e12 FLOP/s, for the metric mfu; unset, as learner/flops.py knows."
     )
     seed: int = Field(0, ge=0, description="Seeds torch and the split into minibatches.")
+    sync_bucket_mib: int = Field(
+        64, ge=1, description="MiB of weights that are gathered and sent to the engines at a time."
+    )
     start_timeout_s: float = Field(300, gt=0, description="Deadline for every rank to be ready.")
     step_timeout_s: float = Field(1800, gt=0, description="Deadline for one call to the ranks, saving included.")
 
@@ -227,10 +231,15 @@ class LearnerSettings(Settings):
         self._check_loss()
         self._check_memory()
         check_deepspeed_options(self.deepspeed)
-        if (self.estimator == "gae") == (self.critic.kind == "none"):
+        if self.estimator == "gae" and self.critic.kind == "none":
             raise ValueError(
-                f"critic.kind={self.critic.kind} with estimator={self.estimator}: gae needs a critic and nothing else "
-                "uses one; set critic.kind=head or model with estimator=gae, or critic.kind=none with another estimator"
+                "estimator=gae with critic.kind=none: gae needs a critic's values; set critic.kind=head or model, or "
+                "estimator=grpo, dr_grpo, rloo, reinforce_pp or reinforce_pp_baseline"
+            )
+        if self.estimator != "gae" and self.critic.kind != "none":
+            raise ValueError(
+                f"critic.kind={self.critic.kind} with estimator={self.estimator}: nothing would look at its values; "
+                "set estimator=gae or critic.kind=none"
             )
         if self.advantages_by == "components" and self.estimator != "grpo":
             raise ValueError(

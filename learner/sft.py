@@ -1,97 +1,62 @@
-"""Supervised fine-tuning on demonstrations: cross-entropy on the tokens that the policy is to say."""
+"""Supervised fine-tuning: how examples are held out, dealt into steps and given to the ranks."""
 
 from __future__ import annotations
 
-import logging
 import math
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch.nn import functional
-from transformers import PreTrainedModel
+import numpy as np
 
-logger = logging.getLogger(__name__)
+from learner.batching import Sample
 
 
 @dataclass(frozen=True, slots=True)
 class SftExample:
-    """A demonstration in tokens; `spoken[i]` says whether token i is to be learnt."""
+    """A demonstration in tokens; `sampled[i]` says whether token i is the policy's, and so to be learnt."""
 
     token_ids: list[int]
-    spoken: list[bool]
+    sampled: list[bool]
+    label: str = ""  # names it in errors
 
 
-@dataclass(frozen=True, slots=True)
-class SftSettings:
-    """How to fine-tune."""
-
-    steps: int
-    batch_size: int = 48
-    lr: float = 2e-3
-    warmup_steps: int = 100
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    log_every: int = 50
-
-
-def collate(examples: Sequence[SftExample], pad: int) -> dict[str, torch.Tensor]:
-    """Right-pad to the longest; labels are −100 where nothing is to be learnt. All tensors `[B, T]`."""
-    longest = max(len(example.token_ids) for example in examples)
-    ids = torch.full((len(examples), longest), pad)
-    labels = torch.full((len(examples), longest), -100)
-    mask = torch.zeros((len(examples), longest), dtype=torch.long)
-    for row, example in enumerate(examples):
-        length = len(example.token_ids)
-        tokens = torch.tensor(example.token_ids)
-        ids[row, :length] = tokens
-        mask[row, :length] = 1
-        labels[row, :length] = torch.where(torch.tensor(example.spoken), tokens, -100)
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-
-def fine_tune(
-    model: PreTrainedModel, batches: Iterator[Sequence[SftExample]], settings: SftSettings, pad: int
-) -> list[float]:
-    """Train in place with AdamW, linear warm-up and cosine decay to a tenth; return the loss of every step.
+def hold_out(examples: Sequence[SftExample], share: float, seed: int) -> tuple[list[SftExample], list[SftExample]]:
+    """Those to learn and those to measure on, drawn by `seed`; at least one to learn, and one of each if `share` > 0.
 
     Raises:
-        FloatingPointError: the loss is not finite.
+        ValueError: there are too few.
     """
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    kept = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": kept, "weight_decay": 0.0}],
-        lr=settings.lr,
-        betas=(0.9, 0.98),
-    )
-    model.train()
-    losses: list[float] = []
-    started = time.monotonic()
-    for step in range(settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr * _schedule(step, settings)
-        batch = collate(next(batches), pad)
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
-        learnt = batch["labels"][:, 1:] != -100
-        loss = functional.cross_entropy(logits[learnt], batch["labels"][:, 1:][learnt])
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss of step {step} is {loss.item()}; lower lr (now {settings.lr})")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-        optimizer.step()
-        losses.append(loss.item())
-        if (step + 1) % settings.log_every == 0:
-            recent = sum(losses[-settings.log_every :]) / settings.log_every
-            rate = (step + 1) / (time.monotonic() - started)
-            logger.info("step %d/%d  loss %.4f  %.2f steps/s", step + 1, settings.steps, recent, rate)
-    return losses
+    least = 2 if share > 0 else 1
+    if len(examples) < least:
+        raise ValueError(
+            f"{len(examples)} demonstrations with sft.heldout_share={share:g} are too few; give {least} or more"
+        )
+    count = min(max(round(share * len(examples)), least - 1), len(examples) - 1)
+    order = np.random.default_rng([seed, len(examples)]).permutation(len(examples))
+    return [examples[i] for i in sorted(order[count:])], [examples[i] for i in sorted(order[:count])]
 
 
-def _schedule(step: int, settings: SftSettings) -> float:
-    if step < settings.warmup_steps:
-        return (step + 1) / settings.warmup_steps
-    done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
-    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done))
+def deal(examples: Sequence[SftExample], per_step: int, seed: int, epoch: int) -> list[list[SftExample]]:
+    """One epoch's steps, in an order of its own: of near-equal size, none above `per_step`, every example once."""
+    order = np.random.default_rng([seed, epoch]).permutation(len(examples))
+    parts = np.array_split(order, math.ceil(len(examples) / per_step))
+    return [[examples[i] for i in part] for part in parts]
+
+
+def make_sft_samples(examples: Sequence[SftExample]) -> list[Sample]:
+    """What the ranks need of examples: no sampler's log-probabilities and no advantages, for the loss looks at neither.
+
+    Raises:
+        ValueError: an example has nothing to learn, or its first token is to be learnt, which nothing predicts.
+    """
+    samples = []
+    for index, example in enumerate(examples):
+        sampled = np.asarray(example.sampled, np.bool_)
+        if not sampled.any() or sampled[0]:
+            fault = "sampled[0] is true, but no token predicts it" if sampled.any() else "no token is sampled"
+            raise ValueError(
+                f"{example.label or f'example {index}'}: {fault}; give a prompt, then what is to be learnt"
+            )
+        nothing = np.zeros(len(sampled), np.float32)
+        samples.append(Sample(index, example.label, np.asarray(example.token_ids, np.int64), sampled, nothing, 0.0))
+    return samples

@@ -34,7 +34,8 @@ _FILE_BYTES = 2**30  # about as much as rank 0 holds in memory beside its own wh
 def save_module(trained: TrainedModule, directory: Path, name: str, *, leader: bool) -> None:
     """Write `trained` into `directory`, as `name`.json and its tensors; collective, the leader writes."""
     _ensure_moments(trained)
-    shapes, files = {}, {}
+    shapes: dict[str, list[int]] = {}
+    files: dict[str, str] = {}
     pending: dict[str, Tensor] = {}
 
     def flush() -> None:

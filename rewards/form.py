@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import string
+
 from rewards.grammar import CLOSE, OPEN, parse_route
 from rewards.transcript import BlockKind, CallStatus, Transcript, Turn
 
 _THINK, _SEARCH, _INFORMATION, _ANSWER = BlockKind  # looked up once: an enum's attribute is not for nothing
+_INVALID_ROUTE = CallStatus.INVALID_ROUTE
+_NO_THOUGHT = ".…" + string.whitespace
 
 
 def violations(transcript: Transcript) -> tuple[str, ...]:
@@ -22,11 +26,27 @@ def violations(transcript: Transcript) -> tuple[str, ...]:
     """
     found: dict[str, None] = {}
     for turn in transcript.turns:
-        found |= dict.fromkeys(_turn_violations(turn))
-    if transcript.answer is None:
-        found["no_answer"] = None
-    elif not transcript.answer:
-        found["empty_answer"] = None
+        if turn.faults:
+            found |= dict.fromkeys(turn.faults)
+        if not turn.blocks or turn.blocks[0].kind is not _THINK:
+            found["no_think"] = None
+        actions = 0
+        for block in turn.blocks:
+            if block.kind is _THINK:
+                if not block.text.strip(_NO_THOUGHT):
+                    found["empty_think"] = None
+            elif block.kind is _INFORMATION:
+                found["forged_information"] = None
+            else:
+                actions += 1
+        if actions > 1 and actions > len(turn.calls):  # several searches are in order where all of them were asked
+            found["many_actions"] = None
+        if actions and (fault := _route_violation(turn)):
+            found[fault] = None
+    answer = transcript.answer
+    if not answer:
+        found["no_answer" if answer is None else "empty_answer"] = None
+    found.pop("text_outside", None)
     return tuple(found)
 
 
@@ -58,8 +78,8 @@ def paper_violations(transcript: Transcript) -> tuple[str, ...]:
                 found["forged_information"] = None
         if searches != len(turn.calls) or searches > 1:
             found["unpaired_search"] = None
-        if searches:
-            found |= dict.fromkeys(_route_violations(turn))
+        if searches and (fault := _route_violation(turn)):
+            found[fault] = None
     if not turns or not turns[0].text.lstrip().startswith(OPEN[_THINK]):
         found["think_not_first"] = None
     if not turns or not turns[-1].text.rstrip().endswith(CLOSE[_ANSWER]):
@@ -72,29 +92,12 @@ def paper_violations(transcript: Transcript) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _turn_violations(turn: Turn) -> list[str]:
-    found = [fault for fault in turn.faults if fault != "text_outside"]
-    if not turn.blocks or turn.blocks[0].kind is not _THINK:
-        found.append("no_think")
-    actions = 0
-    for block in turn.blocks:
-        if block.kind is _THINK:
-            if not block.text.strip(". \t\n"):
-                found.append("empty_think")
-        elif block.kind is _INFORMATION:
-            found.append("forged_information")
-        else:
-            actions += 1
-    if actions > 1 and actions > len(turn.calls):  # several searches are in order where all of them were asked
-        found.append("many_actions")
-    return found + _route_violations(turn) if actions else found
-
-
-def _route_violations(turn: Turn) -> list[str]:
+def _route_violation(turn: Turn) -> str | None:
+    """What is wrong with the turn's searches, if anything."""
     for block in turn.blocks:
         if block.kind is _SEARCH and parse_route(block.text) is None:
-            return ["bad_route"]
+            return "bad_route"
     for call in turn.calls:
-        if call.status is CallStatus.INVALID_ROUTE:
-            return ["unknown_model"]
-    return []
+        if call.status is _INVALID_ROUTE:
+            return "unknown_model"
+    return None

@@ -125,8 +125,9 @@ def parse_turn(text: str) -> tuple[tuple[Block, ...], tuple[str, ...]]:
 
 def parse_route(content: str) -> tuple[str, str] | None:
     """Split the content of a search block, `name: query`, at its first colon; None where it has no such form."""
-    name, colon, query = content.partition(":")
-    return (name.strip(), query.strip()) if colon and name.strip() and query.strip() else None
+    name, _, query = content.partition(":")
+    name, query = name.strip(), query.strip()
+    return (name, query) if name and query else None
 
 
 def neutralise(reply: str) -> str:
@@ -134,7 +135,7 @@ def neutralise(reply: str) -> str:
 
     Takes time linear in the reply's length, and never makes it longer.
     """
-    return _ANY_TAG.sub(lambda m: f"[{m.group(1)}{m.group(2)}]", reply)
+    return _ANY_TAG.sub(r"[\1\2]", reply)
 
 
 def split_at_tags(text: str) -> list[str]:

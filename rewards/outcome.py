@@ -9,6 +9,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -33,8 +34,14 @@ def token_f1(prediction: str, golds: Sequence[str]) -> float:
 def outcomes(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
     """Exact match and token F1 at once, each text normalised once."""
     ours = normalise_answer(prediction)
-    theirs = [normalise_answer(gold) for gold in golds]
+    theirs = _normalised(tuple(golds))
     return float(ours in theirs), max((_f1(ours, gold) for gold in theirs), default=0.0)
+
+
+@lru_cache(maxsize=1024)
+def _normalised(golds: tuple[str, ...]) -> tuple[str, ...]:
+    """Kept, since all episodes of a question are compared with the same answers."""
+    return tuple(map(normalise_answer, golds))
 
 
 def _f1(prediction: str, gold: str) -> float:

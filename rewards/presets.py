@@ -129,9 +129,7 @@ class Judge:
         em, f1, outcome = self._outcome(answer, answers)
         alpha = self.settings.alpha
         paid = {"outcome": (1 - alpha) * outcome, "cost": alpha * cost}
-        return _breakdown(
-            paper_violations(transcript), paid, outcome, cost, em, f1, transcript.answer, transcript.routes
-        )
+        return _breakdown(paper_violations(transcript), paid, outcome, cost, em, f1, answer, transcript.routes)
 
     def _default(
         self,

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from rewards.grammar import CLOSE, OPEN, TurnParser, parse_route, split_at_tags
 from rewards.transcript import BlockKind, CallStatus, RouteCall, StopReason, Transcript, Turn
 
-_SEARCH = BlockKind.SEARCH
+_SEARCH, _ANSWER = BlockKind.SEARCH, BlockKind.ANSWER  # looked up once: an enum's attribute is not for nothing
+_OK, _INVALID_ROUTE = CallStatus.OK, CallStatus.INVALID_ROUTE
 _INFORMATION = OPEN[BlockKind.INFORMATION]
 _END_OF_INFORMATION = CLOSE[BlockKind.INFORMATION]
 
@@ -49,7 +50,7 @@ class _Reader:
 
     def __init__(self, text: str, resolve: Callable[[str], str | None] | None, searches_per_turn: int) -> None:
         self.parts = split_at_tags(text)
-        self.resolve = resolve
+        self.resolve = resolve or str
         self.searches_per_turn = searches_per_turn
         self.turns: list[Turn] = []
         self.parser = TurnParser()  # of the turn that is being read
@@ -105,10 +106,9 @@ class _Reader:
     def _call(self, search: str, reply: list[str]) -> RouteCall:
         route = parse_route(search)
         requested, query = route or (search.partition(":")[0].strip(), "")
-        model = requested if self.resolve is None else self.resolve(requested)
-        status = CallStatus.INVALID_ROUTE if route is None or model is None else CallStatus.OK
-        model = None if route is None else model
-        return RouteCall(requested, model, query, status, reply="".join(reply).strip())
+        model = self.resolve(requested) if route else None
+        status = _INVALID_ROUTE if model is None else _OK
+        return RouteCall(requested, model, query, status, "".join(reply).strip())
 
 
 def _find(parts: list[str], tag: str, start: int) -> int | None:
@@ -120,9 +120,9 @@ def _find(parts: list[str], tag: str, start: int) -> int | None:
 
 def _stop_reason(last: Turn) -> StopReason:
     """Why the episode ended, as far as its last turn tells."""
-    if any(block.kind is BlockKind.ANSWER and block.closed for block in last.blocks):
+    if any(block.kind is _ANSWER and block.closed for block in last.blocks):
         return StopReason.ANSWERED
     if last.calls or "unclosed" in last.faults:
         return StopReason.OUT_OF_TOKENS
-    searched = any(block.kind is BlockKind.SEARCH for block in last.blocks)
+    searched = any(block.kind is _SEARCH for block in last.blocks)
     return StopReason.OUT_OF_ROUNDS if searched else StopReason.NO_ACTION

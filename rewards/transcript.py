@@ -1,7 +1,7 @@
 """The transcript of an episode: what the policy wrote, turn by turn, and what was replied to it.
 
-Nothing of it is changed once it is made. Its small parts are not frozen all the same: a frozen dataclass takes three
-times as long to make, and scoring a file of episodes makes millions.
+Nothing of it is changed once it is made. It is not frozen all the same: a frozen dataclass takes three times as long to
+make, and scoring a file of episodes makes millions.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ class CallStatus(StrEnum):
     def is_infrastructure(self) -> bool:
         """True where the provider or the budget failed, not the policy: such a call voids the episode or is charged."""
         return self in (CallStatus.TIMEOUT, CallStatus.PROVIDER_ERROR, CallStatus.OVER_BUDGET)
+
+
+_INVALID_ROUTE = CallStatus.INVALID_ROUTE  # looked up once: an enum's attribute is not for nothing
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -52,6 +55,9 @@ class BlockKind(StrEnum):
     SEARCH = "search"
     INFORMATION = "information"
     ANSWER = "answer"
+
+
+_ANSWER = BlockKind.ANSWER
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -83,7 +89,7 @@ class StopReason(StrEnum):
     VOID = "void"  # infrastructure failed: no reward, not trained on
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Transcript:
     """An episode as the rewards see it: turns, never re-parsed text."""
 
@@ -99,14 +105,14 @@ class Transcript:
         """The content of the last closed answer block, None where there is none."""
         for turn in reversed(self.turns):
             for block in reversed(turn.blocks):
-                if block.kind is BlockKind.ANSWER and block.closed:
+                if block.kind is _ANSWER and block.closed:
                     return block.text
         return None
 
     @property
     def routes(self) -> int:
         """Calls to a model, invalid routes left out."""
-        return len([call for call in self.calls if call.status is not CallStatus.INVALID_ROUTE])
+        return len([call for turn in self.turns for call in turn.calls if call.status is not _INVALID_ROUTE])
 
     @property
     def raw_cost(self) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-import uuid
 from collections import Counter
 from collections.abc import Sequence
 from copy import copy
@@ -188,7 +187,7 @@ class CandidateCaller:
         """Send the call and record it: its row is in the ledger before it goes out."""
         settings, gate = self._settings, candidate.endpoint.gate
         text = json.dumps(payload)
-        purchase = Purchase(self._means, candidate, request, key, text.encode())
+        purchase = Purchase(self._means, candidate, request, key, text.encode("ascii"))
         entry = self._entry(candidate, request, digest, text, purchase.worst_usd)
         began = False
         try:
@@ -217,8 +216,8 @@ class CandidateCaller:
             raise
         settled = purchase.sum_up(reply)
         if self._ledger is not None:
-            if not began:
-                await self._ledger.begin(entry)
+            if not began and (found := await self._ledger.begin(entry)) is not None:
+                return found
             await self._ledger.settle(entry.id, settled)
         return settled
 
@@ -233,7 +232,7 @@ class CandidateCaller:
         self, candidate: Candidate, request: CallRequest, digest: str, text: str, reserved_usd: float
     ) -> CallEntry:
         return CallEntry(
-            id=uuid.uuid4().hex,
+            id=self._means.new_id(),
             place=_place(request),
             model=candidate.card.name,
             endpoint=candidate.endpoint.host,

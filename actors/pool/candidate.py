@@ -12,7 +12,7 @@ from actors.pool.breaker import Breaker
 from actors.pool.calls import CANDIDATE_PROMPT, CallRequest
 from actors.pool.cards import ModelCard
 from actors.pool.limits import Gate, TokenBucket
-from actors.pool.reply import Usage
+from actors.pool.reply import Reply, Usage
 from actors.pool.settings import PoolSettings
 from actors.pool.transport import PoolError
 
@@ -91,14 +91,11 @@ class Candidate:
 
     def most_tokens(self, request: CallRequest) -> int:
         """Tokens that a reply may have."""
-        return min(request.max_tokens, self.card.max_output_tokens)
+        return most_tokens(self.card, request)
 
     def worst_usd(self, request: CallRequest) -> float:
-        """The most that one request can cost. No tokenizer makes more tokens of a text than it has bytes."""
-        prompt = _PROMPT_BYTES + len(request.query.encode("utf-8", "replace")) + _TEMPLATE_TOKENS
-        if self.card.context_tokens is not None:
-            prompt = min(prompt, self.card.context_tokens)
-        return self.card.cost_usd(prompt, self.most_tokens(request))
+        """The most that one request can cost."""
+        return worst_usd(self.card, request)
 
     def estimate(self, request: CallRequest, text: str | None) -> Usage:
         """Tokens by the lengths of the texts; without a reply's text, those of the longest reply allowed."""
@@ -107,13 +104,28 @@ class Candidate:
             completion_tokens=self.most_tokens(request) if text is None else _tokens_of(text),
         )
 
-    def guess_usd(self, request: CallRequest) -> float:
-        """What a request probably cost whose reply never came: the mean of recent ones, else its worst case."""
-        if not self._usages:
-            return self.worst_usd(request)
-        prompt = sum(usage.prompt_tokens for usage in self._usages)
-        completion = sum(usage.completion_tokens for usage in self._usages)
-        return self.card.cost_usd(prompt, completion) / len(self._usages)
+    def usage(self, request: CallRequest, reply: Reply) -> Usage | None:
+        """The reported usage; None where there is none, or more tokens than were asked for."""
+        usage = reply.usage
+        return None if usage is None or usage.completion_tokens > self.most_tokens(request) else usage
+
+    def price(self, request: CallRequest, reply: Reply | None) -> tuple[float, bool]:
+        """What a request has cost in dollars, and whether that is an estimate; `reply` is None where we hung up.
+
+        It is paid by its reported usage. Without one: what the texts' lengths say for a good reply, and a reply of
+        full length for a refusal; nothing where the provider turned it away or never took it; the mean of the
+        model's recent calls where the reply was cut off, unreadable, or given up on by us (a deadline, a hedge that
+        lost, an episode that ended), for the provider bills what it generates.
+        """
+        usage = None if reply is None else self.usage(request, reply)
+        if usage is not None:
+            return self.card.cost_usd(usage.prompt_tokens, usage.completion_tokens), False
+        if reply is None or (reply.fault and (reply.may_be_billed or reply.usage is not None)):
+            return self._guess_usd(request), True
+        if reply.fault:
+            return 0.0, False
+        usage = self.estimate(request, None if reply.refusal else reply.text)
+        return self.card.cost_usd(usage.prompt_tokens, usage.completion_tokens), True
 
     def take_turn(self, request: CallRequest) -> float:
         """Take a request's share of the limits per minute; return the seconds until it may be sent."""
@@ -147,9 +159,30 @@ class Candidate:
             self._hedge_after_s = ordered[min(len(ordered) - 1, math.floor(quantile * len(ordered)))]
         return self._hedge_after_s
 
+    def _guess_usd(self, request: CallRequest) -> float:
+        """What a request probably cost whose reply never came: the mean of recent ones, else its worst case."""
+        if not self._usages:
+            return self.worst_usd(request)
+        prompt = sum(usage.prompt_tokens for usage in self._usages)
+        completion = sum(usage.completion_tokens for usage in self._usages)
+        return self.card.cost_usd(prompt, completion) / len(self._usages)
+
     def _share(self, request: CallRequest) -> int:
         estimate = self.estimate(request, None)  # providers count max_tokens, too
         return estimate.prompt_tokens + estimate.completion_tokens
+
+
+def most_tokens(card: ModelCard, request: CallRequest) -> int:
+    """Tokens that a reply may have."""
+    return min(request.max_tokens, card.max_output_tokens)
+
+
+def worst_usd(card: ModelCard, request: CallRequest) -> float:
+    """The most that one request can cost. No tokenizer makes more tokens of a text than it has bytes."""
+    prompt = _PROMPT_BYTES + len(request.query.encode("utf-8", "replace")) + _TEMPLATE_TOKENS
+    if card.context_tokens is not None:
+        prompt = min(prompt, card.context_tokens)
+    return card.cost_usd(prompt, most_tokens(card, request))
 
 
 def host_of(base_url: str) -> str:

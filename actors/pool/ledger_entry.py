@@ -11,6 +11,8 @@ from typing import Any
 OPEN = "open"  # status of an entry that was begun and not settled: its money is reserved
 FINAL = ("ok", "refused")  # statuses of replies: never asked for again
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
 
 class LedgerError(RuntimeError):
     """The ledger can't be read or written; the message names where it is, what is wrong and the remedy."""
@@ -67,6 +69,5 @@ def request_hash(
     Raises:
         TypeError, ValueError: something in it is not JSON (NaN included).
     """
-    parts = [model_id, revision, list(messages), dict(sampling)]
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    text = _CANONICAL.encode([model_id, revision, list(messages), dict(sampling)])
     return hashlib.sha256(text.encode("ascii")).hexdigest()

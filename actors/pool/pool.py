@@ -1,11 +1,10 @@
-"""The candidate pool: the caller actors, and which of them owns each card's endpoint."""
+"""The candidate pool: the caller actors, which of them owns each card's endpoint, and the purse that they share."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,14 +14,18 @@ from ray.exceptions import GetTimeoutError, RayActorError
 
 from actors.pool.caller import CandidateCaller
 from actors.pool.calls import CallRequest
+from actors.pool.candidate import host_of, worst_usd
 from actors.pool.cards import ModelCard
 from actors.pool.settings import PoolSettings
+from actors.pool.spend import Purse, SharedPurse, caps_of
+from actors.pool.stats import CallerStats, add_stats
 from actors.pool.transport import PoolError
 from rewards.transcript import CallStatus, RouteCall
 
 _log = logging.getLogger(__name__)
 
 _ASK_GRACE_S = 10.0  # beyond the caller's own deadlines, so that its more telling timeout comes first
+_CONCURRENT_CALLS = 16384  # an actor's, waiting ones included; the endpoints' own limits are what holds calls back
 
 
 def assign_endpoints(cards: Sequence[ModelCard], settings: PoolSettings) -> list[list[ModelCard]]:
@@ -47,43 +50,84 @@ class CandidatePool:
     callers: tuple[Any, ...]  # Ray actor handles of CandidateCaller
     owner: Mapping[str, int]  # card name -> index of its caller
     settings: PoolSettings
-    _spent: dict[int, dict[str, float]] = field(default_factory=dict)  # last known, by caller and card
+    cards: Mapping[str, ModelCard]
+    purse: Any = None  # Ray actor handle of the Purse that several callers share
+    _known: dict[int, CallerStats] = field(default_factory=dict)  # last known, by caller
 
     @classmethod
-    def start(cls, cards: Sequence[ModelCard], settings: PoolSettings, check_timeout_s: float = 60) -> CandidatePool:
+    def start(
+        cls,
+        cards: Sequence[ModelCard],
+        settings: PoolSettings,
+        *,
+        ledger_url: str | None = None,
+        run: str = "",
+        check_timeout_s: float = 60,
+    ) -> CandidatePool:
         """Start the callers and check that every endpoint answers.
+
+        A caller that dies is started again, `settings.caller_restarts` times, and what it was asked is asked
+        again; the ledger knows what of it was answered. `ledger_url` and `run` are the ledger's, see
+        `CandidateCaller`.
 
         Raises:
             PoolError: an endpoint is not there, a key is missing, or the callers did not check them in time.
+            LedgerError: the ledger can't be used.
         """
         shares = assign_endpoints(cards, settings)
-        actor = ray.remote(CandidateCaller).options(num_cpus=0.1, max_concurrency=4096)
-        callers = tuple(actor.remote(share, settings) for share in shares)
-        pool = cls(callers, {card.name: index for index, share in enumerate(shares) for card in share}, settings)
-        checks = [caller.check.remote() for caller in callers]
+        caps = caps_of(settings)
+        purse = None
+        if caps.any and len(shares) > 1:
+            hosts = {card.name: host_of(settings.base_url or card.base_url) for card in cards}
+            url = None if settings.ledger == "off" else settings.ledger_url or ledger_url
+            purse = (
+                ray.remote(Purse)
+                .options(num_cpus=0, max_concurrency=_CONCURRENT_CALLS, max_restarts=settings.caller_restarts)
+                .remote(caps, url, run, hosts)
+            )
+        actor = ray.remote(CandidateCaller).options(
+            num_cpus=0.1,
+            max_concurrency=_CONCURRENT_CALLS,
+            max_restarts=settings.caller_restarts,
+            max_task_retries=settings.caller_restarts,
+            scheduling_strategy="SPREAD",
+        )
+        callers = tuple(
+            actor.remote(
+                share,
+                settings,
+                ledger_url=ledger_url,
+                run=run,
+                funds=None if purse is None else SharedPurse(purse),
+                name=f"caller-{index}",
+            )
+            for index, share in enumerate(shares)
+        )
+        owner = {card.name: index for index, share in enumerate(shares) for card in share}
+        pool = cls(callers, owner, settings, {card.name: card for card in cards}, purse)
         try:
-            ray.get(checks, timeout=check_timeout_s)
-        except GetTimeoutError as error:
-            done, _ = ray.wait(checks, num_returns=len(checks), timeout=0)
-            late = ", ".join(pool._name(index) for index, check in enumerate(checks) if check not in done)
-            pool.close()
-            raise PoolError(
-                f"{late} did not start and check the endpoints within check_timeout_s={check_timeout_s:g}; "
-                "look whether Ray has CPUs free for it (0.1 each)"
-            ) from error
+            pool._check(check_timeout_s)
         except BaseException:
             pool.close()
             raise
         return pool
 
     async def ask(self, request: CallRequest) -> RouteCall:
-        """Ask through the caller that owns the endpoint; a dead or silent caller is the infrastructure's failure."""
+        """Ask through the caller that owns the endpoint; a dead or silent caller is the infrastructure's failure.
+
+        Cancelling this ends the call down to its connection.
+        """
         index, started = self.owner[request.model], time.monotonic()
         deadline_s = self.settings.queue_timeout_s + self.settings.total_timeout_s + _ASK_GRACE_S
+        reference = self.callers[index].ask.remote(request)
         try:
             async with asyncio.timeout(deadline_s):
-                return await self.callers[index].ask.remote(request)
+                return await reference
+        except asyncio.CancelledError:
+            ray.cancel(reference)
+            raise
         except TimeoutError:
+            ray.cancel(reference)
             status = CallStatus.TIMEOUT
             why = (
                 f"{self._name(index)} returned nothing within {deadline_s:g} s (pool.queue_timeout_s + "
@@ -91,30 +135,51 @@ class CandidatePool:
             )
         except RayActorError as error:
             status = CallStatus.PROVIDER_ERROR
-            why = f"{self._name(index)} died: {error}"
-        latency_s = time.monotonic() - started
-        return RouteCall(request.requested, request.model, request.query, status, latency_s=latency_s, error=why)
+            why = f"{self._name(index)} died, after pool.caller_restarts={self.settings.caller_restarts}: {error}"
+        return RouteCall(
+            request.requested,
+            request.model,
+            request.query,
+            status,
+            cost_usd=worst_usd(self.cards[request.model], request),
+            latency_s=time.monotonic() - started,
+            error=why,
+        )
 
-    def spent_usd(self, timeout_s: float = 30) -> dict[str, float]:
-        """Dollars spent since the start, by card. A caller that is dead or late counts with its last known sums."""
+    def stats(self, timeout_s: float = 30) -> CallerStats:
+        """All callers' counters. A caller that is dead or late counts with its last known ones."""
         calls = [caller.stats.remote() for caller in self.callers]
         done, _ = ray.wait(calls, num_returns=len(calls), timeout=timeout_s)
         for index, call in enumerate(calls):
             if call not in done:
-                _log.warning("%s told no costs within %g s; its last known are used", self._name(index), timeout_s)
+                _log.warning("%s told no numbers within %g s; its last known are used", self._name(index), timeout_s)
                 continue
             try:
-                self._spent[index] = ray.get(call, timeout=timeout_s).usd
+                self._known[index] = ray.get(call, timeout=timeout_s)
             except RayActorError as error:
-                _log.warning("%s died; its last known costs are used: %s", self._name(index), error)
-        total: Counter[str] = Counter()
-        for usd in self._spent.values():
-            total.update(usd)
-        return dict(total)
+                _log.warning("%s died; its last known numbers are used: %s", self._name(index), error)
+        return add_stats(self._known.values())
+
+    def spent_usd(self) -> dict[str, float]:
+        """Dollars spent since the start of the run, by card."""
+        return dict(self.stats().usd)
 
     def close(self) -> None:
-        for caller in self.callers:
-            ray.kill(caller)
+        for actor in (*self.callers, self.purse):
+            if actor is not None:
+                ray.kill(actor)
+
+    def _check(self, timeout_s: float) -> None:
+        checks = [caller.check.remote() for caller in self.callers]
+        try:
+            ray.get(checks, timeout=timeout_s)
+        except GetTimeoutError as error:
+            done, _ = ray.wait(checks, num_returns=len(checks), timeout=0)
+            late = ", ".join(self._name(index) for index, check in enumerate(checks) if check not in done)
+            raise PoolError(
+                f"{late} did not start and check the endpoints within check_timeout_s={timeout_s:g}; "
+                "look whether Ray has CPUs free for it (0.1 each)"
+            ) from error
 
     def _name(self, index: int) -> str:
         names = ", ".join(card for card, owner in self.owner.items() if owner == index)

@@ -9,17 +9,18 @@ import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, field, replace
 from itertools import count
+from uuid import uuid4
 
 from actors.pool.breaker import BreakerState
 from actors.pool.calls import CallRequest
 from actors.pool.candidate import Candidate
+from actors.pool.hedging import first_good
 from actors.pool.ledger_entry import Settled
 from actors.pool.reply import Reply, Usage
 from actors.pool.settings import PoolSettings
 from actors.pool.spend import Charge, Funds
 from actors.pool.stats import CallerStats
 from actors.pool.transport import SHORTEST_SECRET, Transport
-from rewards.transcript import CallStatus
 
 _log = logging.getLogger(__name__)
 
@@ -44,17 +45,16 @@ class Means:
     stats: CallerStats
     caller: str
     random: random.Random = field(default_factory=random.Random)
-    numbers: count[int] = field(default_factory=count)
+    _life: str = field(default_factory=lambda: uuid4().hex)  # of this process: a caller that restarts has another
+    _numbers: count[int] = field(default_factory=count)
+
+    def new_id(self) -> str:
+        """Unique among all callers and runs."""
+        return f"{self._life}-{next(self._numbers)}"
 
 
 class Purchase:
-    """What one call has come to so far; it outlives a deadline that cuts the call short.
-
-    A request is paid by its reported usage. Without one: what the texts' lengths say for a good reply; nothing
-    where the provider turned it away or never took it; the mean of the model's recent calls where the reply was
-    cut off, unreadable, or given up on by us (a deadline, a hedge that lost, an episode that ended), for the
-    provider bills what it generates. The last two are marked as estimates.
-    """
+    """What one call has come to so far; it outlives a deadline that cuts the call short."""
 
     def __init__(self, means: Means, candidate: Candidate, request: CallRequest, key: str | None, body: bytes) -> None:
         self._means = means
@@ -69,7 +69,7 @@ class Purchase:
         self.estimated = False
         self.hedged = False
         self.last_fault = ""
-        self._waits_for = ""  # what keeps it from being sent, for people
+        self._waits_for = ""  # what keeps it from being sent, for people; empty while it is under way
         self._sent = False
 
     @property
@@ -103,7 +103,7 @@ class Purchase:
 
     def start(self) -> None:
         """The clock of the call starts: it is about to be sent."""
-        self._sent = True
+        self._sent, self._waits_for = True, ""
         self.started = time.monotonic()
 
     async def grant(self) -> str:
@@ -145,10 +145,11 @@ class Purchase:
             _log.debug("%s: attempt %d failed; again in %.2f s", self._candidate.card.name, self.attempts, pause_s)
             await asyncio.sleep(pause_s)
             charge_id = await self.grant()
+            self._waits_for = ""
 
     def pay(self, charge_id: str, reply: Reply | None) -> None:
         """Settle a request; `reply` is None where we hung up on it."""
-        usd, estimated = self._price(reply)
+        usd, estimated = self._candidate.price(self._request, reply)
         self.spent_usd += usd
         self.estimated |= estimated
         stats = self._means.stats
@@ -179,21 +180,23 @@ class Purchase:
         if not self._sent:
             fault = f"not sent within {settings.queue_timeout_s:g} s (pool.queue_timeout_s): it waited for "
             return Reply(fault=fault + self._waits_for, timed_out=True)
-        self._candidate.endpoint.breaker.failed()
         before = f"; before that: {self.last_fault}" if self.last_fault else ""
-        fault = f"no reply from {base_url} within {settings.total_timeout_s:g} s (pool.total_timeout_s){before}"
-        return Reply(fault=fault, timed_out=True)
+        within = f"within {settings.total_timeout_s:g} s (pool.total_timeout_s)"
+        if self._waits_for:
+            return Reply(fault=f"not sent again {within}: it waited for {self._waits_for}{before}", timed_out=True)
+        self._candidate.endpoint.breaker.failed()
+        return Reply(fault=f"no reply from {base_url} {within}{before}", timed_out=True)
 
     def sum_up(self, reply: Reply, status: str = "") -> Settled:
         """What the call came to, with the key, which a provider may repeat, cut out of it."""
         usage, error = Usage(0, 0), reply.refusal or reply.fault
         if reply.good or reply.refusal:
-            reported = self.usage(reply)
+            reported = self._candidate.usage(self._request, reply)
             usage = reported or self._candidate.estimate(self._request, reply.text if reply.good else None)
             if reported is None:
                 error = "; ".join(filter(None, (error, "usage missing or nonsense: tokens are estimated")))
         return Settled(
-            status=status or _status(reply),
+            status=status or reply.status,
             reply=_scrub(reply.text, self._key, SHORTEST_SECRET),
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
@@ -205,12 +208,6 @@ class Purchase:
             hedged=self.hedged,
         )
 
-    def usage(self, reply: Reply) -> Usage | None:
-        """The reported usage; None where there is none, or more tokens than were asked for."""
-        usage = reply.usage
-        most = self._candidate.most_tokens(self._request)
-        return None if usage is None or usage.completion_tokens > most else usage
-
     def _down(self) -> EndpointDown:
         before = f"; before that: {self.last_fault}" if self.last_fault else ""
         return EndpointDown(
@@ -220,7 +217,7 @@ class Purchase:
 
     async def _reserve(self) -> str:
         means, candidate = self._means, self._candidate
-        charge_id = f"{means.caller}/{next(means.numbers)}"
+        charge_id = means.new_id()
         if means.funds is not None:
             charge = Charge(
                 charge_id,
@@ -248,7 +245,8 @@ class Purchase:
             self.pay(charge_id, None)
             raise
         if reply.good:
-            self._candidate.replied(self._request, self.usage(reply), time.monotonic() - started)
+            usage = self._candidate.usage(self._request, reply)
+            self._candidate.replied(self._request, usage, time.monotonic() - started)
         self.pay(charge_id, reply)
         if reply.down:
             endpoint.breaker.failed()
@@ -261,32 +259,21 @@ class Purchase:
         return reply
 
     async def _send_hedged(self, charge_id: str) -> Reply:
-        """One request, and a second one beside it once it is slow; the first good reply wins."""
+        """One request, and a second one beside it once it is slow."""
         slow_s = self._candidate.hedge_after_s()
         if slow_s is None:
             return await self._send(charge_id)
-        first = asyncio.create_task(self._send(charge_id))
-        requests = {first}
-        try:
-            await asyncio.wait(requests, timeout=slow_s)
-            if not first.done() and self._candidate.endpoint.gate.try_enter():
-                requests.add(asyncio.create_task(self._send_second()))
-            under_way, reply = requests, None
-            while under_way and not (reply and reply.good):
-                done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-                replies = [task.result() for task in done]
-                reply = next((r for r in replies if r and r.good), None) or next(filter(None, replies), reply)
-            assert reply is not None, "the first request returns a reply or raises"
-            return reply
-        finally:
-            for task in requests:
-                task.cancel()
-            # Both are paid before the call is settled.
-            await asyncio.gather(*requests, return_exceptions=True)
+        return await first_good(self._send(charge_id), slow_s, self._send_second)
 
     async def _send_second(self) -> Reply | None:
-        """A hedge in a slot that was taken for it; None where a cap refuses it."""
+        """A hedge, where a slot and its turn are free and no cap refuses it; else None."""
+        gate = self._candidate.endpoint.gate
+        if not gate.try_enter():
+            return None
         try:
+            if self._candidate.take_turn(self._request) > 0:
+                self._candidate.give_back_turn(self._request)
+                return None
             charge_id = await self._reserve()
             self.hedged = True
             self._means.stats.hedges += 1
@@ -294,35 +281,12 @@ class Purchase:
         except OverBudget:
             return None
         finally:
-            self._candidate.endpoint.gate.leave()
+            gate.leave()
 
     def _pause_s(self, reply: Reply) -> float:
         doubled_s = min(self._means.settings.backoff_s * 2.0 ** (self.attempts - 1), _LONGEST_BACKOFF_S)
         turn_s = self._candidate.take_turn(self._request)
         return max(doubled_s * self._means.random.uniform(0.5, 1.5), reply.retry_after_s, turn_s)
-
-    def _price(self, reply: Reply | None) -> tuple[float, bool]:
-        """What a request has cost in dollars, and whether that is an estimate."""
-        card, request = self._candidate.card, self._request
-        if reply is None:
-            return self._candidate.guess_usd(request), True
-        usage = self.usage(reply)
-        if usage is None and (reply.good or reply.refusal):
-            usage = self._candidate.estimate(request, reply.text if reply.good else None)
-            return card.cost_usd(usage.prompt_tokens, usage.completion_tokens), True
-        if usage is not None:
-            return card.cost_usd(usage.prompt_tokens, usage.completion_tokens), False
-        return (self._candidate.guess_usd(request), True) if reply.may_be_billed or reply.usage else (0.0, False)
-
-
-def _status(reply: Reply) -> str:
-    if reply.over_budget:
-        return CallStatus.OVER_BUDGET
-    if reply.refusal:
-        return CallStatus.REFUSED
-    if reply.timed_out:
-        return CallStatus.TIMEOUT
-    return CallStatus.PROVIDER_ERROR if reply.fault else CallStatus.OK
 
 
 def _scrub(text: str, key: str | None, shortest: int) -> str:

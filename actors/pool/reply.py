@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from rewards.transcript import CallStatus
+
 _MOST_TOKENS = 10_000_000  # more than any model takes: a usage beyond it is nonsense
 _EXCERPT = 200  # characters of a provider's message that an error repeats
 _REFUSALS = ("content_filter", "content_policy", "contentfilter", "policyviolation", "moderation", "safety")
@@ -39,12 +41,25 @@ class Reply:
     def good(self) -> bool:
         return not (self.fault or self.refusal)
 
+    @property
+    def status(self) -> CallStatus:
+        """How a call ends whose last attempt came to this."""
+        if self.over_budget:
+            return CallStatus.OVER_BUDGET
+        if self.refusal:
+            return CallStatus.REFUSED
+        if self.timed_out:
+            return CallStatus.TIMEOUT
+        return CallStatus.PROVIDER_ERROR if self.fault else CallStatus.OK
+
 
 def read_reply(status: int, body: bytes) -> Reply:
     """Read a chat-completion response by its HTTP status and whole body. Never raises: a bad body is a fault."""
     content = _decode(body)
     fields = content if isinstance(content, dict) else {}
     usage = _usage(fields.get("usage"))
+    if 200 <= status < 300 and fields.get("choices"):
+        return _completion(fields, usage)
     complaint = _complaint(fields.get("error"), body)
     if status == 429 or status >= 500:
         return Reply(
@@ -61,12 +76,18 @@ def read_reply(status: int, body: bytes) -> Reply:
             return Reply(usage=usage, refusal=f"HTTP {status}: {complaint}")
         return Reply(usage=usage, fault=_client_fault(status, complaint))
     if content is None:
-        # The transfer may have been cut short unseen, so it is tried again as a broken connection is.
-        fault = f"HTTP {status} with a body that is not JSON: {_excerpt(body)}"
-        return Reply(fault=fault, retriable=True, may_be_billed=True)
-    if fields.get("error") and not fields.get("choices"):
+        return _no_json(status, body)
+    if fields.get("error"):
         return _error_body(fields["error"], complaint, usage)
     return _completion(fields, usage)
+
+
+def _no_json(status: int, body: bytes) -> Reply:
+    fault = f"HTTP {status} with a body that is not JSON: {_excerpt(body)}"
+    if body.lstrip().startswith(b"<"):
+        return Reply(fault=f"{fault}; a web page answers there: check the card's base_url")
+    # A transfer that was cut short unseen: it is tried again as a broken connection is.
+    return Reply(fault=fault, retriable=True, may_be_billed=True)
 
 
 def _completion(fields: dict[str, Any], usage: Usage | None) -> Reply:
@@ -87,8 +108,8 @@ def _completion(fields: dict[str, Any], usage: Usage | None) -> Reply:
         return Reply(usage=usage, fault=fault, may_be_billed=True)
     if content and usage is not None and usage.completion_tokens == 0:
         usage = None  # a text that took no tokens
-    # A lone surrogate is legal in JSON and breaks every tokenizer and file after it.
-    return Reply(text=content.encode("utf-8", "replace").decode(), usage=usage)
+    # Lone surrogates and zero bytes are legal in JSON; no tokenizer or file takes the one, no database the other.
+    return Reply(text=content.encode("utf-8", "replace").decode().replace("\0", "\ufffd"), usage=usage)
 
 
 def _error_body(error: object, complaint: str, usage: Usage | None) -> Reply:

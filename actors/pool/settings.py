@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
@@ -88,5 +89,14 @@ class PoolSettings(Settings):
         "that is not in it voids its episode; `off`.",
     )
     ledger_url: str | None = Field(
-        None, description="postgresql://… or sqlite:///… of the ledger; none for a SQLite file in the run folder."
+        None,
+        description="postgresql://… or sqlite:///… of the ledger, or a run folder; none for a SQLite file in this "
+        "run's folder. Callers on several nodes need PostgreSQL; its password comes from PGPASSWORD.",
     )
+
+    @field_validator("ledger_url")
+    @classmethod
+    def _no_password(cls, value: str | None) -> str | None:
+        if value is not None and "://" in value and urlsplit(value).password:
+            raise ValueError("must hold no password, it would be written down with the run; set PGPASSWORD instead")
+        return value

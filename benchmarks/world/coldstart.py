@@ -85,12 +85,12 @@ def make_checkpoint(
     """Train the cold-started policy and save it in Hugging Face form (float16 on disk); return the losses."""
     import torch
 
-    from learner.sft import SftSettings, fine_tune
+    from benchmarks.world.plain_sft import PlainSettings, fine_tune
 
     world = World()
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, seed)
-    settings = SftSettings(steps=steps, batch_size=batch_size, lr=lr, warmup_steps=min(200, steps // 10 + 1))
+    settings = PlainSettings(steps=steps, batch_size=batch_size, lr=lr, warmup_steps=min(200, steps // 10 + 1))
     pad = int(tokenizer.convert_tokens_to_ids(PAD))
     losses = fine_tune(model, batches(world, tokenizer, seed, steps, batch_size), settings, pad)
     stage = folder.with_name(f".{folder.name}.partial")

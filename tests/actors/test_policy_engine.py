@@ -127,9 +127,25 @@ async def test_many_seeded_prompts_fill_more_than_one_step(engine: PolicyEngine)
     assert all(g.token_ids for g in generations)
 
 
-async def test_weights_are_only_updated_under_a_pause(engine: PolicyEngine) -> None:
-    with pytest.raises(RuntimeError, match="paused"):
+async def test_an_update_needs_a_learner_first(engine: PolicyEngine, model) -> None:
+    with pytest.raises(Exception, match="connect the weight sender first"):
         await engine.start_weight_update()
+    assert await engine.score(PROMPT) == pytest.approx(reference_logprobs(model, PROMPT), abs=1e-3)
+
+
+async def test_a_turn_has_a_deadline_and_says_that_the_engine_is_paused(engine: PolicyEngine) -> None:
+    settings = engine.settings
+    engine.settings = settings.model_copy(update={"turn_timeout_s": 0.5})
+    await engine.pause()
+    try:
+        with pytest.raises(
+            TimeoutError, match=r"sample a turn after 40 tokens within .*turn_timeout_s=0\.5.*paused"
+        ):
+            await sample(engine)
+    finally:
+        engine.settings = settings
+        assert await engine.resume() >= 0.5
+    assert (await sample(engine, max_tokens=2)).token_ids
 
 
 @pytest.mark.slow

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 import pytest
 
+from actors.pool.stats import CallerStats
 from actors.questions import Question
 from actors.trajectory import TokenBuffer, Trajectory
-from cluster.batch import RolloutError, admit, batch_metrics, judge_all
+from cluster.batch import RolloutError, admit, batch_metrics, judge_all, pool_metrics, spent_cap
 from cluster.metrics import undeclared
 from rewards.grammar import parse_turn
 from rewards.presets import Judge
@@ -30,6 +34,23 @@ def trajectory(group: str, *, answer: str = "sena", version: int = 3, void: bool
     return Trajectory.freeze(
         buffer, question=question, group=group, seed=0, transcript=transcript, prompt="", wall_s=1.0
     )
+
+
+@pytest.mark.parametrize(("cap", "final"), [("run", True), ("day", True), ("step", False), ("provider", False)])
+def test_only_caps_of_the_run_and_the_day_end_a_run(cap: str, final: bool) -> None:
+    call = RouteCall("zumo", "geologist", "q", CallStatus.OVER_BUDGET, error=f"would break pool.cap_usd_per_{cap}=1")
+    refused = replace(trajectory("a"), transcript=Transcript((Turn("", (), (call,)),), StopReason.VOID))
+    assert (spent_cap([trajectory("a"), refused]) == call.error) is final
+    assert spent_cap([trajectory("a", void=True)]) is None
+
+
+def test_the_pool_s_numbers_are_declared() -> None:
+    stats = CallerStats(attempts=7, usd=Counter({"geologist": 0.5, "a/b": 0.25}), breakers={"x:1": "open"})
+    stats.limits = {"x:1": 3}
+    row = pool_metrics(stats)
+    assert undeclared(row) == []
+    assert row["cost/usd_total"] == 0.75
+    assert row["pool/breakers_open"] == 1
 
 
 def test_void_episodes_get_no_reward_and_leave_their_group() -> None:

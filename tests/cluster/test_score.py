@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from cluster.cli import app
 from cluster.score import BadLine, parse_line, score_line, score_settings, score_stream
 from rewards.presets import Judge
 from rewards.settings import Preset, RewardSettings
@@ -109,12 +111,19 @@ def test_a_reader_that_leaves_ends_the_command_without_a_traceback(tmp_path: Pat
         ({"response": 3}, "response"),
         ({"models": "zumo"}, "models"),
         ({"models": [1]}, "models"),
+        ({"models": ["zumo", "geologist", "Zumo "]}, "models"),
         ({"question": 1}, "question"),
     ],
 )
 def test_a_wrong_field_is_named_with_the_id(changes: dict[str, Any], field: str) -> None:
     with pytest.raises(BadLine, match=f"id 'a': field '{field}'"):
         parse_line(line(**changes))
+
+
+@pytest.mark.parametrize("ident", [None, True, [1], float("nan"), float("inf")])
+def test_an_id_that_could_not_be_given_back_is_refused(ident: object) -> None:
+    with pytest.raises(BadLine, match="field 'id' must be a text or a finite number"):
+        parse_line(line(id=ident))
 
 
 @pytest.mark.parametrize("field", ["id", "response", "answers"])
@@ -185,8 +194,23 @@ def test_a_bad_line_does_not_enter_the_window() -> None:
     assert judge.state() == {"normaliser": {"window": []}}
 
 
-def test_settings_out_of_range_are_refused() -> None:
-    for arguments in (["--alpha", "2"], ["--alpha", "nan"], ["--cost-scale-usd", "0"], ["--preset", "x"]):
-        done = run(*arguments, data=line())
-        assert done.returncode == 2
-        assert b"Traceback" not in done.stderr
+def test_in_default_the_order_of_the_lines_changes_nothing() -> None:
+    lines = [line(id=i, cost=37.0 * i, answers=["paris" if i % 3 else "rome"]) for i in range(20)]
+    forth, _ = score(b"\n".join(lines), "default", alpha=0.5)
+    back, _ = score(b"\n".join(reversed(lines)), "default", alpha=0.5)
+    assert forth == back[::-1]
+    assert len({one["reward"] for one in forth}) > 10
+
+
+@pytest.mark.parametrize("option", [("--alpha", "2"), ("--alpha", "nan"), ("--cost-scale-usd", "0"), ("--preset", "x")])
+def test_settings_out_of_range_are_refused(option: tuple[str, str]) -> None:
+    done = CliRunner().invoke(app, ["score", *option])
+    assert done.exit_code == 2
+    assert option[0].strip("-").replace("-", "_") in done.stderr.replace("-", "_")
+
+
+def test_a_full_disk_is_told_of() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(COMMAND, input=line(), stdout=full, stderr=subprocess.PIPE, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.decode().startswith("error: standard input or output failed: [Errno 28]")

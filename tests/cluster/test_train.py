@@ -112,6 +112,23 @@ def test_the_checkpoint_loads_in_transformers_and_differs_from_where_it_started(
     assert AutoTokenizer.from_pretrained(folder).get_vocab() == AutoTokenizer.from_pretrained(CHECKPOINT).get_vocab()
 
 
+def test_a_spent_cap_ends_the_run_with_a_checkpoint_and_tells_how_to_go_on(tmp_path: Path) -> None:
+    evaluation = 16 * 16 * 2e-5  # USD, at the very most: questions, calls, price
+    run = program(tmp_path, "poor", "run.steps=500", f"candidates.pool.cap_usd_per_run={evaluation}")
+    try:
+        assert run.process.wait(300) == 2, run.output
+    finally:
+        left = run.left()
+    assert left == []
+    time.sleep(0.5)
+    assert "pool.cap_usd_per_run" in run.output
+    assert "to go on:" in run.output
+    assert "Traceback" not in run.output
+    folder = RunFolder(tmp_path / "poor")
+    assert folder.latest_checkpoint() is not None
+    assert 0 < folder.read_metrics()[-1]["cost/usd_total"] <= evaluation
+
+
 def test_ctrl_c_saves_what_was_learnt_and_leaves_no_process(tmp_path: Path) -> None:
     run = program(tmp_path, "stopped", "run.steps=500")
     try:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from actors.trajectory import Trajectory
+from learner.bad_batches import NonFiniteError
 from learner.gang import LearnerGang
 from learner.settings import LearnerSettings
 
@@ -19,6 +23,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("ray_cluster")]
 
 KL, TARGET, CAP, CLIP, LR, EPS = 0.05, 0.01, 1.3, 0.05, 3e-3, 1e-3
 EPOCHS = 2
+PROBE = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3]
 
 BASE = {
     "loss": "gspo",
@@ -40,6 +45,7 @@ BASE = {
 }
 GANGS: dict[str, dict[str, Any]] = {
     "one rank": {"micro_batch_tokens": 60},
+    "two ranks, ZeRO 2": {"ranks": 2, "zero_stage": 2, "micro_batch_tokens": 90},
     "two ranks, ZeRO 3": {"ranks": 2, "zero_stage": 3, "micro_batch_tokens": 400, "logit_chunk_tokens": 16},
 }
 
@@ -98,11 +104,16 @@ def expected(tiny_checkpoint: Path, batches: list[list[Trajectory]]) -> tuple[di
 
 
 @pytest.fixture(params=list(GANGS))
-def gang(request: pytest.FixtureRequest, tiny_checkpoint: Path) -> Iterator[LearnerGang]:
+def gang(request: pytest.FixtureRequest, tiny_checkpoint: Path, tmp_path: Path) -> Iterator[LearnerGang]:
     settings = LearnerSettings.model_validate(BASE | GANGS[request.param])
-    running = LearnerGang(settings, checkpoint=tiny_checkpoint, temperature=1.0)
+    running = LearnerGang(settings, checkpoint=tiny_checkpoint, temperature=1.0, bad_batches=tmp_path / "bad")
     yield running
     running.shutdown()
+
+
+def with_reward(batch: list[Trajectory], total: float) -> list[Trajectory]:
+    """The batch with this for the first trajectory's reward."""
+    return [replace(batch[0], reward=replace(batch[0].reward, total=total)), *batch[1:]]
 
 
 def test_scored_first(
@@ -128,7 +139,24 @@ def test_scored_first(
         torch.testing.assert_close(trained[name], wanted, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
         assert (wanted - before[name]).abs().max() > 1e-4, f"{name} was to move"
 
+    def unchanged(bad: list[Trajectory]) -> None:
+        before = gang.logprobs(PROBE)
+        assert gang.train_step(bad)["bad_steps"] == 1
+        assert gang.logprobs(PROBE) == before
+
+    unchanged(with_reward(batches[0], 1e38))  # the loss is finite, its gradient's norm is not
+    unchanged(with_reward(batches[0], math.inf))
+    with pytest.raises(NonFiniteError, match=r"group 'g0' seed 0; the batch is in .*batch-000005.*3 in a row"):
+        gang.train_step(with_reward(batches[0], math.nan))
+    dumps = [path.read_text().splitlines() for path in sorted((tmp_path / "bad").iterdir())]
+    reasons = [json.loads(lines[0])["reason"] for lines in dumps]
+    assert reasons == ["gradient of the policy is not finite at optimizer step 4"] + ["reward is not finite"] * 2
+    written = [json.loads(line) for line in dumps[1][1:]]
+    assert [row["suspect"] for row in written] == [True] + [False] * 8
+    assert written[0]["reward"]["total"] == math.inf
+    assert written[0]["token_ids"] == batches[0][0].token_ids.tolist()
+
     gang.load_state(tmp_path / "state")
     again = gang.train_step(batches[1])
-    untimed = second.keys() - {"step_seconds", "tokens_per_s"}
+    untimed = second.keys() - {"step_seconds", "tokens_per_s", "peak_memory_gib"}
     assert {k: again[k] for k in untimed} == {k: second[k] for k in untimed}, "the coefficient is part of the state"

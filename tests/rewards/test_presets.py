@@ -53,6 +53,7 @@ def test_paper_pays_for_low_cost_whatever_the_answer() -> None:
     [
         ("<answer> lanu </answer>", "no_think"),
         ("<think> ... </think> <answer> lanu </answer>", "empty_think"),
+        ("<think> ...\r\n… </think> <answer> lanu </answer>", "empty_think"),
         ("<think> a </think>", "no_answer"),
         ("<think> a </think> <answer> </answer>", "empty_answer"),
         ("<think> a </think> <information> x </information> <answer> lanu </answer>", "forged_information"),
@@ -65,6 +66,12 @@ def test_a_broken_rule_is_named_and_costs_everything(text: str, rule: str) -> No
     transcript = Transcript((turn(text),), StopReason.ANSWERED)
     assert rule in violations(transcript)
     assert reward(transcript).total == -1.0
+
+
+def test_default_takes_a_colon_in_a_query_and_a_name_in_it() -> None:
+    route = turn("<think> a </think> <search> zumo : is zumo right at 10:30 ? </search>", asked())
+    transcript = Transcript((route, turn("<think> b </think> <answer> lanu </answer>")), StopReason.ANSWERED)
+    assert violations(transcript) == ()
 
 
 def test_text_between_blocks_breaks_no_rule() -> None:

@@ -1,0 +1,192 @@
+"""Demonstrations: episodes for the policy to imitate, from JSON lines to the policy's tokens.
+
+A line is one demonstration (broken here to be read):
+
+    {"id": "nq/17",
+     "dataset": "nq",
+     "prompt": "Answer the question. ...",
+     "segments": [
+       {"text": "<think> ... </think> <search> gpt : who wrote it ? </search>", "sampled": true},
+       {"text": "\\n<information> It was Ada. </information>\\n", "sampled": false},
+       {"text": "<answer> Ada </answer>", "sampled": true}],
+     "about": {"reward": 1.0}}
+
+`prompt` is the user message; the policy's own chat template is put around it when the file is read, so that a file
+serves any policy. `segments` follow it in order: what the policy writes is `sampled` and learnt, what it reads is not.
+`id` is unique in all files read together. `dataset` and `about`, an object for people, may be left out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from actors.reading import Reader
+from learner.sft import SftExample
+from rewards.grammar import CLOSE, OPEN, TAGS
+from rewards.transcript import BlockKind
+
+_FIELDS = ("id", "dataset", "prompt", "segments", "about")
+# An episode reads a reply and its two tags as separate texts (`actors.prompt.information_parts`), so that no token
+# spans them.
+_READ_APART = re.compile(rf"(\n?{OPEN[BlockKind.INFORMATION]}| ?{CLOSE[BlockKind.INFORMATION]}\n?)")
+
+
+class DemonstrationError(ValueError):
+    """Demonstrations that can't be used; the message names file and line or id, field, value and remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of a demonstration: what the policy writes, or what it reads."""
+
+    text: str
+    sampled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A user message and what follows it."""
+
+    id: str
+    prompt: str
+    segments: tuple[Segment, ...]
+    dataset: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)  # for people; nothing is learnt from it
+
+    def to_line(self) -> str:
+        """The demonstration as a line of JSON, without its end."""
+        segments = [{"text": segment.text, "sampled": segment.sampled} for segment in self.segments]
+        row = {"id": self.id, "dataset": self.dataset, "prompt": self.prompt, "segments": segments}
+        return json.dumps(row | {"about": dict(self.about)}, ensure_ascii=False)
+
+
+def parse_demonstration(row: object, where: str) -> Demonstration:
+    """Read one decoded JSON row; `where` names it in errors.
+
+    Raises:
+        DemonstrationError: a field is missing, unknown, of the wrong type or blank, nothing is sampled, or a text
+            holds a lone surrogate.
+    """
+    if not isinstance(row, dict):
+        raise DemonstrationError(f"{where}: expected a JSON object with id, prompt and segments, got {row!r:.80}")
+    if unknown := sorted(row.keys() - set(_FIELDS)):
+        raise DemonstrationError(f"{where}: unknown field {unknown[0]!r}; the fields are {', '.join(_FIELDS)}")
+    for name in ("id", "prompt"):
+        if not isinstance(row.get(name), str) or not row[name].strip():
+            raise DemonstrationError(f"{where}: field {name!r} must be a text that is not blank, got {row.get(name)!r}")
+    dataset, about, segments = row.get("dataset", ""), row.get("about", {}), row.get("segments")
+    if not isinstance(dataset, str):
+        raise DemonstrationError(f"{where}: field 'dataset' must be a text, got {dataset!r:.80}")
+    if not isinstance(about, dict):
+        raise DemonstrationError(f"{where}: field 'about' must be an object, got {about!r:.80}")
+    if not isinstance(segments, list):
+        raise DemonstrationError(f"{where}: field 'segments' must be a list, got {segments!r:.80}")
+    parsed = tuple(_parse_segment(segment, f"{where}: segments[{place}]") for place, segment in enumerate(segments))
+    if not any(segment.sampled for segment in parsed):
+        raise DemonstrationError(f"{where}: field 'segments' has none with sampled=true, so there is nothing to learn")
+    for text in (row["id"], row["prompt"], dataset, *(segment.text for segment in parsed)):
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise DemonstrationError(
+                f"{where}: {text!r:.80} holds a lone surrogate, which no tokenizer takes; remove it"
+            )
+    return Demonstration(row["id"], row["prompt"], parsed, dataset, about)
+
+
+def _parse_segment(row: object, where: str) -> Segment:
+    if not isinstance(row, dict) or row.keys() != {"text", "sampled"}:
+        raise DemonstrationError(f'{where} must be {{"text": ..., "sampled": true or false}}, got {row!r:.80}')
+    text, sampled = row["text"], row["sampled"]
+    if not isinstance(text, str) or not text:
+        raise DemonstrationError(f"{where}.text must be a text that is not empty, got {text!r:.80}")
+    if not isinstance(sampled, bool):
+        raise DemonstrationError(f"{where}.sampled must be true or false, got {sampled!r:.80}")
+    return Segment(text, sampled)
+
+
+def load_demonstrations(paths: Iterable[Path]) -> list[Demonstration]:
+    """Read JSONL files, one after the other; blank lines are passed over.
+
+    Raises:
+        DemonstrationError: a file is missing or holds none, a line is malformed or not UTF-8, an id comes twice.
+    """
+    found: dict[str, Demonstration] = {}
+    for path in paths:
+        if not path.is_file():
+            raise DemonstrationError(
+                f"{path}: no such file of demonstrations; give a JSONL file, such as `router-r1 demonstrate` writes"
+            )
+        before = len(found)
+        with path.open("rb") as lines:  # decoded line by line, so that a fault has a line
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                where = f"{path}, line {number}"
+                demonstration = parse_demonstration(_decode(line, where), where)
+                if demonstration.id in found:
+                    raise DemonstrationError(f"{where}: id {demonstration.id!r} was given before; make ids unique")
+                found[demonstration.id] = demonstration
+        if len(found) == before:
+            raise DemonstrationError(f"{path}: holds no demonstrations")
+    return list(found.values())
+
+
+def _decode(line: bytes, where: str) -> object:
+    try:
+        return json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DemonstrationError(f"{where}: not UTF-8 (byte {error.start}); convert the file to UTF-8") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DemonstrationError(f"{where}: not JSON ({error}); write one object a line") from error
+
+
+class DemonstrationEncoder:
+    """Turns demonstrations into the tokens that an episode would hold, had the policy written them."""
+
+    def __init__(self, tokenizer: Any, max_tokens: int) -> None:
+        """`max_tokens` is the longest episode, `engine.max_model_len`."""
+        self._tokenizer = tokenizer
+        self._reader = Reader(tokenizer, max_tokens)
+        self._max_tokens = max_tokens
+        # Tags may be tokens of their own, and then they are the policy's to write.
+        tags = set(tokenizer.convert_tokens_to_ids([tag for tag in TAGS if tag in tokenizer.get_vocab()]))
+        self._forbidden = set(tokenizer.all_special_ids) - tags
+
+    def encode(self, demonstration: Demonstration) -> SftExample:
+        """The tokens, each with whether it is to be learnt.
+
+        Raises:
+            DemonstrationError: they are too many, or a sampled segment spells a control token or a word that the
+                tokenizer does not know.
+        """
+        ids = self._reader.encode_chat(demonstration.prompt)
+        sampled = [False] * len(ids)
+        for place, segment in enumerate(demonstration.segments):
+            tokens = self._encode_segment(segment)
+            if segment.sampled and (bad := self._forbidden.intersection(tokens)):
+                token = self._tokenizer.convert_ids_to_tokens(min(bad))
+                raise DemonstrationError(
+                    f"demonstration {demonstration.id!r}: segments[{place}].text {segment.text!r:.80} comes to the "
+                    f"token {token!r}, which is no text for the policy to write; reword it, or take another policy"
+                )
+            ids += tokens
+            sampled += [segment.sampled] * len(tokens)
+        if len(ids) > self._max_tokens:
+            raise DemonstrationError(
+                f"demonstration {demonstration.id!r} takes {len(ids)} tokens, more than an episode may "
+                f"(engine.max_model_len={self._max_tokens}); raise engine.max_model_len, or remove the line"
+            )
+        return SftExample(ids, sampled, label=f"demonstration {demonstration.id!r}")
+
+    def encode_all(self, demonstrations: Sequence[Demonstration]) -> list[SftExample]:
+        """All of them, in order; raises as `encode` does."""
+        return [self.encode(demonstration) for demonstration in demonstrations]
+
+    def _encode_segment(self, segment: Segment) -> list[int]:
+        if segment.sampled:
+            return list(self._tokenizer.encode(segment.text, add_special_tokens=False))
+        return [token for part in _READ_APART.split(segment.text) if part for token in self._reader.encode(part)]

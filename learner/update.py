@@ -1,0 +1,174 @@
+"""The update: what a rank does with its share of a batch, from scores to optimizer steps."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from learner.aggregation import StepTotals
+from learner.batching import MicroBatch, OptimizerStep, collate
+from learner.deepspeed_engine import TrainedModule
+from learner.kl import kl_estimate
+from learner.losses import LossTerms, TrainedTokens, policy_loss
+from learner.metrics import BadStep, RankReport
+from learner.networks import Networks
+from learner.scores import SampleScores
+from learner.settings import LearnerSettings
+from learner.value_loss import ValueTerms, value_loss
+
+
+@torch.no_grad()
+def score_batch(
+    networks: Networks, step: OptimizerStep, settings: LearnerSettings, kl_coef: float
+) -> dict[int, SampleScores]:
+    """Score a share of a batch before it is trained on, by `Sample.index`; collective."""
+    scores: dict[int, SampleScores] = {}
+    with networks.reference_at_hand(), networks.evaluating():
+        for samples, chunks in zip(step.micro_batches, step.head_chunks, strict=True):
+            batch = collate(samples)
+            old = networks.score(batch, chunks, train=False).logprobs
+            values = networks.values(batch, train=False)
+            reference = networks.reference_logprobs(batch, chunks) if settings.kl_in == "reward" else None
+            penalties = torch.zeros_like(old)
+            if reference is not None:
+                penalties = kl_coef * kl_estimate(old, reference, settings.kl_estimator)
+            begin = 0
+            for sample in samples:
+                own = slice(begin, begin := begin + sample.trained_tokens)
+                value = values[own].cpu().numpy() if values is not None else None
+                scores[sample.index] = SampleScores(old[own].cpu().numpy(), penalties[own].cpu().numpy(), value)
+    return scores
+
+
+def train_batch(
+    networks: Networks, steps: list[OptimizerStep], settings: LearnerSettings, kl_coef: float
+) -> RankReport:
+    """Take the optimizer steps of a batch; collective.
+
+    The first whose loss or gradient is not finite is not taken, nor is any after it; the report's `bad` tells why.
+    A loss or the policy's gradient keeps policy and critic as they were; the critic's gradient only the critic.
+    """
+    report = RankReport(kl_coef=kl_coef)
+    with networks.reference_at_hand():
+        for number, step in enumerate(steps):
+            report.bad = _optimizer_step(networks, step, settings, report, first=number == 0)
+            if report.bad is not None:
+                break
+    return report
+
+
+def _optimizer_step(
+    networks: Networks, step: OptimizerStep, settings: LearnerSettings, report: RankReport, *, first: bool
+) -> BadStep | None:
+    policy, critic = networks.policy, networks.critic
+    terms: list[LossTerms] = []
+    values: list[ValueTerms] = []
+    last = len(step.micro_batches) - 1
+    for place, samples in enumerate(step.micro_batches):
+        batch = collate(samples)
+        report.real_tokens += batch.real_tokens
+        report.padded_tokens += batch.token_ids.size
+        terms.append(_policy_terms(networks, batch, step, step.head_chunks[place], settings, report.kl_coef))
+        policy.backward(terms[-1].loss, last=place == last)
+        if critic is not None:
+            values.append(_value_terms(networks, batch, step, settings))
+            critic.backward(values[-1].loss, last=place == last)
+    bad = bad_loss("loss", [t.loss for t in terms], step, policy.steps)
+    if critic is not None:
+        bad = bad or bad_loss("value loss", [v.loss for v in values], step, policy.steps)
+    report.lr = policy.lr
+    bad = take_step(policy, "policy", bad, step, report.grad_norms)
+    if critic is not None:
+        report.critic_lr = critic.lr
+        bad = take_step(critic, "critic", bad, step, report.critic_grad_norms)
+    if bad is None:
+        _add_terms(terms, values, report, first=first)
+    return bad
+
+
+def _policy_terms(
+    networks: Networks, batch: MicroBatch, step: OptimizerStep, chunks: int, settings: LearnerSettings, kl_coef: float
+) -> LossTerms:
+    reference = networks.reference_logprobs(batch, chunks)
+    scores = networks.score(batch, chunks, train=True)
+    # Unscored batches take one optimizer step, in which the policy still is the one that the batch came to.
+    old = scores.logprobs.detach() if batch.old_logprobs is None else networks.tensor(batch.old_logprobs)
+    boundaries, positions = networks.tensor(batch.boundaries), networks.tensor(batch.positions)
+    tokens = TrainedTokens(
+        sampler_logprobs=networks.tensor(batch.logprobs),
+        advantages=networks.tensor(batch.advantages),
+        weights=networks.tensor(batch.weights),
+        sequence=torch.searchsorted(boundaries[1:], positions, right=True),
+        old_logprobs=old,
+        ref_logprobs=reference,
+    )
+    totals = StepTotals(step.token_count, step.sequence_count)
+    return policy_loss(scores, tokens, settings, totals, kl_coef=kl_coef)
+
+
+def _value_terms(networks: Networks, batch: MicroBatch, step: OptimizerStep, settings: LearnerSettings) -> ValueTerms:
+    values = networks.values(batch, train=True)
+    # Where there is a critic, every batch is scored first, and so has these.
+    assert values is not None
+    assert batch.old_values is not None
+    assert batch.returns is not None
+    return value_loss(
+        values,
+        networks.tensor(batch.old_values),
+        networks.tensor(batch.returns),
+        networks.tensor(batch.weights),
+        token_count=step.token_count,
+        clip=settings.critic.clip,
+    )
+
+
+def bad_loss(name: str, losses: list[Tensor], step: OptimizerStep, steps: int) -> BadStep | None:
+    """What is bad where a micro-batch's loss is not finite, on whichever rank; collective."""
+    bad = ~torch.isfinite(torch.stack([loss.detach() for loss in losses]))
+    anywhere = bad.any().to(torch.int32)
+    torch.distributed.all_reduce(anywhere, op=torch.distributed.ReduceOp.MAX)
+    if not anywhere.item():
+        return None
+    suspects = tuple(s.label for i in bad.nonzero().flatten().tolist() for s in step.micro_batches[i])
+    return BadStep(f"{name} is not finite at optimizer step {steps}", suspects)
+
+
+def take_step(
+    trained: TrainedModule, name: str, bad: BadStep | None, step: OptimizerStep, norms: list[float]
+) -> BadStep | None:
+    """Take a module's step, or drop its gradients where something was bad before; returns what is bad after."""
+    if bad is not None:
+        trained.spoil()
+    norm = trained.step()
+    if bad is not None:
+        return bad
+    if not math.isfinite(norm):
+        labels = tuple(s.label for samples in step.micro_batches for s in samples)
+        return BadStep(f"gradient of the {name} is not finite at optimizer step {trained.steps}", labels)
+    norms.append(norm)
+    return None
+
+
+def _add_terms(terms: list[LossTerms], values: list[ValueTerms], report: RankReport, *, first: bool) -> None:
+    for name, attribute in (
+        ("loss", "loss"),
+        ("policy_loss", "policy_loss"),
+        ("kl_ref", "kl_ref"),
+        ("entropy", "entropy"),
+        ("clip_fraction_low", "clipped_low"),
+        ("clip_fraction_high", "clipped_high"),
+        ("ratio_mean", "ratio"),
+        ("approx_kl", "approx_kl"),
+        ("importance_mean", "importance"),
+        ("importance_cut", "importance_cut"),
+    ):
+        report.sums[name] += float(torch.stack([getattr(t, attribute).detach() for t in terms]).sum())
+    if values:
+        report.sums["value_loss"] += float(torch.stack([v.loss.detach() for v in values]).sum())
+        report.sums["value_clip_fraction"] += float(torch.stack([v.clipped for v in values]).sum())
+    if first:
+        report.ratio_max_deviation = float(torch.stack([t.ratio_deviation_max for t in terms]).max())
+        report.logprob_diff_mean = float(torch.stack([t.logprob_diff for t in terms]).sum())
+        report.logprob_diff_max = float(torch.stack([t.logprob_diff_max for t in terms]).max())
