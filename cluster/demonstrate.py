@@ -89,12 +89,12 @@ class Record:
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             self.rows = [json.loads(line) for line in _mended_lines(self.log)]
-            logged = {row["id"] for row in self.rows if isinstance(row["why"], str)}
+            ended = set(self.outcomes)
             kept = load_demonstrations([out]) if _mended_lines(out) else []
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DemonstrateError(f"--out {out}: it or {self.log} can't be used ({error}); give another") from error
         # A crash may have come between the two files.
-        self.rows += [{"id": d.id, "kept": True, "why": "", **d.about} for d in kept if d.id not in logged]
+        self.rows += [{"id": d.id, "kept": True, "why": "", **d.about} for d in kept if d.id not in ended]
 
     @property
     def outcomes(self) -> dict[str, dict[str, Any]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from actors.trajectory import Trajectory
 from learner.advantages import Advantages, Floats, Groups, estimate
+from learner.batching import Sample, canonical_order, make_samples
 from learner.component_advantages import component_advantages
 from learner.gae import gae, whiten
 from learner.scores import SampleScores
@@ -25,6 +26,43 @@ class TokenCredit:
     returns: list[Floats]  # what the critic is fitted to
     explained_variance: float  # 1 - Var(return - value) / Var(return) over sampled tokens; 0 where no return varies
     share_without_signal: float  # groups of one, or whose rewards are all equal
+
+
+def credited_samples(
+    trajectories: Sequence[Trajectory], settings: LearnerSettings, scores: Mapping[int, SampleScores]
+) -> tuple[list[Sample], dict[str, float]]:
+    """What is to be trained on, with its credit, and the metrics of that credit.
+
+    Args:
+        scores: by place in `trajectories`; empty where `settings.scores_first` is false.
+
+    Raises:
+        ValueError: as `assign_credit` and `make_samples`.
+    """
+    order = canonical_order(trajectories)
+    if settings.estimator == "gae":
+        credit = assign_token_credit(trajectories, settings.critic, scores)
+        samples = [
+            replace(
+                sample,
+                old_logprobs=scores[order[sample.index]].logprobs,
+                old_values=scores[order[sample.index]].values,
+                returns=credit.returns[order[sample.index]][sample.sampled].astype(np.float32),
+            )
+            for sample in make_samples(trajectories, credit.advantages)
+        ]
+        return samples, {
+            "groups_without_signal": credit.share_without_signal,
+            "explained_variance": credit.explained_variance,
+        }
+    penalties = None
+    if settings.kl_in == "reward":
+        penalties = [scores[place].kl_penalty if place in scores else 0.0 for place in range(len(trajectories))]
+    advantages = assign_credit(trajectories, settings, penalties)
+    samples = make_samples(trajectories, advantages.values)
+    if scores:
+        samples = [replace(sample, old_logprobs=scores[order[sample.index]].logprobs) for sample in samples]
+    return samples, {"groups_without_signal": advantages.share_without_signal}
 
 
 def assign_credit(

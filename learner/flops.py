@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0, "H200": 989.0, "B200": 2250.0}
@@ -31,3 +31,22 @@ def training_flops(shape: ModelShape, lengths: Iterable[int]) -> float:
 def peak_flops(device_name: str) -> float | None:
     """FLOP/s that the device reaches at best; None where it is not known."""
     return next((1e12 * tflops for name, tflops in _PEAK_TFLOPS.items() if name in device_name), None)
+
+
+def work_metrics(
+    shape: ModelShape, lengths: Sequence[int], trained: int, passes: int, seconds: float, peak: float | None
+) -> dict[str, float]:
+    """Metrics of a batch of sequences that were gone through `passes` times in `seconds`.
+
+    `trained` of all their tokens are learnt from; `peak` is what all ranks together reach at best, in FLOP/s, and
+    without it there is no `mfu`.
+    """
+    metrics = {
+        "tokens_trained": float(trained),
+        "tokens_total": float(sum(lengths)),
+        "tokens_per_s": sum(lengths) * passes / seconds,
+        "step_seconds": seconds,
+    }
+    if peak is not None:
+        metrics["mfu"] = passes * training_flops(shape, lengths) / (seconds * peak)
+    return metrics

@@ -6,7 +6,6 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +18,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from actors.trajectory import Trajectory
 from learner.bad_batches import BadBatches, NonFiniteError, label, some
 from learner.batching import OptimizerStep, Sample, canonical_order, make_samples, plan_steps, split_over_ranks
-from learner.credit import assign_credit, assign_token_credit
-from learner.flops import peak_flops, training_flops
+from learner.credit import credited_samples
+from learner.flops import peak_flops, work_metrics
 from learner.metrics import SFT_METRICS, merge_reports
 from learner.rank_process import RankProcess
 from learner.scores import SampleScores
@@ -160,7 +159,8 @@ class LearnerGang:
             self._batches += 1
             self._bad.add(self._batches, "reward is not finite", unrewardable, trajectories)
             return {"bad_steps": 1.0, "optimizer_steps": 0.0, "step_seconds": time.monotonic() - began}
-        samples, credit = self._samples(trajectories)
+        scores = self._score(trajectories) if self.settings.scores_first else {}
+        samples, credit = credited_samples(trajectories, self.settings, scores)
         shares = plan_steps(
             samples,
             ranks=self.settings.ranks,
@@ -178,7 +178,8 @@ class LearnerGang:
         else:
             suspects = sorted({name for r in reports if r.bad is not None for name in r.bad.suspects})
             self._bad.add(self._batches, bad.reason, suspects, trajectories)
-        return merge_reports(reports) | credit | self._work(samples, time.monotonic() - began)
+        work = self._work(samples, time.monotonic() - began, self.settings.ppo_epochs)
+        return merge_reports(reports) | credit | work
 
     def fine_tune(self, examples: Sequence[SftExample]) -> dict[str, float]:
         """Take one supervised step on the mean negative log-likelihood of all sampled tokens together.
@@ -198,7 +199,8 @@ class LearnerGang:
             suspects = sorted({name for r in reports if r.bad is not None for name in r.bad.suspects})
             raise NonFiniteError(f"{bad.reason}, among {some(suspects)}; the step was not taken. Lower sft.lr")
         metrics = merge_reports(reports)
-        return {name: metrics[name] for name in SFT_METRICS} | self._work(samples, time.monotonic() - began)
+        work = self._work(samples, time.monotonic() - began, passes=1)
+        return {name: metrics[name] for name in SFT_METRICS} | work
 
     def measure_nll(self, examples: Sequence[SftExample]) -> float:
         """The mean negative log-likelihood of all sampled tokens together, nats; nothing is learnt."""
@@ -210,34 +212,6 @@ class LearnerGang:
         settings = self.settings
         return split_over_ranks(samples, settings.ranks, settings.micro_batch_tokens, self._logit_chunk)
 
-    def _samples(self, trajectories: Sequence[Trajectory]) -> tuple[list[Sample], dict[str, float]]:
-        """What is to be trained on, with its credit, and the metrics of that credit."""
-        scores = self._score(trajectories) if self.settings.scores_first else {}
-        order = canonical_order(trajectories)
-        if self.settings.estimator == "gae":
-            credit = assign_token_credit(trajectories, self.settings.critic, scores)
-            samples = [
-                replace(
-                    s,
-                    old_logprobs=scores[order[s.index]].logprobs,
-                    old_values=scores[order[s.index]].values,
-                    returns=credit.returns[order[s.index]][s.sampled].astype(np.float32),
-                )
-                for s in make_samples(trajectories, credit.advantages)
-            ]
-            return samples, {
-                "groups_without_signal": credit.share_without_signal,
-                "explained_variance": credit.explained_variance,
-            }
-        penalties = None
-        if self.settings.kl_in == "reward":
-            penalties = [scores[place].kl_penalty if place in scores else 0.0 for place in range(len(trajectories))]
-        advantages = assign_credit(trajectories, self.settings, penalties)
-        samples = make_samples(trajectories, advantages.values)
-        if scores:
-            samples = [replace(s, old_logprobs=scores[order[s.index]].logprobs) for s in samples]
-        return samples, {"groups_without_signal": advantages.share_without_signal}
-
     def _score(self, trajectories: Sequence[Trajectory]) -> dict[int, SampleScores]:
         """What the ranks make of a batch before they train on it, by place in `trajectories`."""
         order = canonical_order(trajectories)
@@ -245,21 +219,12 @@ class LearnerGang:
         scored = self.call_each("score_batch", [(share,) for share in self._split(samples)])
         return {order[index]: scores for part in scored for index, scores in part.items()}
 
-    def _work(self, samples: Sequence[Sample], seconds: float) -> dict[str, float]:
-        """Metrics of how much was done, and how fast."""
-        tokens, epochs = sum(len(s) for s in samples), self.settings.ppo_epochs
-        work = {
-            "tokens_trained": float(sum(s.trained_tokens for s in samples)),
-            "tokens_total": float(tokens),
-            "tokens_per_s": tokens * epochs / seconds,
-            "step_seconds": seconds,
-        }
+    def _work(self, samples: Sequence[Sample], seconds: float, passes: int) -> dict[str, float]:
         given = self.settings.peak_tflops
         peak = given * 1e12 if given is not None else peak_flops(self._shape.device_name)
-        if peak is not None:
-            done = epochs * training_flops(self._shape, map(len, samples))
-            work["mfu"] = done / (seconds * peak * self.settings.ranks)
-        return work
+        whole = peak * self.settings.ranks if peak is not None else None
+        trained = sum(s.trained_tokens for s in samples)
+        return work_metrics(self._shape, [len(s) for s in samples], trained, passes, seconds, whole)
 
     def pids(self) -> list[int]:
         """The ranks' processes, each on its own node."""

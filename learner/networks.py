@@ -50,10 +50,6 @@ class Networks:
         self.critic = self._start_critic()
 
     @property
-    def has_reference(self) -> bool:
-        return self._reference is not None
-
-    @property
     def trained(self) -> dict[str, TrainedModule]:
         """What is trained, by name."""
         return {"policy": self.policy} | ({"critic": self.critic} if self.critic is not None else {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import resource
@@ -26,8 +25,6 @@ from learner.settings import LearnerSettings
 from learner.sft_update import fine_tune_step, measure_nll
 from learner.sync_report import SyncReport
 from learner.update import score_batch, train_batch
-
-log = logging.getLogger(__name__)
 
 _STATE_FILE = "learner.json"
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from enum import StrEnum
 
-_MOST_FAILURES = 10  # in a row: at a failure rate of a quarter, one in a million
-_FEW_FAILURES = 3  # in a row, where nothing else came back for _SILENCE_S
-_SILENCE_S = 1.0
+# Failures come in bursts: of calls sent together the cut-off ones end together, whatever succeeds beside them. So what
+# counts is that nothing succeeds for a while. A call's own retries alone get there within two seconds.
+_FAILURES = 4  # in a row
+_SILENCE_S = 0.5  # from the first of them to the last
 _PROBE_EVERY_S = 1.0
 
 
@@ -24,7 +25,7 @@ class Breaker:
 
     | state | goes to | when |
     | --- | --- | --- |
-    | closed | open | ten failures in a row, or three over a second or more |
+    | closed | open | four failures or more in a row, over half a second or more |
     | open | half open | a second after it opened or let the last probe through |
     | half open | open | a call was let through as a probe |
     | any | closed | a call succeeds |
@@ -68,6 +69,6 @@ class Breaker:
         if self._failures == 0:
             self._first_failure_s = now
         self._failures += 1
-        lasting = self._failures >= _FEW_FAILURES and now - self._first_failure_s >= _SILENCE_S
-        if self._probe_at_s is None and (lasting or self._failures >= _MOST_FAILURES):
+        lasting = self._failures >= _FAILURES and now - self._first_failure_s >= _SILENCE_S
+        if self._probe_at_s is None and lasting:
             self._probe_at_s = now + _PROBE_EVERY_S

@@ -149,7 +149,7 @@ class CandidateCaller:
                     spent = await self._ledger.spent_usd(run=self._run)
                     self._stats.usd.update({name: usd for name, usd in spent.items() if name in self._candidates})  # type: ignore[arg-type]
             if self._means.funds is not None:
-                self._means.funds.forfeit(self._name)
+                await self._means.funds.forfeit(self._name)
             self._opened = True
 
     async def _answer(self, candidate: Candidate, request: CallRequest) -> Settled:

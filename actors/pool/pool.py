@@ -82,7 +82,12 @@ class CandidatePool:
             url = None if settings.ledger == "off" else settings.ledger_url or ledger_url
             purse = (
                 ray.remote(Purse)
-                .options(num_cpus=0, max_concurrency=_CONCURRENT_CALLS, max_restarts=settings.caller_restarts)
+                .options(
+                    num_cpus=0,
+                    max_concurrency=_CONCURRENT_CALLS,
+                    max_restarts=settings.caller_restarts,
+                    max_task_retries=settings.caller_restarts,
+                )
                 .remote(caps, url, run, hosts)
             )
         actor = ray.remote(CandidateCaller).options(

@@ -21,7 +21,7 @@ class Usage:
     completion_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that takes three times as long to make, and every attempt makes one
 class Reply:
     """What one attempt came to: `refusal` and `fault` are reasons for people, both empty for a good text."""
 

@@ -42,7 +42,7 @@ def caps_of(settings: PoolSettings) -> Caps:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that takes three times as long to make, and every request makes one
 class Charge:
     """A request that is to be paid for."""
 
@@ -61,7 +61,7 @@ class Funds(Protocol):
 
     def settle(self, charge_id: str, usd: float) -> None: ...
 
-    def forfeit(self, caller: str) -> None: ...
+    async def forfeit(self, caller: str) -> None: ...
 
 
 @dataclass(slots=True)
@@ -97,6 +97,7 @@ class Purse:
         self._run = run
         self._hosts = dict(hosts or {})
         self._books: dict[Account, _Book] = {}
+        self._books_by_kind: dict[tuple[str, str, int], dict[Account, _Book]] = {}
         self._granted: dict[str, tuple[Charge, tuple[_Book, ...]]] = {}
         self._opening: asyncio.Lock | None = None  # made in the loop that uses it
         self._opened = False
@@ -152,7 +153,7 @@ class Purse:
             if book.waiting:
                 self._serve(book)
 
-    def forfeit(self, caller: str) -> None:
+    async def forfeit(self, caller: str) -> None:
         """The caller died, or starts anew: what it has reserved counts as spent, for the provider may bill it."""
         for charge, _ in [entry for entry in self._granted.values() if entry[0].caller == caller]:
             self.settle(charge.id, charge.worst_usd)
@@ -209,6 +210,10 @@ class Purse:
     def _books_of(self, charge: Charge) -> dict[Account, _Book]:
         """The caps that the request counts against."""
         caps = self._caps
+        kind = (charge.host, charge.card, 0 if caps.step is None else charge.step)
+        found = self._books_by_kind.get(kind)
+        if found is not None:
+            return found
         accounts: list[tuple[Account, float | None]] = [
             (("cap_usd_per_run", ""), caps.run),
             (("cap_usd_per_day", ""), caps.day),
@@ -220,6 +225,7 @@ class Purse:
         for account, cap in accounts:
             if cap is not None:
                 books[account] = self._books.setdefault(account, _Book(math.floor(cap * _NANO + 0.5)))
+        self._books_by_kind[kind] = books
         return books
 
     def _refusal(self, account: Account, book: _Book, charge: Charge) -> str:
@@ -265,28 +271,43 @@ class Purse:
 
 
 class SharedPurse:
-    """A purse in a Ray actor, as a caller in another process uses it."""
+    """A purse in a Ray actor, as a caller in another process uses it. Such an actor's calls keep no order, so what
+    has to come after a call is sent once that has returned."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
+        self._given_up: set[asyncio.Task[None]] = set()
 
     async def reserve(self, charge: Charge) -> str:
         reference = self._actor.reserve.remote(charge)
         try:
             return str(await reference)
         except asyncio.CancelledError:
-            # Whichever way it is decided meanwhile, nothing stays reserved: an actor's calls keep their order.
-            import ray
-
-            ray.cancel(reference)
-            self._actor.settle.remote(charge.id, 0.0)
+            task = asyncio.get_running_loop().create_task(self._give_back(reference, charge.id))
+            self._given_up.add(task)
+            task.add_done_callback(self._given_up.discard)
             raise
 
     def settle(self, charge_id: str, usd: float) -> None:
         self._actor.settle.remote(charge_id, usd)
 
-    def forfeit(self, caller: str) -> None:
-        self._actor.forfeit.remote(caller)
+    async def forfeit(self, caller: str) -> None:
+        await self._actor.forfeit.remote(caller)
+
+    async def _give_back(self, reference: Any, charge_id: str) -> None:
+        """Stop waiting for a grant, and return it where it came all the same."""
+        import ray
+        from ray.exceptions import RayActorError, TaskCancelledError
+
+        ray.cancel(reference)
+        try:
+            refusal = await reference
+        except TaskCancelledError:
+            return  # it was not granted
+        except RayActorError:
+            return  # a purse that starts again has granted nothing yet
+        if not refusal:
+            self.settle(charge_id, 0.0)
 
 
 def _nano(usd: float) -> int:

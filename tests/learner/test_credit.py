@@ -11,9 +11,10 @@ from actors.trajectory import Trajectory
 from learner.advantages import estimate
 from learner.batching import collate, make_samples
 from learner.component_advantages import component_advantages
-from learner.credit import assign_credit
+from learner.credit import assign_credit, assign_token_credit, explained_variance
 from learner.gae import gae, whiten
-from learner.settings import LearnerSettings
+from learner.scores import SampleScores
+from learner.settings import CriticSettings, LearnerSettings
 from tests.learner.conftest import random_trajectories
 
 
@@ -97,3 +98,38 @@ def test_one_advantage_holds_for_every_token(trajectories: list[Trajectory]) -> 
 def test_advantages_of_another_length_are_refused(trajectories: list[Trajectory]) -> None:
     with pytest.raises(ValueError, match=r"advantages must be one number or one per token, got \(2,\)"):
         make_samples(trajectories, [np.zeros(2)] * len(trajectories))
+
+
+def test_a_critic_gives_credit_to_tokens(trajectories: list[Trajectory]) -> None:
+    """Rewards at the end and penalties where they arise, against GAE on arrays laid out here by hand."""
+    rng = np.random.default_rng(6)
+    mute = replace(trajectories[4], sampled=np.zeros_like(trajectories[4].sampled))
+    batch = [*trajectories[:4], mute, *trajectories[5:]]
+    masks = [t.sampled for t in batch]
+    scores = {
+        i: SampleScores(*(rng.normal(size=int(m.sum())).astype(np.float32) for _ in range(3)))
+        for i, m in enumerate(masks)
+        if m.any()
+    }
+    credit = assign_token_credit(batch, CriticSettings(kind="model", gamma=0.98, lam=0.9), scores)
+    laid = [np.zeros((2, len(m))) for m in masks]
+    for i, found in scores.items():
+        assert found.values is not None
+        laid[i][0, masks[i]], laid[i][1, masks[i]] = found.values, -found.kl_penalties
+    values, penalties = [a[0] for a in laid], [a[1] for a in laid]
+    wanted = gae(totals(batch), values, masks, gamma=0.98, lam=0.9, token_rewards=penalties)
+    for got, expected in zip(credit.returns, wanted.returns, strict=True):
+        np.testing.assert_array_equal(got, expected)
+    for got, expected in zip(credit.advantages, whiten(wanted.advantages, masks), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    assert credit.share_without_signal == 0
+    with pytest.raises(ValueError, match="call assign_token_credit"):
+        assign_credit(batch, LearnerSettings(estimator="gae", critic=CriticSettings(kind="head")))
+
+
+def test_explained_variance() -> None:
+    returns = np.array([1.0, 2.0, 4.0])
+    assert explained_variance(returns + 3, returns) == 1, "a constant error explains all the same"
+    assert explained_variance(np.ones(3), returns) == pytest.approx(0)
+    assert explained_variance(-returns, returns) == pytest.approx(-3)
+    assert explained_variance(returns, np.ones(3)) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -12,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from actors.trajectory import Trajectory
-from learner.gang import LearnerGang, RankLost
+from learner.gang import LearnerError, LearnerGang, RankLost
 from learner.metrics import LEARNER_METRICS
 from learner.settings import LearnerSettings
 
@@ -214,6 +215,28 @@ def test_a_value_head_learns_and_leaves_the_policy_alone(
         metrics = gang.train_step(batch)
         assert metrics["value_loss"] == pytest.approx(wanted.value_loss[place], rel=1e-4)
     check_policy(gang, wanted.after[-1], tmp_path / "policy")
+
+
+def test_a_state_of_another_learner_is_refused(
+    start: Callable[..., LearnerGang], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    config = AutoConfig.from_pretrained(tiny_checkpoint)
+    config.vocab_size = 70
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "other")
+    one = start("head")
+    one.save_state(tmp_path / "state")
+    other = LearnerGang(one.settings, checkpoint=tmp_path / "other", temperature=1.0)
+    try:
+        with pytest.raises(LearnerError, match=r"embed_tokens.weight is \[61, 64\] there and \[70, 64\] here"):
+            other.load_state(tmp_path / "state")
+    finally:
+        other.shutdown()
+    facts = json.loads((tmp_path / "state" / "learner.json").read_text())
+    (tmp_path / "state" / "learner.json").write_text(json.dumps(facts | {"networks": ["policy"]}))
+    with pytest.raises(LearnerError, match=r"holds \['policy'\], this learner trains \['policy', 'critic'\]"):
+        one.load_state(tmp_path / "state")
+    with pytest.raises(LearnerError, match=r"FileNotFoundError: learner state .* has no learner\.json"):
+        one.load_state(tmp_path)
 
 
 def test_a_gang_that_lost_a_rank_goes_on_from_its_last_state(

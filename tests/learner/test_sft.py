@@ -164,7 +164,7 @@ def test_a_loss_that_is_not_finite_ends_it_and_names_the_rate(tiny_checkpoint: P
     try:
         assert running.fine_tune(batch)["loss"] > 0
         with pytest.raises(
-            NonFiniteError, match=r"loss is not finite.*example 'bad'; the step was not taken. Lower sft.lr"
+            NonFiniteError, match=r"not finite at optimizer step 1.*'bad'; the step was not taken. Lower"
         ):
             running.fine_tune(batch)
     finally:

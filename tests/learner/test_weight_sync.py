@@ -251,11 +251,13 @@ def _sharded(rank: int, rendezvous: str, checkpoint: Path) -> dict[str, Any]:
     """One of two ZeRO-3 ranks: what its source declares and yields."""
     import os
 
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", DS_ACCELERATOR="cpu")
-    import deepspeed
     import torch.distributed as dist
     from transformers import LlamaForCausalLM
 
+    from learner.deepspeed_engine import import_deepspeed
+
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    deepspeed = import_deepspeed("cpu")
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
     model = LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     config = {

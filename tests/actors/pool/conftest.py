@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
@@ -62,18 +63,27 @@ class Pool:
         """A server of one handler for every path, for what a well-behaved server can't be made to do."""
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", handler)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         self._ends.append(runner.cleanup)
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         return f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
 
-    def caller(self, cards: Sequence[ModelCard], **settings: object) -> CandidateCaller:
+    def caller(
+        self, cards: Sequence[ModelCard], ledger_url: str | None = None, run: str = "run", **settings: object
+    ) -> CandidateCaller:
         quick = {"connect_timeout_s": 0.5, "total_timeout_s": 5.0, "max_attempts": 3, "backoff_s": 0.01}
-        caller = CandidateCaller(cards, PoolSettings.model_validate(quick | settings))
+        caller = CandidateCaller(cards, PoolSettings.model_validate(quick | settings), ledger_url=ledger_url, run=run)
         self._ends.append(caller.close)
         return caller
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        for _ in range(2000):
+            if condition():
+                return
+            await asyncio.sleep(0.005)
+        pytest.fail("the condition did not come true within 10 s")
 
     async def end(self) -> None:
         for end in reversed(self._ends):
@@ -81,7 +91,12 @@ class Pool:
 
 
 @pytest.fixture
-async def pool() -> AsyncIterator[Pool]:
-    pool = Pool()
-    yield pool
-    await pool.end()
+async def servers() -> AsyncIterator[Pool]:
+    servers = Pool()
+    yield servers
+    await servers.end()
+
+
+@pytest.fixture
+def pool(servers: Pool) -> Pool:
+    return servers

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +18,7 @@ import ray
 from actors.pool.caller import CallerStats
 from actors.pool.calls import CallRequest
 from actors.pool.cards import ModelCard
+from actors.pool.ledger import Ledger
 from actors.pool.pool import CandidatePool, assign_endpoints
 from actors.pool.settings import PoolSettings
 from actors.pool.transport import PoolError
@@ -64,7 +69,7 @@ class Caller:
     async def stats(self) -> CallerStats:
         if self.asleep:
             await asyncio.sleep(600)
-        return CallerStats(1, 1, 0, 0, {"ok": 1}, self.usd)
+        return CallerStats(calls=1, attempts=1, status=Counter(ok=1), usd=Counter(self.usd))
 
     async def ask(self, request: CallRequest) -> None:
         await asyncio.sleep(600)
@@ -75,9 +80,24 @@ def pool(ray_cluster: None) -> Iterator[CandidatePool]:
     actor = ray.remote(num_cpus=0)(Caller)
     callers: tuple[Any, ...] = (actor.remote({"a": 1.0, "c": 0.5}), actor.remote({"b": 2.0}))
     settings = PoolSettings(queue_timeout_s=0.1, total_timeout_s=0.1)
-    pool = CandidatePool(callers, {"a": 0, "c": 0, "b": 1}, settings)
+    pool = CandidatePool(callers, {"a": 0, "c": 0, "b": 1}, settings, {card.name: card for card in CARDS})
     yield pool
     pool.close()
+
+
+@pytest.fixture
+def start(ray_cluster: None) -> Iterator[Callable[..., CandidatePool]]:
+    """Starts pools of real callers, and ends them after the test."""
+    pools: list[CandidatePool] = []
+
+    def start(cards: list[ModelCard], ledger_url: str | None = None, **settings: object) -> CandidatePool:
+        started = CandidatePool.start(cards, PoolSettings.model_validate(settings), ledger_url=ledger_url, run="run")
+        pools.append(started)
+        return started
+
+    yield start
+    for started in pools:
+        started.close()
 
 
 @pytest.mark.engine
@@ -92,7 +112,7 @@ def test_what_a_lost_caller_had_spent_is_not_forgotten(
     else:
         ray.get(pool.callers[0].sleep.remote(), timeout=30)
     with caplog.at_level(logging.WARNING):
-        assert pool.spent_usd(timeout_s=5) == before
+        assert pool.stats(timeout_s=5).usd == before
     assert "candidate caller 0 (of a, c)" in caplog.text
 
 
@@ -113,6 +133,65 @@ async def test_a_caller_that_died_is_named(pool: CandidatePool) -> None:
     call = await pool.ask(CallRequest("b", "b", "q"))
     assert call.status is CallStatus.PROVIDER_ERROR
     assert "candidate caller 1 (of b) died" in call.error
+    assert call.cost_usd > 0
+
+
+@pytest.mark.engine
+async def test_cancelling_a_call_ends_it_down_to_its_connection(
+    servers: Any, start: Callable[..., CandidatePool]
+) -> None:
+    server, base_url = await servers.server(hang=1.0)
+    pool = await asyncio.to_thread(start, [servers.card(base_url)])
+    task = asyncio.create_task(pool.ask(CallRequest("small", "small", "q")))
+    await servers.until(lambda: server.stats()["in_flight"] == 1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await servers.until(lambda: server.stats()["in_flight"] == 0)
+    stats = await asyncio.to_thread(pool.stats)
+    assert (stats.calls, stats.cancelled, stats.in_flight) == (1, 1, 0)
+
+
+@pytest.mark.engine
+async def test_a_killed_caller_is_restarted_and_books_nothing_twice(
+    servers: Any, start: Callable[..., CandidatePool], tmp_path: Path
+) -> None:
+    server, base_url = await servers.server(servers.echo(latency_s=0.4))
+    url = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+    pool = await asyncio.to_thread(start, [servers.card(base_url)], url, max_in_flight=10, cap_usd_per_run=1.0)
+    pid = await pool.callers[0].__ray_call__.remote(lambda caller: os.getpid())
+    asked = [CallRequest("small", "small", f"question {n}", step=1, episode=f"e{n}") for n in range(30)]
+    calls = asyncio.gather(*map(pool.ask, asked))
+    await servers.until(lambda: server.stats()["calls"].get("small", 0) >= 15)  # ten have ended, others are under way
+    os.kill(pid, signal.SIGKILL)
+    answered = await calls
+    assert [call.reply for call in answered] == [f"echo: question {n}" for n in range(30)]
+    assert server.stats()["calls"]["small"] > 30  # those under way were asked again
+    ledger = await Ledger.open(url, run="run")
+    try:
+        booked = sum((await ledger.spent_usd(run="run")).values())
+    finally:
+        await ledger.close()
+    assert booked == pytest.approx(sum(call.cost_usd for call in answered))
+    assert await pool.callers[0].__ray_call__.remote(lambda caller: os.getpid()) != pid
+
+
+@pytest.mark.engine
+async def test_callers_share_the_caps(servers: Any, start: Callable[..., CandidatePool]) -> None:
+    (one, first), (two, second) = await servers.server(), await servers.server()
+    cards = [servers.card(first, "small"), servers.card(second, "large")]
+    price = 32e-6  # of a call to the echo
+    pool = await asyncio.to_thread(start, cards, callers=2, cap_usd_per_run=100.5 * price)
+    assert len(pool.callers) == 2
+    asked = [CallRequest(("small", "large")[n % 2], "x", "who wrote it", max_tokens=64) for n in range(300)]
+    calls = await asyncio.gather(*map(pool.ask, asked))
+    served = sum(call.status is CallStatus.OK for call in calls)
+    assert {call.status for call in calls} == {CallStatus.OK, CallStatus.OVER_BUDGET}
+    assert 80 <= served <= 100
+    assert sum(sum(server.stats()["calls"].values()) for server in (one, two)) == served
+    spent = await asyncio.to_thread(pool.spent_usd)
+    assert sum(spent.values()) == pytest.approx(served * price)
+    assert min(spent.values()) > 0
 
 
 @pytest.mark.engine

@@ -25,11 +25,7 @@ def test_good_reply() -> None:
 @pytest.mark.parametrize(
     ("raw", "fault"),
     [
-        (b"<html>hi</html>", "not JSON: '<html>hi</html>'"),
-        (b"", "an empty body"),
-        (b'{"choices": [{"mess', "not JSON"),
-        (b"[" * 100_000, "not JSON"),
-        (b"\xff\xfe\x00", "not JSON"),
+        (b"<html>hi</html>", "not JSON: '<html>hi</html>'; a web page answers there: check the card's base_url"),
         (b"[]", "no choices"),
         (b'"text"', "no choices"),
         (b'{"choices": []}', "no choices"),
@@ -45,6 +41,15 @@ def test_spoilt_body_is_a_final_fault(raw: bytes, fault: str) -> None:
     assert fault in reply.fault
     assert not reply.retriable
     assert not reply.refusal
+    assert reply.may_be_billed is (b"choices" in raw or raw in (b"[]", b'"text"'))
+
+
+@pytest.mark.parametrize("raw", [b"", b'{"choices": [{"mess', b"[" * 100_000, b"\xff\xfe\x00"])
+def test_a_body_cut_short_is_tried_again_and_may_have_been_billed(raw: bytes) -> None:
+    reply = read_reply(200, raw)
+    assert "not JSON" in reply.fault
+    assert reply.retriable
+    assert reply.may_be_billed
 
 
 @pytest.mark.parametrize(
@@ -107,8 +112,8 @@ def test_nonsense_usage_is_no_usage(usage: object) -> None:
     assert reply.usage is None
 
 
-def test_a_lone_surrogate_can_be_written_to_a_file() -> None:
-    assert read_reply(200, body({"content": "a\ud800b"})).text.encode() == b"a?b"
+def test_a_text_is_one_that_every_file_and_database_keeps() -> None:
+    assert read_reply(200, body({"content": "a\ud800b\0c"})).text == "a?b\ufffdc"
 
 
 def test_an_error_is_one_short_printable_line() -> None:
