@@ -9,16 +9,20 @@ STAMP := $(VENV)/.ready-$(TARGET)
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 TORCH := $(if $(UV_FIND_LINKS),,--torch-backend $(if $(filter cpu,$(TARGET)),cpu,auto))
 
+# Tests that start no engine run side by side; engines would only take the cores from one another.
+PARALLEL := $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
+
 .PHONY: train test test-fast setup lint format requirements bench clean
 
 train: setup  ## the main job: the embedded default, about ten minutes on two cores
 	$(BIN)/router-r1 train quickstart
 
 test: setup lint  ## everything
-	$(BIN)/python -m pytest -q
+	$(PARALLEL) -m "not engine"
+	$(BIN)/python -m pytest -q -m engine
 
 test-fast: setup  ## under a minute, no engine
-	$(BIN)/python -m pytest -q -m "not engine" -x
+	$(PARALLEL) -m "not engine" -x
 
 setup: $(STAMP)  ## install into .venv, nothing else
 

@@ -41,7 +41,7 @@ class BenchError(RuntimeError):
 
 def run() -> list[Figure]:
     """Train all of `PLAN` (a run takes some minutes) and judge the runs."""
-    return figures({(seed, alpha): train_once(seed, alpha) for seed, alpha in PLAN})
+    return [*figures({(seed, alpha): train_once(seed, alpha) for seed, alpha in PLAN}), *startup.run()]
 
 
 def train_once(seed: int, alpha: float, folder: Path = FOLDER) -> dict[str, Any]:
@@ -156,7 +156,6 @@ def figures(runs: dict[tuple[int, float], dict[str, Any]]) -> list[Figure]:
         *(Figure(f"exact match, α = {a:g}, seed 0", run["after"]["em"], "share", "", None) for a, run in knob.items()),
         _worst("engine against learner after a sync", [r["probe_max_diff"] for r in runs.values()], "nats", 1e-3),
         _worst("first-step ratio off 1", [r["first_step_ratio_deviation"] for r in runs.values()], "", 1e-3),
-        *startup.run(),
     ]
 
 

@@ -55,10 +55,6 @@ class Gate:
         """Calls that may be under way now."""
         return int(self._limit)
 
-    @property
-    def waiting(self) -> int:
-        return sum(not turn.done() for turn in self._waiting)
-
     def try_enter(self) -> bool:
         """Take a slot if one is free and nobody waits for it."""
         if self._waiting or self.in_flight >= int(self._limit):

@@ -17,7 +17,8 @@ from actors.pool.calls import CallRequest
 from actors.pool.candidate import host_of, worst_usd
 from actors.pool.cards import ModelCard
 from actors.pool.settings import PoolSettings
-from actors.pool.spend import Purse, SharedPurse, caps_of
+from actors.pool.shared_purse import SharedPurse
+from actors.pool.spend import Purse, caps_of
 from actors.pool.stats import CallerStats, add_stats
 from actors.pool.transport import PoolError
 from rewards.transcript import CallStatus, RouteCall

@@ -93,13 +93,13 @@ class Purchase:
             except asyncio.CancelledError:
                 self._candidate.give_back_turn(self._request)
                 raise
-        self._waits_for = (
-            f"a free slot of pool.max_in_flight={means.settings.max_in_flight}; raise max_in_flight or pool.callers"
-        )
-        if endpoint.gate.limit < means.settings.max_in_flight:
+        if endpoint.gate.try_enter():
+            return
+        most = means.settings.max_in_flight
+        self._waits_for = f"a free slot of pool.max_in_flight={most}; raise max_in_flight or pool.callers"
+        if endpoint.gate.limit < most:
             self._waits_for += f" (at {endpoint.gate.limit} now, as the provider turned calls away)"
-        if not endpoint.gate.try_enter():
-            await endpoint.gate.enter()
+        await endpoint.gate.enter()
 
     def start(self) -> None:
         """The clock of the call starts: it is about to be sent."""

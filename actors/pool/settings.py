@@ -44,7 +44,9 @@ class PoolSettings(Settings):
     )
     total_timeout_s: float = Field(60, gt=0, description="Deadline for a call: attempts and the pauses between.")
     max_attempts: int = Field(
-        8, ge=1, description="Attempts per call; only 429, 5xx, broken connections, bodies cut short and hangs are retried."
+        8,
+        ge=1,
+        description="Attempts per call; only 429, 5xx, broken connections, bodies cut short and hangs are retried.",
     )
     backoff_s: float = Field(0.25, gt=0, description="First pause between attempts; doubles, with jitter.")
     when_down: Literal["fail", "wait"] = Field(

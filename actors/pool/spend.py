@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from actors.pool.settings import PoolSettings
 
@@ -268,46 +268,6 @@ class Purse:
         for (setting, _), book in self._books_of(Charge("", "", "", "", 0, 0.0)).items():
             if setting == "cap_usd_per_day":
                 book.spent += sum(map(_nano, of_day.values()))
-
-
-class SharedPurse:
-    """A purse in a Ray actor, as a caller in another process uses it. Such an actor's calls keep no order, so what
-    has to come after a call is sent once that has returned."""
-
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-        self._given_up: set[asyncio.Task[None]] = set()
-
-    async def reserve(self, charge: Charge) -> str:
-        reference = self._actor.reserve.remote(charge)
-        try:
-            return str(await reference)
-        except asyncio.CancelledError:
-            task = asyncio.get_running_loop().create_task(self._give_back(reference, charge.id))
-            self._given_up.add(task)
-            task.add_done_callback(self._given_up.discard)
-            raise
-
-    def settle(self, charge_id: str, usd: float) -> None:
-        self._actor.settle.remote(charge_id, usd)
-
-    async def forfeit(self, caller: str) -> None:
-        await self._actor.forfeit.remote(caller)
-
-    async def _give_back(self, reference: Any, charge_id: str) -> None:
-        """Stop waiting for a grant, and return it where it came all the same."""
-        import ray
-        from ray.exceptions import RayActorError, TaskCancelledError
-
-        ray.cancel(reference)
-        try:
-            refusal = await reference
-        except TaskCancelledError:
-            return  # it was not granted
-        except RayActorError:
-            return  # a purse that starts again has granted nothing yet
-        if not refusal:
-            self.settle(charge_id, 0.0)
 
 
 def _nano(usd: float) -> int:

@@ -138,7 +138,13 @@ def main():
 main()
 """
 
-_STOPPED_ASYNC = _STOPPED.replace("    time.sleep(60)", "    import asyncio; asyncio.run(asyncio.sleep(60))")
+# The loop runs already when the word is given: a signal amid its set-up would be asyncio's to tell of.
+_STOPPED_ASYNC = _STOPPED.replace("def wait(", "async def wait(").replace(
+    "    time.sleep(60)", "    await asyncio.sleep(60)"
+)
+_STOPPED_ASYNC = _STOPPED_ASYNC.replace("            wait()", "            asyncio.run(wait())").replace(
+    "import signal,", "import asyncio, signal,"
+)
 
 
 @pytest.mark.parametrize("code", [_STOPPED, _STOPPED_ASYNC], ids=["plain", "asyncio"])

@@ -16,7 +16,8 @@ from actors.pool.calls import CallRequest
 from actors.pool.candidate import worst_usd
 from actors.pool.ledger import CallEntry, Ledger, Place, Settled
 from actors.pool.settings import PoolSettings
-from actors.pool.spend import Caps, Charge, Purse, SharedPurse, caps_of
+from actors.pool.shared_purse import SharedPurse
+from actors.pool.spend import Caps, Charge, Purse, caps_of
 from rewards.transcript import CallStatus
 
 ASK = CallRequest("small", "small", "who wrote it", max_tokens=64)
