@@ -391,7 +391,9 @@ def bench(
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # progress, on standard error
 
     with _stoppable():
-        raise typer.Exit(report(run_bench(name), sys.stdout, as_json=json_))
+        with contextlib.redirect_stdout(sys.stderr):  # libraries print, too, and the rows should stand alone
+            figures = run_bench(name)
+        raise typer.Exit(report(figures, sys.stdout, as_json=json_))
 
 
 @world_app.command("serve")
