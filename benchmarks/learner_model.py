@@ -1,8 +1,9 @@
-"""What the learner bench trains: a small random Llama, made-up trajectories, and the learner's settings."""
+"""What the learner benches train: a random Llama, made-up trajectories, and the learner's settings."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,20 +54,33 @@ def make_trajectories(count: int = TRAJECTORIES, seed: int = 0) -> list[Trajecto
     return out
 
 
-def save_model(checkpoint: Path, vocab: int) -> None:
-    """Write a random Llama of 3.8M parameters besides its tied embedding, float32, with a tokenizer for TRL."""
+# Shapes of a Llama with a tied embedding: 3.8M parameters besides it, and SmolLM2-135M's.
+SMALL = {
+    "hidden_size": 256,
+    "intermediate_size": 896,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+}
+SMOLLM2 = {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+}
+
+
+def save_model(checkpoint: Path, vocab: int, *, shape: Mapping[str, int] = SMALL, seed: int = 0) -> None:
+    """Write a random Llama, float32, with a tokenizer of made-up words."""
     import torch
     from tokenizers import Tokenizer, models
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocab,
-        hidden_size=256,
-        intermediate_size=896,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        **shape,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=1,

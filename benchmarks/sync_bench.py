@@ -19,7 +19,7 @@ import ray
 from actors.policy_engine import PolicyEngine
 from actors.settings import EngineSettings, SamplingSettings
 from benchmarks.figures import Figure, at_most
-from benchmarks.learner_model import learner_settings
+from benchmarks.learner_model import SMOLLM2, learner_settings, save_model
 from learner.gang import LearnerGang
 from learner.sync_report import SyncReport
 
@@ -67,7 +67,7 @@ def run() -> list[Figure]:
     try:
         with tempfile.TemporaryDirectory(prefix="router-r1-bench-") as folder:
             for seed, name in enumerate(("learner", "engines")):
-                save_model(Path(folder) / name, seed)
+                save_model(Path(folder) / name, VOCAB, shape=SMOLLM2, seed=seed)
             return measure(Path(folder) / "learner", Path(folder) / "engines")
     finally:
         ray.shutdown()
@@ -133,30 +133,6 @@ def judge(rounds: list[tuple[SyncReport, float, float]]) -> list[Figure]:
         plain("sync, from gathering to use", [r.seconds for r in reports]),
         plain("sent to each engine", [r.sent_bytes / 1e6 for r in reports], "MB"),
     ]
-
-
-def save_model(checkpoint: Path, seed: int) -> None:
-    """Write a random Llama of SmolLM2-135M's shape, float32, with a tokenizer of made-up words."""
-    import torch
-    from tokenizers import Tokenizer, models
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=1,
-        pad_token_id=0,
-    )
-    LlamaForCausalLM(config).save_pretrained(checkpoint)
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w2"))
-    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w1", pad_token="w0").save_pretrained(checkpoint)
 
 
 def _each(engines: list[Any], method: str, *arguments: Any) -> list[Any]:
