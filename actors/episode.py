@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from actors.prompt import FAILED_CALL, LAST_TURN, information_parts, invalid_rou
 from actors.questions import Question
 from actors.reading import Reader
 from actors.settings import EpisodeSettings, SamplingSettings
+from actors.together import run_together
 from actors.trajectory import TokenBuffer, Trajectory
 from rewards.grammar import CLOSE, OPEN, STOPS, TurnParser, parse_route
 from rewards.transcript import Block, BlockKind, CallStatus, RouteCall, StopReason, Transcript, Turn
@@ -22,6 +24,7 @@ from rewards.transcript import Block, BlockKind, CallStatus, RouteCall, StopReas
 _INFORMATION = OPEN[BlockKind.INFORMATION]
 _STOPS_OF_SEVERAL = (_INFORMATION, CLOSE[BlockKind.ANSWER])
 _PROVIDERS_FAULT = (CallStatus.TIMEOUT, CallStatus.PROVIDER_ERROR)
+_LONGEST_PAUSE_S = 16.0  # before a call is made anew
 
 
 class PromptTooLong(ValueError):
@@ -117,6 +120,7 @@ class Episode:
 
         Raises:
             PromptTooLong: the prompt alone fills `max_model_len`.
+            LedgerError, PoolError: a call can't be recorded, or not be made at all.
         """
         started = time.monotonic()
         request, settings = self.request, self.settings
@@ -160,7 +164,7 @@ class Episode:
         if len(self.turns) >= self.settings.max_rounds:
             self.turns.append(Turn(text, blocks, faults=faults))
             return StopReason.OUT_OF_ROUNDS
-        calls = await asyncio.gather(*(self._route(search, index) for index, search in enumerate(searches)))
+        calls = await run_together(self._route(search, index) for index, search in enumerate(searches))
         self.turns.append(Turn(text, blocks, tuple(calls), faults))
         if self.observer:
             for call in calls:
@@ -206,10 +210,24 @@ class Episode:
             turn=len(self.turns),
             index=index,
         )
+        return await self._ask(request)
+
+    async def _ask(self, request: CallRequest) -> RouteCall:
+        """Ask; where the recipe says so, ask again what the provider failed at, with pauses: while its breaker is
+        open, calls fail at once."""
+        settings = self.settings
         call = await self.ask(request)
-        retries = self.settings.call_retries if self.settings.on_failed_call == "retry" else 0
-        while retries > 0 and call.status in _PROVIDERS_FAULT:
-            retries -= 1
+        if settings.on_failed_call != "retry":
+            return call
+        left = {
+            CallStatus.TIMEOUT: settings.timeout_retries,
+            CallStatus.PROVIDER_ERROR: settings.provider_error_retries,
+        }
+        pause_s = settings.retry_pause_s
+        while left.get(call.status, 0) > 0:
+            left[call.status] -= 1
+            await asyncio.sleep(min(pause_s, _LONGEST_PAUSE_S) * random.uniform(0.75, 1.25))
+            pause_s *= 2
             call = await self.ask(request)
         return call
 
@@ -241,10 +259,12 @@ class Episode:
 
 
 async def run_episodes(episodes: list[Episode]) -> list[Trajectory]:
-    """Run episodes at once, none waiting for another; if one raises, the others are cancelled."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(episode.run()) for episode in episodes]
-    return [task.result() for task in tasks]
+    """Run episodes at once, none waiting for another; if one raises, the others are cancelled and its error is raised.
+
+    Raises:
+        PromptTooLong, LedgerError, PoolError: an episode's, as it is.
+    """
+    return await run_together(episode.run() for episode in episodes)
 
 
 def _ending(blocks: tuple[Block, ...], generation: Generation) -> StopReason:

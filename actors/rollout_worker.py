@@ -7,9 +7,12 @@ import os
 from importlib import import_module
 from typing import Any, Literal
 
-from actors.episode import Episode, EpisodeRequest, run_episodes
+from actors.admission import Admission
+from actors.episode import Episode, EpisodeRequest
+from actors.generation import Generation
 from actors.pool.pool import CandidatePool
 from actors.settings import EngineSettings, EpisodeSettings
+from actors.together import run_together
 from actors.trajectory import Trajectory
 
 
@@ -35,39 +38,57 @@ class RolloutWorker:
 
         self.checkpoint = checkpoint
         self.engine = PolicyEngine(checkpoint, engine, seed=seed, weight_backend=weight_backend)
-        self.episode = episode
+        # What a replay's ledger lacks it lacks the second time, too.
+        retries = pool.settings.ledger != "replay"
+        self.episode = episode if retries else episode.without_retries()
         self.pool = pool
+        self.admission = Admission(engine.max_num_seqs)
 
-    async def start(self) -> None:
-        """Load tokenizer and engine.
+    async def start(self, pause_s: float = 0.0) -> None:
+        """Load tokenizer and engine, `pause_s` seconds from now.
 
         Raises:
             TimeoutError: the engine was not ready in `start_timeout_s`.
         """
         from transformers import AutoTokenizer
 
+        await asyncio.sleep(pause_s)
         self.tokenizer = await asyncio.to_thread(AutoTokenizer.from_pretrained, self.checkpoint)
         await self.engine.start()
 
-    async def rollout(self, requests: list[EpisodeRequest]) -> list[Trajectory]:
-        """Run episodes to their ends; none waits for another.
+    async def ping(self) -> None:
+        """Return once the engine has answered.
 
         Raises:
-            ExceptionGroup: of what episodes raised, such as `PromptTooLong`.
+            EngineLost: it is gone, or hangs.
         """
-        return await run_episodes(
-            [
-                Episode(
-                    request,
-                    tokenizer=self.tokenizer,
-                    generate=self.engine.generate,
-                    ask=self.pool.ask,
-                    settings=self.episode,
-                    max_model_len=self.engine.settings.max_model_len,
-                )
-                for request in requests
-            ]
-        )
+        await self.engine.ping()
+
+    async def rollout(self, requests: list[EpisodeRequest]) -> list[Trajectory]:
+        """Run episodes to their ends; they start as the engine has room, and then none waits for another.
+
+        Raises:
+            PromptTooLong, LedgerError, PoolError: an episode's; the others were cancelled.
+            EngineLost: the engine died or hangs.
+        """
+        return await run_together(self._play(request) for request in requests)
+
+    async def _play(self, request: EpisodeRequest) -> Trajectory:
+        async with self.admission.episode() as place:
+
+            async def generate(*arguments: Any, **options: Any) -> Generation:
+                async with place.turn():
+                    return await self.engine.generate(*arguments, **options)
+
+            episode = Episode(
+                request,
+                tokenizer=self.tokenizer,
+                generate=generate,
+                ask=self.pool.ask,
+                settings=self.episode,
+                max_model_len=self.engine.settings.max_model_len,
+            )
+            return await episode.run()
 
     async def score(self, token_ids: list[int]) -> list[float]:
         return await self.engine.score(token_ids)

@@ -91,10 +91,23 @@ class EpisodeSettings(Settings):
     on_failed_call: Literal["void", "retry", "charge"] = Field(
         "void",
         description="A call that timed out or failed at the provider voids the episode, is made again up to "
-        "call_retries times before it does, or is charged at its reserved price while the episode goes on.",
+        "timeout_retries and provider_error_retries times before it does, or is charged at its reserved price while "
+        "the episode goes on.",
     )
-    call_retries: int = Field(
-        2, ge=1, description="Calls made anew where on_failed_call=retry, beyond the caller's own."
+    timeout_retries: int = Field(
+        1, ge=0, description="Calls made anew after timeouts where on_failed_call=retry, beyond the caller's own."
+    )
+    provider_error_retries: int = Field(
+        5,
+        ge=0,
+        description="Calls made anew after provider errors where on_failed_call=retry, beyond the caller's own. With "
+        "the default pauses, five last through an outage of half a minute.",
+    )
+    retry_pause_s: float = Field(
+        2.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Pause before a call is made anew; doubles from one to the next up to 16 s, with jitter.",
     )
     parallel_searches: int = Field(
         1,
@@ -120,3 +133,7 @@ class EpisodeSettings(Settings):
                 "searches end; set another prompt or parallel_searches=1"
             )
         return self
+
+    def without_retries(self) -> EpisodeSettings:
+        """The same, but that no failed call is made anew."""
+        return self.model_copy(update={"on_failed_call": "void"}) if self.on_failed_call == "retry" else self

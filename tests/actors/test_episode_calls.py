@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
+from typing import Any
 
 import pytest
-from scripted import ANSWER, MENU, SEARCH, SEVERAL, TOKENIZER, Script, play, replying
+from scripted import ANSWER, MENU, QUESTION, SEARCH, SEVERAL, TOKENIZER, Script, play, replying
 
-from actors.episode import Ask
+from actors.episode import Ask, Episode, EpisodeRequest, PromptTooLong, run_episodes
 from actors.pool.calls import CallRequest
+from actors.pool.ledger_entry import LedgerError
 from actors.prompt import invalid_route_feedback, render_information
+from actors.settings import EpisodeSettings
 from rewards.form import violations
 from rewards.grammar import parse_turn
 from rewards.transcript import BlockKind, CallStatus, RouteCall, StopReason
@@ -66,16 +70,68 @@ async def test_a_silent_episode_does_not_say_why_nobody_replied() -> None:
     assert read == TOKENIZER.encode("<information></information>", add_special_tokens=False)
 
 
+RETRY: dict[str, Any] = {"on_failed_call": "retry", "retry_pause_s": 0.001}
+
+
 async def test_a_failed_call_is_made_again_in_the_same_place_before_the_episode_is_void() -> None:
     recovers, fails = Failing(2), Failing(3)
-    trajectory = await play(Script(SEARCH, ANSWER), recovers.ask, on_failed_call="retry", call_retries=2)
+    trajectory = await play(Script(SEARCH, ANSWER), recovers.ask, timeout_retries=2, **RETRY)
     assert trajectory.transcript.stop_reason is StopReason.ANSWERED
     assert [call.status for call in trajectory.transcript.calls] == [CallStatus.OK]
     assert recovers.asked == [recovers.asked[0]] * 3
     assert (recovers.asked[0].step, recovers.asked[0].episode, recovers.asked[0].turn) == (3, "g/7", 0)
-    void = await play(Script(SEARCH, ANSWER), fails.ask, on_failed_call="retry", call_retries=2)
+    void = await play(Script(SEARCH, ANSWER), fails.ask, timeout_retries=2, **RETRY)
     assert void.transcript.stop_reason is StopReason.VOID
     assert len(fails.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("failures", "asked"),
+    [
+        ("tttt", 3),  # two more after the first
+        ("eeee", 2),
+        ("tete", 4),  # each has a budget of its own
+        ("eett", 2),
+    ],
+)
+async def test_timeouts_and_provider_errors_have_separate_budgets(failures: str, asked: int) -> None:
+    status = {"t": CallStatus.TIMEOUT, "e": CallStatus.PROVIDER_ERROR}
+    count = 0
+
+    async def ask(request: CallRequest) -> RouteCall:
+        nonlocal count
+        count += 1
+        return RouteCall(request.requested, request.model, request.query, status[failures[count - 1]])
+
+    void = await play(Script(SEARCH, ANSWER), ask, timeout_retries=2, provider_error_retries=1, **RETRY)
+    assert void.transcript.stop_reason is StopReason.VOID
+    assert count == asked
+
+
+async def test_the_default_pauses_last_through_an_outage_of_twenty_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 0.0
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        nonlocal clock
+        pauses.append(seconds)
+        clock += seconds
+
+    async def ask(request: CallRequest) -> RouteCall:
+        status = CallStatus.OK if clock >= 20 else CallStatus.PROVIDER_ERROR  # at once: its breaker is open
+        return RouteCall(request.requested, request.model, request.query, status, "it is sena .")
+
+    monkeypatch.setattr("actors.episode.asyncio.sleep", sleep)
+    trajectory = await play(Script(SEARCH, ANSWER), ask, on_failed_call="retry")
+    assert trajectory.transcript.stop_reason is StopReason.ANSWERED
+    assert all(1.5 <= pauses[0] <= 2.5 and later > earlier for earlier, later in pairwise(pauses[:4]))
+    pauses.clear()
+    clock = -1e9
+    void = await play(Script(SEARCH, ANSWER), ask, on_failed_call="retry", provider_error_retries=40)
+    assert void.transcript.stop_reason is StopReason.VOID
+    assert len(pauses) == 40
+    assert max(pauses) <= 20
+    assert len(set(pauses[10:])) > 1  # jittered
 
 
 @pytest.mark.parametrize("status", [CallStatus.TIMEOUT, CallStatus.PROVIDER_ERROR])
@@ -151,3 +207,53 @@ async def test_opening_an_information_block_without_a_search_asks_nobody() -> No
     trajectory = await play(Script("<think> a </think> <information>"), replying(), **SEVERAL)
     assert trajectory.transcript.stop_reason is StopReason.NO_ACTION
     assert violations(trajectory.transcript) == ("no_answer",)
+
+
+class Hanging:
+    """Of two searches asked together the first hangs, and the second can't be recorded."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+
+    async def ask(self, request: CallRequest) -> RouteCall:
+        if request.index == 1:
+            raise LedgerError("the disk is full; free space")
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        raise AssertionError("nobody was to wait for it")
+
+
+async def test_an_error_of_one_search_ends_the_others_and_surfaces_as_itself() -> None:
+    hanging = Hanging()
+    with pytest.raises(LedgerError, match="the disk is full; free space"):
+        await asyncio.wait_for(play(Script(BOTH + "<information>", ANSWER), hanging.ask, **SEVERAL), 5)
+    assert hanging.cancelled
+
+
+async def test_the_first_error_of_many_episodes_is_raised_alone_and_ends_the_rest() -> None:
+    hanging = Hanging()
+
+    def episode(length: int, ask: Ask) -> Episode:
+        return Episode(
+            EpisodeRequest(QUESTION, MENU, "g", 7),
+            tokenizer=TOKENIZER,
+            generate=Script(SEARCH, ANSWER).generate,
+            ask=ask,
+            settings=EpisodeSettings(prompt="compact"),
+            max_model_len=length,
+        )
+
+    waiting = [episode(512, hanging.ask) for _ in range(3)]
+    with pytest.raises(PromptTooLong, match=r"^question 'q': the prompt takes .*raise engine\.max_model_len") as caught:
+        await asyncio.wait_for(run_episodes([*waiting, episode(8, hanging.ask), episode(8, hanging.ask)]), 5)
+    assert hanging.cancelled
+    [note] = caught.value.__notes__
+    assert note.startswith("meanwhile: PromptTooLong(")
+
+
+def test_a_replay_has_no_use_for_retries() -> None:
+    assert EpisodeSettings(on_failed_call="retry").without_retries().on_failed_call == "void"
+    assert EpisodeSettings(on_failed_call="charge").without_retries().on_failed_call == "charge"
