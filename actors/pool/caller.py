@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from actors.pool.calls import CANDIDATE_PROMPT, CallRequest
 from actors.pool.candidate import Candidate, Endpoint
 from actors.pool.cards import ModelCard, check_names, resolve
 from actors.pool.joining import Joining
+from actors.pool.json_bytes import encode
 from actors.pool.ledger import CallEntry, Ledger, Place, Settled, request_hash
 from actors.pool.purchase import EndpointDown, Means, OverBudget, Purchase
 from actors.pool.reply import Reply
@@ -186,9 +186,9 @@ class CandidateCaller:
     ) -> Settled:
         """Send the call and record it: its row is in the ledger before it goes out."""
         settings, gate = self._settings, candidate.endpoint.gate
-        text = json.dumps(payload)
-        purchase = Purchase(self._means, candidate, request, key, text.encode("ascii"))
-        entry = self._entry(candidate, request, digest, text, purchase.worst_usd)
+        body = encode(payload)
+        purchase = Purchase(self._means, candidate, request, key, body)
+        entry = self._entry(candidate, request, digest, body.decode(), purchase.worst_usd)
         began = False
         try:
             async with asyncio.timeout(settings.queue_timeout_s) as clock:

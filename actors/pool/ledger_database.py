@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,6 +30,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from actors.pool.json_bytes import encode
 from actors.pool.ledger_entry import LedgerError
 from actors.pool.ledger_schema import VERSION, metadata, schema
 
@@ -154,7 +154,7 @@ def rows_of(dialect: str, columns: Mapping[str, Any]) -> dict[str, ColumnElement
 
 def json_rows(rows: Iterable[Mapping[str, Any]]) -> str:
     """What `rows_of` reads."""
-    return json.dumps(list(rows), allow_nan=False)
+    return encode(list(rows)).decode()
 
 
 def shown(url: URL) -> str:

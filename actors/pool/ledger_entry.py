@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from actors.pool.json_bytes import encode
+
 OPEN = "open"  # status of an entry that was begun and not settled: its money is reserved
 FINAL = ("ok", "refused")  # statuses of replies: never asked for again
-
-_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 class LedgerError(RuntimeError):
@@ -67,7 +66,6 @@ def request_hash(
     keys.
 
     Raises:
-        TypeError, ValueError: something in it is not JSON (NaN included).
+        TypeError: something in it is not JSON.
     """
-    text = _CANONICAL.encode([model_id, revision, list(messages), dict(sampling)])
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
+    return hashlib.sha256(encode([model_id, revision, messages, sampling], sort_keys=True)).hexdigest()

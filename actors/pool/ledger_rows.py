@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from dataclasses import dataclass
@@ -122,8 +121,8 @@ def settled_of(row: Row[Any]) -> Settled:
 
 def claim_of(place: Place, request_hash: str) -> str:
     """What makes a call the same call when it is made again: a digest of its place and request."""
-    text = json.dumps([place.step, place.episode, place.turn, place.index, request_hash])
-    return hashlib.blake2b(text.encode("ascii"), digest_size=16).hexdigest()
+    text = f"{place.step}/{place.turn}/{place.index}/{request_hash}/{place.episode}"
+    return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).hexdigest()
 
 
 def _nano(usd: float, field: str) -> int:

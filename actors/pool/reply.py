@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
+from actors.pool.json_bytes import decode
 from rewards.transcript import CallStatus
 
 _MOST_TOKENS = 10_000_000  # more than any model takes: a usage beyond it is nonsense
@@ -154,7 +154,7 @@ def _usage(usage: object) -> Usage | None:
 
 def _decode(body: bytes) -> object | None:
     try:
-        return json.loads(body)
+        return decode(body)
     except (ValueError, RecursionError):
         return None
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from dataclasses import replace
 from email.utils import parsedate_to_datetime
 
 import aiohttp
+from aiohttp.payload import BytesPayload
 from yarl import URL
 
 from actors.pool.reply import Reply, read_reply
@@ -16,7 +16,7 @@ from actors.pool.settings import PoolSettings
 
 SHORTEST_SECRET = 8  # characters; a dummy key such as `EMPTY` is no secret, and cutting it would maim replies
 
-_PLAIN = {"Content-Type": "application/json"}
+_JSON = "application/json"
 
 
 class PoolError(RuntimeError):
@@ -46,7 +46,8 @@ class Transport:
         session = self._session or self._open()
         answered = False
         try:
-            async with session.post(url, data=body, headers=_headers(key), allow_redirects=False) as response:
+            payload = BytesPayload(body, content_type=_JSON)
+            async with session.post(url, data=payload, headers=_headers(key), allow_redirects=False) as response:
                 answered = response.status < 300
                 content = await _read(response, self._settings.max_reply_bytes)
                 if content is None:
@@ -54,8 +55,8 @@ class Transport:
                     fault = f"the reply is longer than {limit} bytes (pool.max_reply_bytes)"
                     return Reply(fault=fault, may_be_billed=answered)
                 reply = read_reply(response.status, _without(key, content))
-                pause_s = retry_after_s(response.headers.get("Retry-After"))
-                return replace(reply, retry_after_s=pause_s) if pause_s else reply
+                reply.retry_after_s = retry_after_s(response.headers.get("Retry-After"))
+                return reply
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
             hung = isinstance(error, aiohttp.SocketTimeoutError)
             reason = f"said nothing for {self._settings.first_byte_timeout_s:g} s (pool.first_byte_timeout_s)"
@@ -143,12 +144,15 @@ def _without(key: str | None, body: bytes) -> bytes:
     return body if key is None or len(key) < SHORTEST_SECRET else body.replace(key.encode(), b"***")
 
 
-def _headers(key: str | None) -> dict[str, str]:
-    return _PLAIN if key is None else {**_PLAIN, "Authorization": f"Bearer {key}"}
+def _headers(key: str | None) -> dict[str, str] | None:
+    return None if key is None else {"Authorization": f"Bearer {key}"}
 
 
 async def _read(response: aiohttp.ClientResponse, most_bytes: int) -> bytes | None:
     """The decompressed body, None where it is longer than allowed; the rest is then never read."""
+    length = response.content_length
+    if length is not None and length <= most_bytes and "Content-Encoding" not in response.headers:
+        return await response.read()
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
