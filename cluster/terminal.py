@@ -19,12 +19,13 @@ _SHOWN = (
     ("em", "train/em", "{:.3f}"),
     ("eval em", "eval/em", "{:.3f}"),
     ("USD/1k", "cost/usd_per_1k_questions", "{:.3f}"),
-    ("USD spent", "cost/usd_total", "{:.4f}"),
     ("calls/q", "rollout/calls_per_question", "{:.2f}"),
     ("loss", "sft/loss", "{:.4f}"),
     ("held-out loss", "sft/heldout_loss", "{:.4f}"),
     ("s/step", "time/step_s", "{:.1f}"),
 )
+_USD = "cost/usd/"  # a model's share of what was spent
+_MODELS = 3  # whose dollars are told one by one
 _ROWS = ("before", "after", "oracle", "best_single", "random")  # the others follow as they come
 
 
@@ -97,8 +98,22 @@ class Terminal:
 
 
 def describe_row(row: Mapping[str, Any]) -> str:
-    """The numbers of a step that people watch, in one line."""
-    return "  ".join(f"{label} {form.format(row[key])}" for label, key, form in _SHOWN if row.get(key) is not None)
+    """The numbers of a step that people watch, in one line; at its end the dollars spent so far, by model."""
+    parts = [f"{label} {form.format(row[key])}" for label, key, form in _SHOWN if row.get(key) is not None]
+    if row.get("cost/usd_total") is not None:
+        parts.append(_spending(row))
+    return "  ".join(parts)
+
+
+def _spending(row: Mapping[str, Any]) -> str:
+    """The dollars spent since the run began: all of them, then those of the dearest models, the most first."""
+    spent = {key.removeprefix(_USD): usd for key, usd in row.items() if key.startswith(_USD) and usd}
+    dearest = sorted(spent, key=lambda name: (-spent[name], name))
+    named = [f"{name} {spent[name]:.4f}" for name in dearest[:_MODELS]]
+    if others := dearest[_MODELS:]:
+        named.append(f"{len(others)} others {sum(spent[name] for name in others):.4f}")
+    total = f"USD spent {row['cost/usd_total']:.4f}"
+    return f"{total} ({', '.join(named)})" if named else total
 
 
 def results_table(summary: Mapping[str, Any]) -> Table:

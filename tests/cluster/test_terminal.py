@@ -63,6 +63,18 @@ def test_a_job_log_gets_a_plain_line_a_step() -> None:
     assert "\x1b" not in text
 
 
+def test_the_line_tells_the_dollars_spent_so_far_by_model() -> None:
+    target, out = console(terminal=False)
+    usd = {"a": 0.5, "meta/b": 2.25, "c": 0.125, "d": 0.0, "e": 0.0625, "f": 0.03125}
+    spent = {f"cost/usd/{name}": dollars for name, dollars in usd.items()}
+    with Terminal(3, target) as terminal:
+        terminal.step(1, {"reward/mean": 0.5, "cost/usd_total": 0.0})
+        terminal.step(2, {**ROW, **spent, "cost/usd_total": sum(usd.values())})
+    free, paid = out.getvalue().splitlines()
+    assert free == "step 1/3  reward 0.500  USD spent 0.0000"
+    assert "  USD spent 2.9688 (meta/b 2.2500, a 0.5000, c 0.1250, 2 others 0.0938)  " in paid
+
+
 def test_a_terminal_gets_a_live_line() -> None:
     target, out = console(terminal=True)
     with Terminal(3, target) as terminal:

@@ -75,13 +75,17 @@ def test_an_offline_run_is_written_into_the_run_folder(tmp_path: Path, monkeypat
     run.mkdir()
     with Tracker(config("offline"), run) as tracker:
         tracker.log(1, {"reward/mean": 0.515625, "eval/em": None, "train/em": float("nan")})
-        tracker.log(2, {"reward/mean": 0.75, "rollout/call_share/a": 0.5})
+        usd = {"cost/usd_total": 0.4375, "cost/usd/meta/llama-3": 0.40625, "cost/usd/qwen": 0.03125}
+        tracker.log(2, {"reward/mean": 0.75, "rollout/call_share/a": 0.5} | usd)
         tracker.finish({"after": {"em": 0.9375}})
     [offline] = (run / "wandb").glob("offline-run-*")
     [log] = offline.glob("*.wandb")
     data = log.read_bytes()
     for part in (b"reward/mean", b"0.515625", b"0.9375", b"my-run", b"trial", b"rollout/call_share/a"):
         assert part in data
+    for key, value in usd.items():  # the running total of dollars, by model
+        assert key.encode() in data
+        assert str(value).encode() in data
     for path in run.rglob("*"):
         if path.is_file():
             assert SECRET.encode() not in path.read_bytes(), path
