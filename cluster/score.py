@@ -19,6 +19,7 @@ from rewards.settings import Metric, Preset, RewardSettings
 from rewards.text import read_transcript
 
 _BLOCK = 1 << 18  # bytes read at a time, at most; results appear after each
+_LONGEST_LINE = 1 << 24  # bytes; an episode has a few thousand
 # Router-R1's limits (appendix A): calls of an episode, tokens of a reply.
 _ROUNDS, _REPLY_TOKENS = 4, 512
 
@@ -77,8 +78,10 @@ def score_line(line: bytes, judge: Judge) -> bytes:
     """Score one line of JSON; the result is a line of JSON, ASCII, without its end.
 
     Raises:
-        BadLine: it is no JSON, a field is missing or of the wrong type, or it can't be judged.
+        BadLine: it is too long or no JSON, a field is missing or of the wrong type, or it can't be judged.
     """
+    if len(line) > _LONGEST_LINE:
+        raise BadLine(f"longer than {_LONGEST_LINE >> 20} MiB, the most that is read; write one JSON object a line")
     sample = parse_line(line)
     settings = judge.settings
     try:
@@ -204,14 +207,26 @@ def _key(name: str) -> str:
 
 
 def _line_blocks(source: BufferedIOBase) -> Iterator[Iterable[bytes]]:
-    """The lines that have arrived, as soon as there is one; a last one needs no line end."""
+    """The lines that have arrived, as soon as there is one; a last one needs no line end.
+
+    Of a line that is too long, only a beginning that is too long as well is kept.
+    """
     pending: list[bytes] = []  # of a line not yet ended
+    size, skipping = 0, False  # bytes pending; whether the rest of the line is left out
     while block := source.read1(_BLOCK):
+        if skipping:
+            _, end, block = block.partition(b"\n")
+            if not end:
+                continue
+            skipping = False
         complete, end, rest = block.rpartition(b"\n")
-        if not end:
-            pending.append(block)
-            continue
-        yield b"".join((*pending, complete)).split(b"\n")
-        pending = [rest]
+        if end:
+            yield b"".join((*pending, complete)).split(b"\n")
+            pending, size = [], 0
+        pending.append(rest)
+        size += len(rest)
+        if size > _LONGEST_LINE:
+            yield [b"".join(pending)]
+            pending, size, skipping = [], 0, True
     if last := b"".join(pending):
         yield [last]

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,38 @@ def test_the_command_tells_bad_lines_by_number_and_scores_the_rest() -> None:
     assert [one.split(":")[0] for one in told] == ["line 2", "line 3", "line 4"]
     assert "id 3" in told[1]
     assert run("--preset", "reference", data=line()).returncode == 0
+
+
+class Zeros:
+    """A gigabyte of zeros without a line end, then two lines."""
+
+    def __init__(self) -> None:
+        self.blocks = [b"\0" * (1 << 18)] * 4096 + [b"\0\n" + line() + b"\n", line(id="last")]
+
+    def read1(self, _: int) -> bytes:
+        return self.blocks.pop(0) if self.blocks else b""
+
+
+def test_a_line_without_end_is_told_of_and_does_not_fill_the_memory() -> None:
+    out, errors = io.BytesIO(), io.StringIO()
+    tracemalloc.start()
+    try:
+        bad = score_stream(Zeros(), out, errors, score_settings("default", "em", 0.0, None))  # type: ignore[arg-type]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert bad == 1
+    assert errors.getvalue() == "line 1: longer than 16 MiB, the most that is read; write one JSON object a line\n"
+    assert [json.loads(one)["id"] for one in out.getvalue().splitlines()] == ["a", "last"]
+    assert peak < 64 * 2**20
+
+
+@pytest.mark.parametrize(("size", "good"), [(1 << 24, True), ((1 << 24) + 1, False)])
+def test_a_line_may_be_as_long_as_is_told(size: int, good: bool) -> None:
+    long = line().ljust(size)
+    found, errors = score(long + b"\n" + line(id="next"))
+    assert [one["id"] for one in found] == (["a", "next"] if good else ["next"])
+    assert ("line 1: longer than 16 MiB" in errors) != good
 
 
 def test_a_reader_that_leaves_ends_the_command_without_a_traceback(tmp_path: Path) -> None:
