@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from actors.pool.cards import ModelCard, find_pool, load_cards
+from actors.pool.cards import ModelCard, check_names, find_pool, load_cards
 from benchmarks.world.experts import Cohort, experts
 from benchmarks.world.process import spawn_server, stop_server
 from benchmarks.world.recorded import recorded_cards
@@ -17,14 +18,20 @@ from rewards.settings import RewardSettings
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The candidates of training, and those that only evaluation shows (none outside the world)."""
+    """The candidates of training, and those that only evaluation shows, if any."""
 
     cards: tuple[ModelCard, ...]
     unseen: tuple[ModelCard, ...] = ()
+    unseen_join: bool = False  # the unseen are shown beside the others, as in the paper; the world's are shown alone
 
     @property
     def all(self) -> tuple[ModelCard, ...]:
         return (*self.cards, *self.unseen)
+
+    @property
+    def unseen_menu(self) -> tuple[ModelCard, ...]:
+        """The candidates of the evaluation that shows the unseen ones; none where there are none."""
+        return self.all if self.unseen and self.unseen_join else self.unseen
 
     def price_rewards(self, config: Config) -> RewardSettings:
         """The reward's settings; a cost scale that they leave open is the most that an episode of these can cost."""
@@ -51,16 +58,26 @@ def start_candidates(config: Config) -> Iterator[Candidates]:
     settings = config.candidates
     if settings.serve == "none":
         assert settings.pool.cards is not None  # the configuration refuses it
-        cards = load_cards(find_pool(settings.pool.cards))
-        if settings.pool.base_url is not None:
-            cards = [card.model_copy(update={"base_url": settings.pool.base_url}) for card in cards]
-        yield Candidates(tuple(cards))
+        found = Candidates(
+            _load(settings.pool.cards, settings),
+            _load(settings.unseen_cards, settings) if settings.unseen_cards else (),
+            unseen_join=True,
+        )
+        check_names(found.all, f"{settings.pool.cards} with candidates.unseen_cards={settings.unseen_cards}")
+        yield found
         return
     process, base_url = spawn_server(_arguments(settings))
     try:
         yield _served_cards(settings, base_url)
     finally:
         stop_server(process)
+
+
+def _load(cards: Path, settings: CandidateSettings) -> tuple[ModelCard, ...]:
+    loaded = load_cards(find_pool(cards))
+    if settings.pool.base_url is not None:
+        loaded = [card.model_copy(update={"base_url": settings.pool.base_url}) for card in loaded]
+    return tuple(loaded)
 
 
 def _served_cards(settings: CandidateSettings, base_url: str) -> Candidates:

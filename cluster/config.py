@@ -92,15 +92,26 @@ class CandidateSettings(Settings):
     latency_scale: float = Field(0.0, ge=0, description="The local server sleeps its latencies times this.")
     faults: FaultSettings = Field(FaultSettings(), description="What the local server does wrong.")
     pool: PoolSettings = Field(PoolSettings(), description="Cards and callers.")
+    unseen_cards: Path | None = Field(
+        None,
+        description="Further cards, as pool.cards, for serve=none: never in training, they join the others in one more "
+        "evaluation at the end.",
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> CandidateSettings:
         if self.serve == "recorded" and self.replies is None:
             raise ValueError("serve=recorded with replies unset has nothing to say; set candidates.replies=FILE")
-        if self.serve != "none" and (self.pool.cards is not None or self.pool.base_url is not None):
+        ignored = {
+            "pool.cards": self.pool.cards,
+            "pool.base_url": self.pool.base_url,
+            "unseen_cards": self.unseen_cards,
+        }
+        if self.serve != "none" and any(value is not None for value in ignored.values()):
+            given = ", ".join(f"{name}={value}" for name, value in ignored.items() if value is not None)
             raise ValueError(
-                f"pool.cards={self.pool.cards}, pool.base_url={self.pool.base_url} with serve={self.serve} would be "
-                "ignored: the local server brings cards of its own; set candidates.serve=none"
+                f"{given} with serve={self.serve} would be ignored: the local server brings cards of its own; set "
+                "candidates.serve=none"
             )
         if self.serve == "none" and self.pool.cards is None:
             raise ValueError("serve=none with pool.cards unset leaves no candidates; set candidates.pool.cards=FILE")

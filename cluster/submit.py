@@ -140,18 +140,24 @@ def _moved(config: Config, travel: Callable[[Path], str]) -> dict[str, Any]:
             moved[key] = [travel(Path(s)) if s.endswith(".jsonl") else s for s in sources]
     if config.candidates.replies is not None:
         moved["candidates.replies"] = travel(config.candidates.replies)
-    cards = config.candidates.pool.cards
-    if cards is not None and find_pool(cards) == cards:  # a pool that ships is there already
-        moved["candidates.pool.cards"] = travel(cards)
+    for key, cards in _card_files(config).items():
+        if find_pool(cards) == cards:  # a pool that ships is there already
+            moved[key] = travel(cards)
     return moved
 
 
+def _card_files(config: Config) -> dict[str, Path]:
+    named = {
+        "candidates.pool.cards": config.candidates.pool.cards,
+        "candidates.unseen_cards": config.candidates.unseen_cards,
+    }
+    return {key: cards for key, cards in named.items() if cards is not None}
+
+
 def _key_variables(config: Config) -> list[str]:
-    names = [KEY_VARIABLE]
-    cards = config.candidates.pool.cards
-    if cards is not None and (file := find_pool(cards)).is_file():
-        names += sorted({card.api_key_env for card in load_cards(file) if card.api_key_env})
-    return names
+    files = [file for cards in _card_files(config).values() if (file := find_pool(cards)).is_file()]
+    keys = {card.api_key_env for file in files for card in load_cards(file) if card.api_key_env}
+    return [KEY_VARIABLE, *sorted(keys)]
 
 
 def _stage(submission: Submission, folder: Path) -> None:

@@ -36,6 +36,8 @@ def test_local_inputs_travel_and_are_renamed(tmp_path: Path, monkeypatch: pytest
     monkeypatch.delenv("POET_KEY", raising=False)
     for name in ("mine.yaml", "train.jsonl", "cards.yaml"):
         (tmp_path / name).write_text(CARDS if name == "cards.yaml" else "", encoding="utf-8")
+    (tmp_path / "new.yaml").write_text(CARDS.replace("poet", "clerk").replace("POET", "CLERK"), encoding="utf-8")
+    monkeypatch.delenv("CLERK_KEY", raising=False)
     (tmp_path / "mine.yaml").write_text(
         yaml.safe_dump(
             {"data": {"train": [f"{tmp_path}/train.jsonl", "flashrag:nq/train"], "eval": "/far/test.jsonl"}}
@@ -43,7 +45,12 @@ def test_local_inputs_travel_and_are_renamed(tmp_path: Path, monkeypatch: pytest
         encoding="utf-8",
     )
     planned = plan(
-        str(tmp_path / "mine.yaml"), ["candidates.serve=none", f"candidates.pool.cards={tmp_path}/cards.yaml"]
+        str(tmp_path / "mine.yaml"),
+        [
+            "candidates.serve=none",
+            f"candidates.pool.cards={tmp_path}/cards.yaml",
+            f"candidates.unseen_cards={tmp_path}/new.yaml",
+        ],
     )
     words = shlex.split(planned.entrypoint)
     assert words[:5] == ["python", "-m", "cluster.cli", "train", "inputs/0_mine.yaml"]
@@ -52,10 +59,11 @@ def test_local_inputs_travel_and_are_renamed(tmp_path: Path, monkeypatch: pytest
     assert words.index('candidates.pool.cards="inputs/2_cards.yaml"') > words.index(
         f"candidates.pool.cards={tmp_path}/cards.yaml"
     )
+    assert 'candidates.unseen_cards="inputs/3_new.yaml"' in words
     assert "placement.address=auto" in words
     assert planned.files["inputs/1_train.jsonl"] == tmp_path / "train.jsonl"
     assert planned.key_variables == ("WANDB_API_KEY",)
-    assert planned.missing_keys == ("POET_KEY",)
+    assert planned.missing_keys == ("CLERK_KEY", "POET_KEY")
     text = planned.describe()
     assert SECRET not in text
     assert "WANDB_API_KEY" in text
