@@ -217,7 +217,7 @@ class Episode:
         open, calls fail at once."""
         settings = self.settings
         call = await self.ask(request)
-        if settings.on_failed_call != "retry":
+        if settings.on_failed_call != "retry" or call.voids:
             return call
         left = {
             CallStatus.TIMEOUT: settings.timeout_retries,
@@ -232,8 +232,9 @@ class Episode:
         return call
 
     def _voids(self, call: RouteCall) -> bool:
-        """Whether a call ends the episode: a failure does, unless it is charged for; a spent budget always does."""
-        charged = self.settings.on_failed_call == "charge" and call.status in _PROVIDERS_FAULT
+        """Whether a call ends the episode: a failure does, unless it is charged for; a spent budget and a call that a
+        replay lacks always do."""
+        charged = self.settings.on_failed_call == "charge" and call.status in _PROVIDERS_FAULT and not call.voids
         return call.status.is_infrastructure and not charged
 
     def _read(self, calls: Sequence[RouteCall], opened: bool) -> None:

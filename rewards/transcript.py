@@ -46,6 +46,7 @@ class RouteCall:
     error: str = ""  # for people: why it is not `ok`
     cost_estimated: bool = False  # the provider did not report all usage that it may bill
     raw_cost: float = 0.0  # in Router-R1's unit: completion tokens times USD per million of them
+    voids: bool = False  # whatever the recipe makes of failed calls: asked again, it can come to nothing else
 
 
 class BlockKind(StrEnum):

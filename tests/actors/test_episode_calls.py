@@ -151,6 +151,19 @@ async def test_a_spent_budget_voids_the_episode_whatever_becomes_of_failures(set
     assert len(candidate.asked) == 1
 
 
+@pytest.mark.parametrize("setting", ["void", "retry", "charge"])
+async def test_a_call_that_a_replay_lacks_voids_the_episode_whatever_becomes_of_failures(setting: str) -> None:
+    asked: list[CallRequest] = []
+
+    async def ask(request: CallRequest) -> RouteCall:
+        asked.append(request)
+        return RouteCall("x", request.model, request.query, CallStatus.PROVIDER_ERROR, cost_usd=0.002, voids=True)
+
+    trajectory = await play(Script(SEARCH, ANSWER), ask, on_failed_call=setting)
+    assert trajectory.transcript.stop_reason is StopReason.VOID
+    assert len(asked) == 1
+
+
 FIRST, SECOND = MENU.items[0].name, MENU.items[1].name
 BOTH = f"<think> a </think> <search> {FIRST} : comet of lanu </search> <search> {SECOND} : moon of lanu </search>"
 ALL_THREE = f"{BOTH} <search> {FIRST} : star of lanu </search>"
