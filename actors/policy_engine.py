@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+
+class EngineLost(RuntimeError):
+    """The engine's processes died or hang, so its requests are lost; the message tells which. Start another."""
+
+
+class EngineDied(EngineLost):
+    """The engine's processes are gone."""
+
+
 _SHUTDOWN_GRACE_S = 20.0
 _RECEPTION_POLL_S = 0.02
 # Small blocks let short episodes share and reuse prefixes; vLLM's default on CPU is 128 tokens, and its CPU
@@ -112,23 +121,30 @@ class PolicyEngine:
         receives it piece by piece. Cancelling the caller aborts the request in the engine.
 
         Raises:
-            TimeoutError: it took longer than `settings.turn_timeout_s`; the request is aborted.
+            EngineDied: the engine's processes are gone.
+            EngineLost: the turn took longer than `settings.turn_timeout_s`.
             ValueError: the prompt and `max_tokens` do not fit in `max_model_len`.
-            vllm.v1.engine.exceptions.EngineDeadError: the engine's processes are gone.
         """
         params = self._sampling_params(max_tokens, stop, sampling, seed, streaming=on_text is not None)
         token_ids: list[int] = []
         logprobs: list[float] = []
         text: list[str] = []
         last: CompletionOutput | None = None
-        async with self._deadline(f"sample a turn after {len(prompt_ids)} tokens", "turn_timeout_s"):
-            async for output in self._engine.generate(self._prompt(prompt_ids), params, self._next_request_id()):
-                last = output.outputs[0]
-                token_ids += last.token_ids
-                logprobs += _sampled_logprobs(last)
-                text.append(last.text)
-                if on_text is not None and last.text:
-                    on_text(last.text)
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            async with self._deadline(f"sample a turn after {len(prompt_ids)} tokens", "turn_timeout_s"):
+                async for output in self._engine.generate(self._prompt(prompt_ids), params, self._next_request_id()):
+                    last = output.outputs[0]
+                    token_ids += last.token_ids
+                    logprobs += _sampled_logprobs(last)
+                    text.append(last.text)
+                    if on_text is not None and last.text:
+                        on_text(last.text)
+        except TimeoutError as error:
+            raise EngineLost(str(error)) from error
+        except EngineDeadError as error:
+            raise EngineDied(f"the engine's processes for {self.model} died; see its log") from error
         if last is None or last.finish_reason not in ("stop", "length"):
             raise RuntimeError(
                 f"the engine ended a request with finish_reason={last and last.finish_reason!r} in place of "
@@ -141,6 +157,20 @@ class PolicyEngine:
             text="".join(text),
             finish_reason=last.finish_reason,
         )
+
+    async def ping(self) -> None:
+        """Return once the engine's processes have answered; they do so between two steps.
+
+        Raises:
+            EngineLost: they are gone, or did not answer within `settings.control_timeout_s`.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            async with self._deadline("answer", "control_timeout_s"):
+                await self._reception()
+        except (TimeoutError, EngineDeadError) as error:
+            raise EngineLost(str(error)) from error
 
     async def score(self, token_ids: list[int], *, timeout_s: float = 120.0) -> list[float]:
         """Log-probability (nats, temperature 1) of each token given those before it, `[T - 1]` for T tokens.

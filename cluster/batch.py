@@ -35,6 +35,12 @@ def spent_cap(trajectories: Sequence[Trajectory]) -> str | None:
     return None
 
 
+def refused_for_caps(trajectories: Sequence[Trajectory]) -> str | None:
+    """Why the first call was refused for a cap, of whatever; None if none was."""
+    calls = (call for t in trajectories for call in t.transcript.calls)
+    return next((call.error for call in calls if call.status is CallStatus.OVER_BUDGET), None)
+
+
 def judge_all(trajectories: Sequence[Trajectory], judge: Judge) -> list[Trajectory]:
     """The trajectories with their rewards, in their order; void ones get none.
 

@@ -51,9 +51,10 @@ _EXPLAINED = (
     ("cluster.batch", "BudgetSpent"),
     ("cluster.batch", "RolloutError"),
     ("cluster.config", "ConfigError"),
-    ("cluster.crew", "CrewError"),
     ("cluster.crew", "SyncError"),
     ("cluster.demonstrate", "DemonstrateError"),
+    ("cluster.fleet", "CrewError"),
+    ("cluster.manifest", "ResumeError"),
     ("cluster.placement", "PlacementError"),
     ("cluster.responder", "PolicyUnavailable"),
     ("actors.episode", "PromptTooLong"),
@@ -97,8 +98,17 @@ def _print_keys(wanted: bool) -> None:
 
 @app.command()
 def train(
-    recipe: Recipe,
+    recipe: Annotated[
+        str | None, typer.Argument(help="Name of a recipe (`router-r1 recipes`), or a YAML file; none with --resume.")
+    ] = None,
     overrides: Overrides = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with the run in this folder, from its newest checkpoint; settings may be changed."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on even with settings that change the course of learning.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved configuration and the placement, train nothing.")
     ] = False,
@@ -133,17 +143,18 @@ def train(
       router-r1 train quickstart rewards.alpha=0.6 run.steps=20
       router-r1 train quickstart 'data.train=[world:train, my_questions.jsonl]'
       router-r1 train runs/NAME/config.yaml run.name=again
+      router-r1 train --resume runs/NAME
+      router-r1 train --resume runs/NAME run.steps=200
       router-r1 train router_r1_qwen3b --dry-run
       router-r1 train --keys | grep lr
     """
-    from cluster.config import load_config
-    from cluster.run_folder import RunFolder, default_name
+    from cluster.run_folder import RunFolder
+    from cluster.run_plan import plan_run
 
-    config = load_config(recipe, overrides or ())
+    recipe, config, going_on = plan_run(recipe, overrides or (), resume)
     if dry_run:
         _print_plan(config)
         return
-    config = _named(config, default_name(recipe))
     folder = RunFolder(config.run.folder / str(config.run.name))
     from cluster.logs import log_to_terminal, quiet_libraries
 
@@ -152,7 +163,7 @@ def train(
     with _stoppable(folder.saved):
         import cluster.loop
 
-        cluster.loop.train(config, recipe)
+        cluster.loop.train(config, recipe, resume=going_on, force=force)
 
 
 @app.command()

@@ -17,8 +17,9 @@ class Lap:
 class Clock:
     """Wall seconds by phase."""
 
-    def __init__(self) -> None:
-        self.started = time.monotonic()
+    def __init__(self, elapsed_s: float = 0.0) -> None:
+        """`elapsed_s`: what the run had taken before it was stopped."""
+        self.started = time.monotonic() - elapsed_s
         self.seconds: Counter[str] = Counter()
 
     @contextmanager

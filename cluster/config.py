@@ -34,10 +34,30 @@ class RunSettings(Settings):
     steps: int = Field(100, ge=0, description="Batches to train on.")
     groups_per_step: int = Field(16, gt=0, description="Questions of a batch.")
     group_size: int = Field(8, gt=0, description="Episodes of a question: the group that shares a baseline.")
-    max_staleness: Literal[0] = Field(0, description="Policy versions a trajectory may lag; only 0 yet.")
+    max_staleness: int = Field(
+        0,
+        ge=0,
+        description="Policy versions a trajectory may lag: so many batches are played ahead of the learner. 0: the "
+        "engines wait while the policy learns.",
+    )
+    if_exists: Literal["refuse", "resume"] = Field(
+        "refuse", description="Where the run's folder is there already: refuse, or go on from its newest checkpoint."
+    )
     eval_every: int = Field(0, ge=0, description="Evaluate after so many steps; 0: only before and after.")
-    checkpoint_every: int = Field(0, ge=0, description="Checkpoint after so many steps; 0: only at the end.")
-    keep_checkpoints: int = Field(3, gt=0, description="Checkpoints kept; the oldest go first.")
+    checkpoint_every: int = Field(
+        10, ge=0, description="Checkpoint after so many steps, to go on from after a crash; 0: only at the end."
+    )
+    keep_checkpoints: int = Field(
+        3, gt=0, description="Checkpoints kept: the newest, and the one of the best evaluation beside them."
+    )
+    group_retries: int = Field(
+        2, ge=0, description="Times that a question is asked anew whose group was lost to failed calls."
+    )
+    retry_pause_s: float = Field(
+        10,
+        ge=0,
+        description="Pause before a batch is asked anew of which nothing is left, as where providers are down.",
+    )
     sample_trajectories: int = Field(4, ge=0, description="Trajectories of each step written out for people.")
     rollout_timeout_s: float = Field(3600, gt=0, description="Deadline for the episodes of one batch.")
     probe_tolerance: float = Field(
@@ -127,6 +147,9 @@ class PlacementSettings(Settings):
         "PACK", description="Ray placement strategy of the run's bundles."
     )
     timeout_s: float = Field(600, gt=0, description="Deadline for the cluster to grant the placement.")
+    max_worker_restarts: int = Field(
+        8, ge=0, description="Rollout workers that are replaced in a run after they died or hung."
+    )
 
 
 class TrackingSettings(Settings):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -19,10 +18,11 @@ from actors.pool.pool import CandidatePool
 from actors.rollout_worker import RolloutWorker
 from actors.trajectory import Trajectory
 from cluster.config import Config
+from cluster.fleet import CrewError, Fleet
 from cluster.placement import bundles, reserve
 from cluster.run_folder import RunFolder
 from cluster.stopping import stop_on_sigterm
-from learner.gang import LearnerGang
+from learner.gang import LearnerError, LearnerGang, RankLost
 
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
@@ -33,15 +33,10 @@ logger = logging.getLogger(__name__)
 
 _PROBE_TOKENS = 64
 _OBJECT_STORE_BYTES = 256 * 2**20  # a single machine's; trajectories are small and weights don't pass through
-_SHUTDOWN_S = 30.0
 
 
 class SyncError(RuntimeError):
     """After a weight sync an engine computes something else than the learner."""
-
-
-class CrewError(RuntimeError):
-    """An actor failed or was late; the message names it and what it was to do."""
 
 
 @contextmanager
@@ -78,26 +73,31 @@ class Crew:
         """
         self.config = config
         self.version = 0
+        self.probe_max = 0.0  # nats; the largest difference on the probe so far
+        self._checkpoint = checkpoint
         self._placement: PlacementGroup | None = None
-        self._workers: list[Any] = []
+        self._fleet: Fleet | None = None
         self._gang: LearnerGang | None = None
         self._pool: CandidatePool | None = None
         try:
             self._pool = CandidatePool.start(
-                cards, config.candidates.pool, ledger_url=str(run.ledger_file.absolute()), run=run.path.name
+                cards, config.candidates.pool, ledger_url=str(run.ledger_file.absolute()), run=run.run_id
             )
             self._placement = reserve(config)
-            self._workers = [self._hire_worker(index, checkpoint) for index in range(config.placement.rollout_workers)]
-            starting = [worker.start.remote() for worker in self._workers]
-            self._gang = self._hire_gang(checkpoint, run.path / "bad_batches")
-            self._wait(starting, config.engine.start_timeout_s, "start its engine")
-            self._gang.connect_engines(
-                self._workers,
-                backend=config.weight_backend,
-                ranks_per_engine=config.engine.tensor_parallel_size,
-                dtype=config.engine.dtype,
+            self._fleet = Fleet(
+                self._hire_worker,
+                workers=config.placement.rollout_workers,
+                max_restarts=config.placement.max_worker_restarts,
+                start_timeout_s=config.engine.start_timeout_s,
+                admit=self._admit_started,
             )
+            self._gang = self._hire_gang(checkpoint, run.path / "bad_batches")
+            self._fleet.wait_started()
             self._probe = self._draw_probe()
+            self._connect()
+            for worker in self._fleet.workers:
+                worker.ready = True
+            self.check_probe()
         except BaseException:
             self.close()
             raise
@@ -106,6 +106,11 @@ class Crew:
     def gang(self) -> LearnerGang:
         assert self._gang is not None, "the crew was closed"
         return self._gang
+
+    @property
+    def fleet(self) -> Fleet:
+        assert self._fleet is not None, "the crew was closed"
+        return self._fleet
 
     @property
     def pool(self) -> CandidatePool:
@@ -118,62 +123,120 @@ class Crew:
         Raises:
             CrewError: a worker failed, or was not done within `run.rollout_timeout_s`.
         """
-        count = len(self._workers)
-        shares = [list(requests[index::count]) for index in range(count)]
-        calls = [worker.rollout.remote(share) for worker, share in zip(self._workers, shares, strict=True)]
-        parts = self._wait(calls, self.config.run.rollout_timeout_s, "finish its episodes")
-        return [parts[index % count][index // count] for index in range(len(requests))]
+        plays = self.fleet.submit([[request] for request in requests])
+        played = self.fleet.collect(plays, self.config.run.rollout_timeout_s, "run.rollout_timeout_s")
+        return [trajectory for group in played for trajectory in group]
 
     def sync(self, version: int) -> float:
         """Put the learner's weights into every engine, as `version`; return the probe's largest difference in nats.
 
+        Workers that have started meanwhile in place of lost ones get them, too; those that are lost on the way are
+        replaced.
+
         Raises:
             SyncError: an engine's log-probabilities differ from the learner's by more than the tolerance.
+            RankLost: a rank of the learner died or was late.
+            LearnerError, CrewError: the weights could not be sent, though everybody is there.
         """
-        self.gang.send_weights(version)
+        fleet = self.fleet
+        joining = [worker for worker in fleet.started() if not worker.ready]
+        if joining:
+            self._connect()
+        try:
+            self.gang.send_weights(version)
+        except RankLost:
+            raise
+        except LearnerError:
+            if not fleet.drop_dead():
+                raise
+            self._wait_for_one()
+            self._connect()
+            self.gang.send_weights(version)
+            joining = fleet.started()
         self.version = version
+        for worker in joining:
+            worker.ready = True
         return self.check_probe()
 
     def check_probe(self) -> float:
-        """Compare every engine with the learner on the probe sequence (invariant 4)."""
+        """Compare every engine that is ready with the learner on the probe sequence (invariant 4)."""
         expected = self.gang.logprobs(self._probe)
-        scores = self._wait(
-            [worker.score.remote(self._probe) for worker in self._workers],
-            self.config.learner.step_timeout_s,
-            "score the probe",
-        )
+        workers = [worker for worker in self.fleet.workers if worker.ready]
+        try:
+            scores = self.fleet.get(
+                [worker.actor.score.remote(self._probe) for worker in workers],
+                self.config.learner.step_timeout_s,
+                "score the probe",
+            )
+        except CrewError:
+            if not self.fleet.drop_dead():
+                raise
+            return self.check_probe()
         worst = [max(abs(a - b) for a, b in zip(score, expected, strict=True)) for score in scores]
         tolerance = self.config.run.probe_tolerance
-        if not max(worst) <= tolerance:
-            index = worst.index(max(worst))
-            raise SyncError(
-                f"after the sync of version {self.version}, rollout worker {index} differs from the learner by "
-                f"{worst[index]:.2e} nats on the probe, more than run.probe_tolerance={tolerance:g}; the engine holds "
-                "other weights than the learner, so its samples can't be trained on. Raise the tolerance only for a "
-                "low-precision engine.dtype"
-            )
-        return max(worst)
+        for worker, off in zip(workers, worst, strict=True):
+            if not off <= tolerance:
+                raise SyncError(
+                    f"after the sync of version {self.version}, rollout worker {worker.index} differs from the learner "
+                    f"by {off:.2e} nats on the probe, more than run.probe_tolerance={tolerance:g}; the engine holds "
+                    "other weights than the learner, so its samples can't be trained on. Raise the tolerance only for "
+                    "a low-precision engine.dtype"
+                )
+        self.probe_max = max(self.probe_max, *worst, 0.0)
+        return max(worst, default=0.0)
+
+    def restart_gang(self) -> int:
+        """Start the learner anew from its newest state after it lost a rank, and put those weights into the engines.
+
+        Returns the number of batches trained before that state.
+
+        Raises:
+            LearnerError: the budget of `learner.max_restarts` is spent.
+        """
+        batches = self.gang.restart()
+        self._connect()
+        self.sync(batches)
+        return batches
 
     def close(self) -> None:
         """End every actor, engines first, within a deadline; nothing stays behind."""
-        if self._workers:
-            stopping = [worker.shutdown.remote() for worker in self._workers]
-            done, late = ray.wait(stopping, num_returns=len(stopping), timeout=_SHUTDOWN_S)
-            if late:
-                logger.warning(
-                    "%d of %d engines did not stop in %g s and are killed", len(late), len(done), _SHUTDOWN_S
-                )
-            for worker in self._workers:
-                ray.kill(worker)
+        if self._fleet is not None:
+            self._fleet.close()
         if self._gang is not None:
             self._gang.shutdown()
         if self._pool is not None:
             self._pool.close()
         if self._placement is not None:
             remove_placement_group(self._placement)
-        self._workers, self._gang, self._pool, self._placement = [], None, None, None
+        self._fleet, self._gang, self._pool, self._placement = None, None, None, None
 
-    def _hire_worker(self, index: int, checkpoint: Path) -> Any:
+    def _admit_started(self) -> None:
+        """Give workers that have started the policy of now, where groups wait for them."""
+        logger.info("a rollout worker is back; it gets the weights of version %d", self.version)
+        self.sync(self.version)
+
+    def _wait_for_one(self) -> None:
+        """Wait until a worker runs that may be sent weights."""
+        starting = [worker.starting for worker in self.fleet.workers if not worker.ready]
+        if not self.fleet.started():
+            ray.wait(starting, timeout=self.config.engine.start_timeout_s)
+        if not self.fleet.started():
+            raise CrewError(
+                "no rollout worker came back within engine.start_timeout_s="
+                f"{self.config.engine.start_timeout_s:g} s after all were lost"
+            )
+
+    def _connect(self) -> None:
+        """Form the weight-sync group with all workers that run."""
+        config = self.config
+        self.gang.connect_engines(
+            [worker.actor for worker in self.fleet.started()],
+            backend=config.weight_backend,
+            ranks_per_engine=config.engine.tensor_parallel_size,
+            dtype=config.engine.dtype,
+        )
+
+    def _hire_worker(self, index: int) -> Any:
         config = self.config
         bundle = config.learner.ranks + index
         wanted = bundles(config)[bundle].resources
@@ -186,7 +249,7 @@ class Crew:
                 scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, bundle),
             )
             .remote(
-                str(checkpoint),
+                str(self._checkpoint),
                 config.engine,
                 config.episode,
                 self._pool,
@@ -217,14 +280,3 @@ class Crew:
         rng = random.Random(f"probe-{self.config.run.seed}")
         length = min(_PROBE_TOKENS, self.config.engine.max_model_len - 1)
         return [rng.randrange(vocabulary) for _ in range(length)]
-
-    def _wait(self, calls: list[Any], timeout_s: float, what: str) -> list[Any]:
-        try:
-            return ray.get(calls, timeout=timeout_s)
-        except GetTimeoutError as error:
-            done, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
-            late = [index for index, call in enumerate(calls) if call not in done]
-            raise CrewError(f"rollout workers {late} did not {what} within {timeout_s:g} s") from error
-        except (RayTaskError, RayActorError) as error:
-            cause = getattr(error, "cause", None) or str(error).strip().splitlines()[0]
-            raise CrewError(f"a rollout worker could not {what}: {cause!r}") from error

@@ -13,26 +13,31 @@ from actors.settings import EpisodeSettings, SamplingSettings
 from cluster.config import Config
 
 _EVAL_SEED = 1 << 40  # far from any seed of training
+_ATTEMPT_STEPS = 200_000  # steps that no run takes, so that the attempts of one have no seeds of another's
 
 
 def training_requests(
-    config: Config, step: int, questions: Sequence[Question], cards: Sequence[ModelCard]
+    config: Config, step: int, questions: Sequence[Question], cards: Sequence[ModelCard], attempt: int = 0
 ) -> list[EpisodeRequest]:
-    """`group_size` episodes of each question; a group shares its menu and budget, and so its prompt."""
+    """`group_size` episodes of each question; a group shares its menu and budget, and so its prompt.
+
+    A step's further attempts, for questions asked anew or drawn besides, have names, menus and seeds of their own.
+    """
     size = config.run.group_size
-    first = (config.run.seed * 1_000_003 + step) * len(questions) * size
+    first = (config.run.seed * 1_000_003 + step + attempt * _ATTEMPT_STEPS) * config.run.groups_per_step * size
+    name = f"{step}.{attempt}" if attempt else f"{step}"
     return [
         EpisodeRequest(
             question,
             menu,
-            group=f"{step}-{index}",
+            group=f"{name}-{index}",
             seed=first + index * size + member,
             sampling=config.policy.sampling,
             step=step,
             budget_usd=budget,
         )
         for index, question in enumerate(questions)
-        for draw in [f"{config.run.seed}-{step}-{index}"]
+        for draw in [f"{config.run.seed}-{name}-{index}"]
         for menu, budget in [(_menu(config, draw, cards, "seen"), _draw_budget(config.episode, draw))]
         for member in range(size)
     ]

@@ -13,17 +13,19 @@ from typing import Any
 from actors.episode import Episode, EpisodeRequest, Observer
 from actors.generation import Generation
 from actors.menu import Renaming, draw_menu
-from actors.policy_engine import PolicyEngine
+from actors.policy_engine import EngineDied, PolicyEngine
 from actors.pool.caller import CandidateCaller
 from actors.pool.cards import ModelCard
-from actors.pool.settings import PoolSettings
 from actors.questions import Question
 from actors.settings import SamplingSettings
 from actors.trajectory import Trajectory
 from cluster.config import Config, load_config
+from cluster.ledger_place import FILE_NAME, prepare_ledger
 from cluster.policies import locate_checkpoint
 from cluster.requests import evaluation_budget
 from cluster.run_folder import resolve_checkpoint_folder
+from cluster.run_id import FILE_NAME as RUN_ID_FILE
+from cluster.run_id import keep_run_id
 
 _NAMED = ("world", "smollm2")
 GREEDY = SamplingSettings(temperature=0.0)
@@ -41,6 +43,18 @@ class PolicySource:
     config: Config
     name: str  # for people
     version: int  # the training step of the checkpoint; 0 where its name does not tell
+    run: Path | None  # folder of the run that it belongs to
+    ledger: Path  # of its calls, unless the configuration names another: the run's, or that of `run.folder`
+
+    @property
+    def booked_as(self) -> str:
+        """The run that its calls are in the ledger: not the one that trained it, whose cap in dollars is another.
+
+        Raises:
+            RunIdError: the run's id can't be read or kept.
+        """
+        name = keep_run_id(self.run / RUN_ID_FILE, self.run.name) if self.run else self.checkpoint.name
+        return f"{name}/answers"
 
 
 def open_source(spec: str | Path, recipe: str = "quickstart", overrides: Sequence[str] = ()) -> PolicySource:
@@ -60,8 +74,10 @@ def open_source(spec: str | Path, recipe: str = "quickstart", overrides: Sequenc
         checkpoint = Path(locate_checkpoint(str(spec), config.run.folder / ".cache"))
     checkpoint = checkpoint.absolute()
     step = re.fullmatch(r"step_(\d+)", checkpoint.name)
-    name = f"{run.absolute().name}/{checkpoint.name}" if run else checkpoint.name
-    return PolicySource(checkpoint, config, name, int(step.group(1)) if step else 0)
+    run = run.absolute() if run else None
+    name = f"{run.name}/{checkpoint.name}" if run else checkpoint.name
+    ledger = (run or config.run.folder.absolute()) / FILE_NAME
+    return PolicySource(checkpoint, config, name, int(step.group(1)) if step else 0, run, ledger)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +104,7 @@ class Responder:
             seed=config.run.seed,
             weight_backend=config.weight_backend,
         )
-        self.caller = CandidateCaller(self.cards, config.candidates.pool)
+        self.caller = _hire_caller(source, self.cards)
         self._tokenizer: Any = None
         self._failure: str | None = None
 
@@ -97,6 +113,7 @@ class Responder:
 
         Raises:
             PoolError: a candidate's endpoint is not there, or its key is missing.
+            LedgerError: the ledger can't be used.
             TimeoutError: the engine was not ready in time.
         """
         from transformers import AutoTokenizer
@@ -125,8 +142,6 @@ class Responder:
             PromptTooLong: the prompt fills `engine.max_model_len`.
             PolicyUnavailable: the engine died.
         """
-        from vllm.v1.engine.exceptions import EngineDeadError
-
         config = self.source.config
         episode = Episode(
             self._request(ask),
@@ -139,7 +154,7 @@ class Responder:
         )
         try:
             return await episode.run()
-        except EngineDeadError as error:
+        except EngineDied as error:
             self._failure = f"the policy engine died ({error}); its log tells why"
             raise PolicyUnavailable(self._failure) from error
 
@@ -154,24 +169,34 @@ class Responder:
         return EpisodeRequest(
             question=Question(id="", dataset="ask", text=ask.question, answers=()),
             menu=draw_menu(self.cards, ask.seed, shuffle=rules.shuffle_cards, rename=rename),
-            group="",  # outside any run: its calls have no place in a ledger
+            group="",  # outside any run: its calls are in the ledger, but at no place of a run
             seed=ask.seed,
             sampling=ask.sampling,
             budget_usd=evaluation_budget(rules, str(ask.seed)),
         )
 
 
-async def check_candidates(cards: Sequence[ModelCard], settings: PoolSettings) -> None:
-    """Check that every candidate's endpoint answers.
+async def check_candidates(source: PolicySource, cards: Sequence[ModelCard]) -> None:
+    """Check that every candidate's endpoint answers, and that calls can be recorded.
 
     Raises:
-        PoolError: one does not, or its key is missing.
+        PoolError: an endpoint does not answer, or its key is missing.
+        LedgerError, RunIdError: the ledger can't be used.
     """
-    caller = CandidateCaller(cards, settings)
+    caller = _hire_caller(source, cards)
     try:
         await caller.check()
     finally:
         await caller.close()
+
+
+def _hire_caller(source: PolicySource, cards: Sequence[ModelCard]) -> CandidateCaller:
+    """A caller that records its calls, so that caps hold over all questions to a policy, whoever asks them."""
+    pool = source.config.candidates.pool
+    if pool.ledger == "off":
+        return CandidateCaller(cards, pool)
+    ledger_url = pool.ledger_url or prepare_ledger(source.ledger)
+    return CandidateCaller(cards, pool, ledger_url=ledger_url, run=source.booked_as)
 
 
 class _Allowance:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import math
 import os
@@ -20,6 +21,8 @@ from actors.trajectory import Trajectory
 from cluster.config import Config
 from cluster.metrics import undeclared
 from cluster.report import trajectory_report
+from cluster.run_id import FILE_NAME as RUN_ID
+from cluster.run_id import keep_run_id
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Writers in other languages and other processes report a full disk in words only.
@@ -36,7 +39,10 @@ def default_name(recipe: str) -> str:
 
 
 class RunFolder:
-    """`config.yaml`, `metrics.jsonl`, `ledger.sqlite`, `trajectories/`, `checkpoints/`, `summary.json` and a plot."""
+    """`config.yaml`, `metrics.jsonl`, `ledger.sqlite`, `trajectories/`, `checkpoints/`, `summary.json` and a plot.
+
+    Whoever writes into it holds its lock, which the system lets go of when the process ends, however it does.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -47,6 +53,7 @@ class RunFolder:
         self.log_file = path / "log.txt"
         self.ledger_file = path / "ledger.sqlite"
         self.checkpoints_path = path / "checkpoints"
+        self._lock: int | None = None
 
     @classmethod
     def create(cls, config: Config, recipe: str, command: str = "train") -> RunFolder:
@@ -61,11 +68,63 @@ class RunFolder:
             if path.is_dir() and any(path.iterdir()):
                 raise RunFolderError(f"run folder {path}: is not empty; give another run.name, or move it away")
             path.mkdir(parents=True, exist_ok=True)
+            folder._take_lock()
             folder.checkpoints_path.mkdir()
             dumped = yaml.safe_dump(config.dump(), sort_keys=False, allow_unicode=True)
             _write_whole(folder.config_file, f"# Resolved from recipe {recipe!r}; {command} it again with\n"
                          f"# router-r1 {command} {folder.config_file} run.name=NEW\n{dumped}")  # fmt: skip
         return folder
+
+    @classmethod
+    def reopen(cls, path: Path) -> RunFolder:
+        """Take up a run that was stopped; what was being written then is removed.
+
+        Raises:
+            RunFolderError: it is no run folder, or another process works in it.
+        """
+        folder = cls(path)
+        if not folder.config_file.is_file():
+            raise RunFolderError(f"{path}: holds no config.yaml, so it is no run; give the folder of one (runs/NAME)")
+        with _writing(path, "the run folder"):
+            folder._take_lock()
+            for leftover in folder.checkpoints_path.glob(".*"):
+                shutil.rmtree(leftover)
+        return folder
+
+    @property
+    def run_id(self) -> str:
+        """What the run is known by to ledgers and trackers; it keeps it when it goes on."""
+        with _writing(self.path, "the run's id"):
+            return keep_run_id(self.path / RUN_ID, self.path.name)
+
+    def read_config(self) -> dict[str, Any]:
+        """The configuration that the run was started with.
+
+        Raises:
+            RunFolderError: it can't be read.
+        """
+        try:
+            values = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise RunFolderError(f"{self.config_file}: can't be read ({error}); restore it from a backup") from error
+        return values if isinstance(values, dict) else {}
+
+    def _take_lock(self) -> None:
+        """One process at a time works in a run folder."""
+        self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise RunFolderError(
+                f"{self.path}: another process trains in it now; wait for it, stop it, or give another run.name"
+            ) from None
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop the rows of steps after `step`, which are taken again."""
+        rows = [row for row in self.read_metrics() if row["step"] <= step]
+        with _writing(self.metrics_file, "metrics"):
+            _write_whole(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Append a step's metrics, `{"step": n, key: value, …}`; numbers that are not finite become null.
@@ -147,17 +206,31 @@ class RunFolder:
     def latest_checkpoint(self) -> Path | None:
         return next(reversed(self.checkpoints()), None)
 
-    def prune(self, keep: int) -> list[Path]:
-        """Remove all but the newest `keep` checkpoints; return those removed."""
+    def prune(self, keep: int, heavy: str = "") -> list[Path]:
+        """Remove checkpoints but the newest `keep` and the one with the best evaluation; return those removed.
+
+        `heavy` is a folder in each that only the newest two keep: a run goes on from the newest, or, where that is
+        found damaged, from the one before.
+        """
         if keep < 1:
             raise ValueError(f"keep={keep} would leave no checkpoint; keep 1 or more")
-        old = self.checkpoints()[:-keep]
-        for path in old:
-            # Renamed first: a checkpoint half removed must not look whole.
-            doomed = path.with_name(f".{path.name}.removed")
-            path.rename(doomed)
-            shutil.rmtree(doomed)
+        whole = self.checkpoints()
+        old = [path for path in whole[:-keep] if path != self.best_checkpoint()]
+        # Renamed first: what is half removed must not look whole.
+        doomed = [(path, path.with_name(f".{path.name}.removed")) for path in old]
+        if heavy:
+            kept = [path for path in whole[:-2] if path not in old and (path / heavy).is_dir()]
+            doomed += [(path / heavy, path.with_name(f".{path.name}.{heavy}")) for path in kept]
+        for path, aside in doomed:
+            path.rename(aside)
+            shutil.rmtree(aside)
         return old
+
+    def best_checkpoint(self) -> Path | None:
+        """The checkpoint whose step had the best exact match on the held-out questions, if any was evaluated."""
+        scores = {row["step"]: row["eval/em"] for row in self.read_metrics() if row.get("eval/em") is not None}
+        evaluated = [(scores[step], step, path) for path in self.checkpoints() if (step := step_of(path)) in scores]
+        return max(evaluated)[2] if evaluated else None
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`, at once or not at all.
@@ -176,6 +249,11 @@ class RunFolder:
         return f"{self.path} holds metrics of {steps} steps and " + (
             f"checkpoint {latest}" if latest else "no checkpoint"
         )
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a run wrote a checkpoint."""
+    return int(checkpoint.name.removeprefix("step_"))
 
 
 def resolve_checkpoint_folder(run_or_checkpoint: Path) -> tuple[Path, Path | None]:

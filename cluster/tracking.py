@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from cluster.metrics import METRICS, undeclared
 _log = logging.getLogger(__name__)
 
 KEY_VARIABLE = "WANDB_API_KEY"
+_NOT_IN_IDS = re.compile(r"[^A-Za-z0-9_.-]")
 START_TIMEOUT_S = 30.0
 FINISH_TIMEOUT_S = 60.0
 
@@ -40,8 +42,10 @@ def tracking_mode(settings: TrackingSettings) -> Literal["online", "offline", "d
 class Tracker:
     """One W&B run. Use it as a context manager, so that it is closed with the right exit code."""
 
-    def __init__(self, config: Config, folder: Path, *, start_timeout_s: float = START_TIMEOUT_S) -> None:
-        """Start tracking the run that lives in `folder`; its name is the run's.
+    def __init__(
+        self, config: Config, folder: Path, run_id: str | None = None, *, start_timeout_s: float = START_TIMEOUT_S
+    ) -> None:
+        """Start tracking the run that lives in `folder`; its name is the run's. One of the same id is gone on with.
 
         Raises:
             TrackingError: no key where one is needed, a bad key, or no answer within `start_timeout_s`.
@@ -50,7 +54,7 @@ class Tracker:
         self.folder = folder
         self._run: Any = None
         if self.mode != "disabled":
-            self._run = _start(config, folder, self.mode, start_timeout_s)
+            self._run = _start(config, folder, run_id, self.mode, start_timeout_s)
             self._run.define_metric("step")
             for key in METRICS:
                 self._run.define_metric(key, step_metric="step")
@@ -94,7 +98,7 @@ class Tracker:
         self.finish(exit_code=0 if kind is None else 1)
 
 
-def _start(config: Config, folder: Path, mode: str, timeout_s: float) -> Any:
+def _start(config: Config, folder: Path, run_id: str | None, mode: str, timeout_s: float) -> Any:
     import wandb
     from wandb.errors import Error
 
@@ -114,6 +118,8 @@ def _start(config: Config, folder: Path, mode: str, timeout_s: float) -> Any:
             project=config.tracking.project,
             entity=config.tracking.entity,
             name=folder.name,
+            id=None if run_id is None else _NOT_IN_IDS.sub("-", run_id),
+            resume=None if run_id is None else "allow",
             dir=str(folder),
             config=config.dump(),
             mode=mode,  # type: ignore[arg-type]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +16,16 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.trajectory import Trajectory
-from learner.bad_batches import BadBatches, NonFiniteError, label, some
-from learner.batching import OptimizerStep, Sample, canonical_order, make_samples, plan_steps, split_over_ranks
+from learner.bad_batches import BadBatches, NonFiniteError, bad_input, bad_scores, some
+from learner.batching import (
+    OptimizerStep,
+    Sample,
+    canonical_order,
+    make_samples,
+    packing,
+    plan_steps,
+    split_over_ranks,
+)
 from learner.credit import credited_samples
 from learner.flops import peak_flops, work_metrics
 from learner.metrics import SFT_METRICS, merge_reports
@@ -40,6 +48,15 @@ class LearnerError(RuntimeError):
 
 class RankLost(LearnerError):
     """A rank died or overran its deadline: `restart` may help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A method of every rank under way."""
+
+    method: str
+    refs: list[Any]
+    deadline: float  # of the monotonic clock
 
 
 class LearnerGang:
@@ -78,7 +95,7 @@ class LearnerGang:
         self._placement, self._bundles = placement, bundles
         self._cpus_per_rank = settings.threads if cpus_per_rank is None else cpus_per_rank
         self._bad = BadBatches(settings.max_bad_steps, bad_batches)
-        self._state: Path | None = None  # what a restart takes up
+        self.newest_state: Path | None = None  # what a restart takes up
         self._restarts = 0
         self._actors: list[Any] = []
         self._start()
@@ -115,6 +132,10 @@ class LearnerGang:
         self._gather(refs, deadline, "import DeepSpeed")
         refs = [actor.start.remote(rank, address, self._arguments) for rank, actor in enumerate(self._actors)]
         self._gather(refs, deadline, "start")
+        self._ready()
+
+    def _ready(self) -> None:
+        """Learn from the ranks, which now can be called, what batches are planned by."""
         self._batches = 0
         self._logit_chunk = self.settings.logit_chunk(self.vocabulary_size())
         self._shape = self.call_all("model_shape")[0]
@@ -136,15 +157,16 @@ class LearnerGang:
         self._restarts += 1
         self.shutdown()
         self._start()
-        if self._state is not None:
-            self.load_state(self._state)
-        log.warning("learner gang restarted from batch %d (%s)", self._batches, self._state or "the beginning")
+        if self.newest_state is not None:
+            self.load_state(self.newest_state)
+        log.warning("learner gang restarted from batch %d (%s)", self._batches, self.newest_state or "the beginning")
         return self._batches
 
     def train_step(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
         """Train on one batch of whole groups; returns metrics of `LEARNER_METRICS`.
 
-        A batch with a reward, loss or gradient that is not finite is skipped from there on, and its `bad_steps` is 1.
+        A batch with something that is not finite (a reward, a log-probability, a value, a KL penalty, a loss, a
+        gradient) is skipped from there on, and its `bad_steps` is 1.
 
         Raises:
             ValueError: a trajectory has no reward, or nothing in the batch was sampled by the policy.
@@ -153,13 +175,15 @@ class LearnerGang:
             LearnerError: a rank failed.
         """
         began = time.monotonic()
-        unrewardable = [label(t) for t in trajectories if t.reward is not None and not _finite_reward(t)]
-        if unrewardable:
-            self.call_all("skip_batch")
-            self._batches += 1
-            self._bad.add(self._batches, "reward is not finite", unrewardable, trajectories)
+        scores: dict[int, SampleScores] = {}
+        found = bad_input(trajectories)
+        if found is None and self.settings.scores_first:
+            scores = self._score(trajectories)
+            found = bad_scores(trajectories, scores)
+        if found is not None:
+            self.skip_batch()
+            self._bad.add(self._batches, *found, trajectories)
             return {"bad_steps": 1.0, "optimizer_steps": 0.0, "step_seconds": time.monotonic() - began}
-        scores = self._score(trajectories) if self.settings.scores_first else {}
         samples, credit = credited_samples(trajectories, self.settings, scores)
         shares = plan_steps(
             samples,
@@ -179,7 +203,7 @@ class LearnerGang:
             suspects = sorted({name for r in reports if r.bad is not None for name in r.bad.suspects})
             self._bad.add(self._batches, bad.reason, suspects, trajectories)
         work = self._work(samples, time.monotonic() - began, self.settings.ppo_epochs)
-        return merge_reports(reports) | credit | work
+        return merge_reports(reports) | credit | work | packing(shares, self.settings.micro_batch_tokens)
 
     def fine_tune(self, examples: Sequence[SftExample]) -> dict[str, float]:
         """Take one supervised step on the mean negative log-likelihood of all sampled tokens together.
@@ -259,12 +283,12 @@ class LearnerGang:
     def save_state(self, path: Path) -> None:
         """Write optimizer, schedule, parameters and random state, for `load_state`."""
         self.call_all("save_state", path)
-        self._state = path
+        self.newest_state = path
 
     def load_state(self, path: Path) -> None:
         """Take up what `save_state` wrote, in a gang of any number of ranks and any ZeRO stage."""
         self._batches = self.call_all("load_state", path)[0]
-        self._state = path
+        self.newest_state = path
 
     def call_all(self, method: str, *arguments: Any) -> list[Any]:
         """Call a method of every `LearnerRank` with the same arguments; results by rank."""
@@ -272,9 +296,25 @@ class LearnerGang:
 
     def call_each(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Call a method of every `LearnerRank`, each with its own arguments; results by rank."""
+        return self.end(self._begin_each(method, arguments))
+
+    def begin(self, method: str, *arguments: Any) -> Call:
+        """Call a method of every `LearnerRank` without waiting for it; later calls queue up behind it."""
+        return self._begin_each(method, [arguments] * self.settings.ranks)
+
+    def end(self, call: Call) -> list[Any]:
+        """Wait for what was begun; results by rank."""
+        return self._gather(call.refs, call.deadline, call.method)
+
+    def skip_batch(self) -> None:
+        """Count a batch that nothing could be learnt from."""
+        self.call_all("skip_batch")
+        self._batches += 1
+
+    def _begin_each(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> Call:
         deadline = time.monotonic() + self.settings.step_timeout_s
         refs = [actor.call.remote(method, *args) for actor, args in zip(self._actors, arguments, strict=True)]
-        return self._gather(refs, deadline, method)
+        return Call(method, refs, deadline)
 
     def _gather(self, refs: list[Any], deadline: float, what: str) -> list[Any]:
         pending = list(refs)
@@ -289,10 +329,9 @@ class LearnerGang:
             errors = _errors(done)
             if errors:
                 if pending:
-                    done, _ = ray.wait(pending, num_returns=len(pending), timeout=GRACE_S)
+                    done, pending = ray.wait(pending, num_returns=len(pending), timeout=GRACE_S)
                     errors += _errors(done)
-                lost = any(not isinstance(error, RayTaskError) for error in errors)
-                raise (RankLost if lost else LearnerError)(
+                raise (RankLost if lost(errors, silent=len(pending)) else LearnerError)(
                     f"{what}: {len(errors)} of {len(refs)} ranks failed: "
                     + "; ".join(dict.fromkeys(_short(error) for error in errors))
                 ) from errors[0]
@@ -316,9 +355,16 @@ def _errors(refs: list[Any]) -> list[Exception]:
     return errors
 
 
-def _finite_reward(trajectory: Trajectory) -> bool:
-    reward = trajectory.reward
-    return reward is not None and all(map(math.isfinite, (reward.total, *reward.components.values())))
+def lost(errors: Sequence[Exception], *, silent: int) -> bool:
+    """Whether a rank was lost, from what the ranks' calls raised; `silent` of them have not answered at all.
+
+    Ray tells of a lost process, but of a lost node only after a while. Until then its rank is silent, and the others
+    raise what torch's collectives do where a neighbour is gone, a RuntimeError.
+    """
+    raised = [error.cause for error in errors if isinstance(error, RayTaskError)]
+    if len(raised) < len(errors):
+        return True
+    return silent > 0 and all(isinstance(cause, RuntimeError) for cause in raised)
 
 
 def _short(error: Exception) -> str:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from tiny_llama import reference_logprobs, save_tiny_llama
 
-from actors.policy_engine import PolicyEngine
+from actors.policy_engine import EngineLost, PolicyEngine
 from actors.settings import EngineSettings, SamplingSettings
 
 pytestmark = pytest.mark.engine
@@ -138,7 +138,7 @@ async def test_a_turn_has_a_deadline_and_says_that_the_engine_is_paused(engine: 
     engine.settings = settings.model_copy(update={"turn_timeout_s": 0.5})
     await engine.pause()
     try:
-        with pytest.raises(TimeoutError, match=r"sample a turn after 40 tokens within .*turn_timeout_s=0\.5.*paused"):
+        with pytest.raises(EngineLost, match=r"sample a turn after 40 tokens within .*turn_timeout_s=0\.5.*paused"):
             await sample(engine)
     finally:
         engine.settings = settings

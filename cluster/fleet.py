@@ -1,0 +1,265 @@
+"""The fleet: the rollout workers of a run, the groups that each plays, and the replacement of those that are lost.
+
+RLlib's `FaultTolerantActorManager` knows actors as healthy or not by a ping, and gives work to whoever answers. An
+engine that answers is not enough here: until it holds the learner's weights, and has shown so on the probe, its
+samples can't be trained on. It also wants RLlib's `apply(function)` on every actor, and costs the driver an import of
+RLlib. So the few lines that decide who may be given work are our own; Ray restarts nothing behind them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from actors.episode import EpisodeRequest
+from actors.policy_engine import EngineLost
+from actors.trajectory import Trajectory
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 1.0
+_PING_S = 20.0
+_SHUTDOWN_S = 30.0
+_LONGEST_PAUSE_S = 60.0
+
+
+class CrewError(RuntimeError):
+    """An actor failed or was late; the message names it and what it was to do."""
+
+
+@dataclass(eq=False, slots=True)
+class Play:
+    """A group of episodes being played; its trajectories once it is done."""
+
+    requests: Sequence[EpisodeRequest]
+    worker: Worker | None = None  # None while nobody may play it
+    call: Any = None  # Ray reference of the worker's call
+    trajectories: list[Trajectory] | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Worker:
+    """A rollout worker; `ready` once it holds the learner's weights and may be given groups."""
+
+    index: int
+    actor: Any
+    starting: Any  # Ray reference of its start
+    ready: bool = False
+    plays: set[Play] = field(default_factory=set)
+
+    @property
+    def episodes(self) -> int:
+        return sum(len(play.requests) for play in self.plays)
+
+
+class Fleet:
+    """Gives groups to the workers, the least laden first, and replaces workers that are lost."""
+
+    def __init__(
+        self,
+        hire: Callable[[int], Any],
+        *,
+        workers: int,
+        max_restarts: int,
+        start_timeout_s: float,
+        admit: Callable[[], None],
+    ) -> None:
+        """Start all workers.
+
+        Args:
+            hire: makes the actor of worker number so and so.
+            max_restarts: workers replaced in the whole run, at most.
+            start_timeout_s: deadline for a worker to start its engine.
+            admit: brings workers that have started up to the learner's weights and marks them ready; called when
+                groups wait and nobody is ready.
+        """
+        self._hire = hire
+        self._max_restarts = max_restarts
+        self._start_timeout_s = start_timeout_s
+        self._admit = admit
+        self.restarts = 0
+        self._lost_at: dict[int, list[float]] = {}
+        self.workers = [self._start(index) for index in range(workers)]
+
+    def wait_started(self) -> None:
+        """Wait for every worker's engine.
+
+        Raises:
+            CrewError: one could not start, or was late.
+        """
+        self.get([worker.starting for worker in self.workers], self._start_timeout_s, "start its engine")
+
+    def started(self) -> list[Worker]:
+        """Workers whose engine runs. One that failed to start is replaced, or fails the run."""
+        waiting = [worker for worker in self.workers if not worker.ready]
+        done, _ = ray.wait([w.starting for w in waiting], num_returns=len(waiting), timeout=0) if waiting else ([], [])
+        for worker in waiting:
+            if worker.starting in done:
+                try:
+                    ray.get(worker.starting)
+                except (RayTaskError, RayActorError) as error:
+                    done.remove(worker.starting)
+                    self.lost(worker, f"could not start its engine: {_first_line(error)}")
+        return [worker for worker in self.workers if worker.ready or worker.starting in done]
+
+    def submit(self, groups: Sequence[Sequence[EpisodeRequest]]) -> list[Play]:
+        """Have groups played; each stays with one worker, whose engine computes its prompt once."""
+        plays = [Play(requests) for requests in groups]
+        for play in plays:
+            self._assign(play)
+        return plays
+
+    def collect(self, plays: Sequence[Play], timeout_s: float, setting: str) -> list[list[Trajectory]]:
+        """Wait until all are played; the groups of a worker that is lost are played by another.
+
+        Raises:
+            CrewError: not done within `timeout_s`, which `setting` gives; an episode failed for a reason of its own;
+                or the budget of restarts is spent.
+        """
+        deadline = time.monotonic() + timeout_s
+        while pending := [play for play in plays if play.trajectories is None]:
+            if (left_s := deadline - time.monotonic()) <= 0:
+                raise CrewError(f"{self._who_is_late(pending)} within {timeout_s:g} s ({setting})")
+            for play in pending:
+                if play.worker is None:
+                    self._assign(play)
+            calls = {play.call: play for play in pending if play.worker is not None}
+            if calls:
+                done, _ = ray.wait(list(calls), timeout=min(_POLL_S, left_s))
+                for call in done:
+                    self._take(calls[call])
+            else:
+                self._wait_for_somebody(min(_POLL_S, left_s))
+        return [play.trajectories for play in plays if play.trajectories is not None]
+
+    def forget(self, plays: Sequence[Play]) -> None:
+        """Break off plays that nobody waits for any more, and the calls that they are waiting for."""
+        for play in plays:
+            if play.worker is not None:
+                play.worker.plays.discard(play)
+                if play.trajectories is None:
+                    ray.cancel(play.call)
+
+    def look(self, play: Play) -> list[Trajectory] | None:
+        """What a play has come to, None if it is not done; does not wait."""
+        if play.trajectories is None and play.call is not None and ray.wait([play.call], timeout=0)[0]:
+            self._take(play)
+        return play.trajectories
+
+    def drop_dead(self) -> list[int]:
+        """Replace workers that do not answer; return their numbers."""
+        calls = {worker.actor.ping.remote(): worker for worker in self.workers if worker.ready}
+        done, late = ray.wait(list(calls), num_returns=len(calls), timeout=_PING_S) if calls else ([], [])
+        dead = {calls[call]: f"did not answer within {_PING_S:g} s" for call in late}
+        for call in done:
+            try:
+                ray.get(call)
+            except (RayTaskError, RayActorError) as error:
+                dead[calls[call]] = _first_line(error)
+        for worker, why in dead.items():
+            self.lost(worker, why)
+        return [worker.index for worker in dead]
+
+    def lost(self, worker: Worker, why: str) -> None:
+        """End a worker and start another in its place; its groups wait for somebody.
+
+        Raises:
+            CrewError: the budget of restarts is spent.
+        """
+        again = len(worker.plays)
+        logger.warning("rollout worker %d is lost (%s); %d groups are played again", worker.index, why, again)
+        ray.kill(worker.actor)
+        for play in worker.plays:
+            play.worker = play.call = None
+        worker.plays.clear()
+        if self.restarts >= self._max_restarts:
+            raise CrewError(
+                f"rollout worker {worker.index} is lost ({why}), after {self.restarts} restarts "
+                f"(placement.max_worker_restarts={self._max_restarts}); look for what ends the workers, such as "
+                "memory, or raise it"
+            )
+        self.restarts += 1
+        self.workers[worker.index] = self._start(worker.index)
+
+    def get(self, calls: list[Any], timeout_s: float, what: str) -> list[Any]:
+        """The results of calls, one of each worker.
+
+        Raises:
+            CrewError: a worker failed or was late.
+        """
+        try:
+            return ray.get(calls, timeout=timeout_s)
+        except GetTimeoutError as error:
+            done, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
+            late = [index for index, call in enumerate(calls) if call not in done]
+            raise CrewError(f"rollout workers {late} did not {what} within {timeout_s:g} s") from error
+        except (RayTaskError, RayActorError) as error:
+            raise CrewError(f"a rollout worker could not {what}: {_first_line(error)}") from error
+
+    def close(self) -> None:
+        """End every worker, engines first, within a deadline."""
+        stopping = [worker.actor.shutdown.remote() for worker in self.workers]
+        late = ray.wait(stopping, num_returns=len(stopping), timeout=_SHUTDOWN_S)[1] if stopping else []
+        if late:
+            count = len(stopping)
+            logger.warning("%d of %d engines did not stop in %g s and are killed", len(late), count, _SHUTDOWN_S)
+        for worker in self.workers:
+            ray.kill(worker.actor)
+        self.workers = []
+
+    def _start(self, index: int) -> Worker:
+        before = [at for at in self._lost_at.get(index, []) if time.monotonic() - at < 10 * _LONGEST_PAUSE_S]
+        self._lost_at[index] = [*before, time.monotonic()]
+        pause_s = min(2.0 ** len(before), _LONGEST_PAUSE_S) if len(before) > 1 else 0.0  # once is no pattern
+        actor = self._hire(index)
+        return Worker(index, actor, actor.start.remote(pause_s))
+
+    def _assign(self, play: Play) -> None:
+        ready = [worker for worker in self.workers if worker.ready]
+        if not ready:
+            return
+        worker = min(ready, key=lambda worker: (worker.episodes, worker.index))
+        play.worker, play.call = worker, worker.actor.rollout.remote(list(play.requests))
+        worker.plays.add(play)
+
+    def _take(self, play: Play) -> None:
+        """Take what a play came to."""
+        worker = play.worker
+        assert worker is not None, "only calls that were made end"
+        try:
+            play.trajectories = ray.get(play.call)
+            worker.plays.discard(play)
+        except RayActorError as error:
+            if self.workers[worker.index] is worker:
+                self.lost(worker, _first_line(error))
+        except RayTaskError as error:
+            cause = getattr(error, "cause", None)
+            if not isinstance(cause, EngineLost):
+                why = f"rollout worker {worker.index} could not play an episode: {_first_line(error)}"
+                raise CrewError(why) from error
+            if self.workers[worker.index] is worker:
+                self.lost(worker, _first_line(error))
+
+    def _wait_for_somebody(self, timeout_s: float) -> None:
+        """Nobody may play: wait for a start, and bring whoever has started up to date."""
+        if self.started():
+            self._admit()
+        else:
+            ray.wait([worker.starting for worker in self.workers], timeout=timeout_s)
+
+    def _who_is_late(self, plays: Sequence[Play]) -> str:
+        late = sorted({play.worker.index for play in plays if play.worker is not None})
+        if late:
+            return f"rollout workers {late} did not finish {len(plays)} groups of episodes"
+        return f"no rollout worker was there to play {len(plays)} groups of episodes"
+
+
+def _first_line(error: Exception) -> str:
+    cause = getattr(error, "cause", None)
+    return f"{type(cause).__name__}: {cause}" if cause is not None else str(error).strip().splitlines()[0]

@@ -1,0 +1,298 @@
+"""The run: its steps one after the other, what is kept of them, and how it goes on after a loss."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from actors.questions import Question
+from actors.trajectory import Trajectory
+from benchmarks.evaluation import Evaluation, EvaluationError, evaluate
+from benchmarks.world.baselines import baselines
+from cluster.batch import (
+    BudgetSpent,
+    RolloutError,
+    admit,
+    batch_metrics,
+    judge_all,
+    pool_metrics,
+    refused_for_caps,
+    spent_cap,
+)
+from cluster.candidates import Candidates
+from cluster.checkpoints import CheckpointWriter, newest_manifest
+from cluster.clock import Clock
+from cluster.config import Config
+from cluster.crew import Crew, SyncError
+from cluster.fleet import CrewError
+from cluster.manifest import STATE, Manifest, fingerprint, read_groups
+from cluster.metrics import from_learner
+from cluster.plot import plot_run
+from cluster.requests import evaluation_requests
+from cluster.run_folder import RunFolder
+from cluster.source import QuestionSource
+from cluster.terminal import Terminal
+from cluster.tracking import Tracker
+from cluster.windows import Windows
+from learner.bad_batches import NonFiniteError
+from learner.gang import RankLost
+from rewards.presets import Judge
+
+logger = logging.getLogger(__name__)
+
+# What ends a run while its learner is sound, so that what was learnt is worth saving.
+_SAVED_AFTER = (KeyboardInterrupt, RolloutError, EvaluationError, CrewError, SyncError, NonFiniteError)
+
+
+class Run:
+    """A run under way. `step` is the last one that was learnt from."""
+
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        tracker: Tracker,
+        terminal: Terminal,
+        crew: Crew,
+        candidates: Candidates,
+        clock: Clock,
+        source: QuestionSource,
+        heldout: list[Question],
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.tracker = tracker
+        self.terminal = terminal
+        self.crew = crew
+        self.candidates = candidates
+        self.clock = clock
+        self.source = source
+        self.heldout = heldout
+        self.judge = Judge(candidates.price_rewards(config))
+        self.windows = Windows(config, source, candidates.cards, crew.fleet)
+        self.writer = CheckpointWriter(crew.gang, folder, config.run.keep_checkpoints)
+        self.step = 0
+        self.facts: dict[str, Any] = {}  # of the summary, known before its end
+        self.spent_cap: str | None = None  # why no more money may be spent
+        self._questions = fingerprint(source.questions)
+        self._manifests = {0: self._manifest(0)}  # after the last step and, while it is learnt from, the next
+
+    def go_on(self, checkpoint: Path, manifest: Manifest) -> None:
+        """Take up the learner and everything else from a checkpoint of this run.
+
+        Raises:
+            LearnerError: the checkpoint is of another model.
+        """
+        self.crew.gang.load_state(checkpoint / STATE)
+        self.crew.sync(manifest.step)
+        self._take_up(checkpoint, manifest)
+
+    def all_the_way(self) -> dict[str, Any]:
+        """Evaluate, train every step, evaluate again; return the summary."""
+        try:
+            if self.step == 0 and "before" not in self.facts:
+                row = self._evaluate("before", "evaluate before training")
+                self._record(0, row | pool_metrics(self.crew.pool.stats()))
+            while self.step < self.config.run.steps:
+                try:
+                    self._take_step(self.step + 1)
+                except RankLost as lost:
+                    self._step_back(lost)
+                if self.spent_cap:
+                    raise BudgetSpent(self.spent_cap)
+            if self.facts.get("after_step") != self.step:
+                self._evaluate("after", "evaluate")
+            self._checkpoint(self.step)
+            self.writer.finish()
+        except BudgetSpent as spent:
+            self._save_what_was_learnt()
+            raise BudgetSpent(f"{spent}. {self.folder.how_to_go_on()}") from None
+        except _SAVED_AFTER:
+            self._save_what_was_learnt()
+            raise
+        plot_run(self.folder.read_metrics(), self.folder.plot_file)
+        return self._summary()
+
+    def _take_step(self, step: int) -> None:
+        """Play and learn from a batch, put what was learnt into the engines, and write the numbers down."""
+        config, crew, began = self.config, self.crew, time.monotonic()
+        self.terminal.phase("roll out")
+        with self.clock("rollout") as rolled:
+            self.windows.issue_up_to(min(step + config.run.max_staleness, config.run.steps))
+            judged = judge_all(self.windows.gather(step), self.judge)
+        self.folder.write_trajectories(step, "train", judged[: config.run.sample_trajectories])
+        self.spent_cap = spent_cap(judged)  # what was paid for is still learnt from
+        batch = self._admit(judged)
+        self._manifests[step] = self._manifest(step)
+        row = {"time/checkpoint_s": written} if (written := self.writer.finish()) is not None else {}
+        self.terminal.phase("learn")
+        with self.clock("learn"):
+            learnt = self._learn(batch)
+        self.terminal.phase("sync")
+        with self.clock("sync") as synced:
+            probe = crew.sync(step)
+        self.step = step
+        self.windows.done(step)
+        self._manifests.pop(step - 1, None)
+        if "ratio_max_deviation" in learnt:  # a batch that was skipped has none
+            self.facts.setdefault("first_step_ratio_deviation", learnt["ratio_max_deviation"])
+        if step == config.run.steps or _due(step, config.run.checkpoint_every):
+            self._checkpoint(step)
+        row |= {
+            **batch_metrics(judged, rolled.seconds),
+            **from_learner(learnt),
+            "sync/probe_max_diff": probe,
+            "policy/version": crew.version,
+            "rollout/staleness": step - 1 - min((t.oldest_version for t in batch), default=step - 1),
+            "rollout/worker_restarts": crew.fleet.restarts,
+            "time/sync_s": synced.seconds,
+            "time/step_s": time.monotonic() - began,
+            "time/elapsed_s": self.clock.elapsed_s,
+        }
+        try:
+            if step == config.run.steps or _due(step, config.run.eval_every):
+                row |= self._evaluate("after", "evaluate")
+        finally:
+            self._record(step, row | pool_metrics(crew.pool.stats()))
+
+    def _learn(self, batch: list[Trajectory]) -> dict[str, float]:
+        if batch:
+            return self.crew.gang.train_step(batch)
+        self.crew.gang.skip_batch()
+        return {}
+
+    def _admit(self, judged: list[Trajectory]) -> list[Trajectory]:
+        """What of a window is learnt from; nothing where the caps of a step or a provider left nothing of it.
+
+        Raises:
+            BudgetSpent: a cap of the run or day left nothing.
+            RolloutError: failed calls left nothing.
+        """
+        try:
+            return admit(judged, version=self.crew.version, max_staleness=self.config.run.max_staleness)
+        except RolloutError:
+            if self.spent_cap:
+                raise BudgetSpent(self.spent_cap) from None
+            if not refused_for_caps(judged):
+                raise
+            logger.warning("nothing of the step is learnt from: %s", refused_for_caps(judged))
+            return []
+
+    def _evaluate(self, name: str, phase: str, *, unseen: bool = False) -> dict[str, float]:
+        """Ask the held-out questions; what comes of it is the summary's `name`, and the row returned."""
+        if not self.heldout:
+            return {}
+        self.terminal.phase(phase)
+        cards = self.candidates.unseen if unseen else self.candidates.cards
+        requests = evaluation_requests(
+            self.config, self.crew.version, self.heldout, cards, "unseen" if unseen else "seen"
+        )
+        with self.clock("evaluate"):
+            trajectories = self.crew.rollout(requests)
+        if cap := spent_cap(trajectories):
+            raise BudgetSpent(cap)
+        judged = judge_all(trajectories, Judge(self.judge.settings))  # of its own: training's depends on no evaluation
+        label = "eval-unseen" if unseen else "eval"
+        self.folder.write_trajectories(self.crew.version, label, judged[: self.config.run.sample_trajectories])
+        found = evaluate(judged)
+        self.facts |= {name: found.as_dict(), f"{name}_step": self.step}
+        if self.step == 0:
+            self.facts |= {"after": found.as_dict(), "after_step": 0}
+        return _eval_row(found)
+
+    def _checkpoint(self, step: int) -> None:
+        """Have the state after a step written, unless it is there; the engines play on meanwhile."""
+        if not self.folder.checkpoint(step).exists():
+            manifest = replace(
+                self._manifests[step],
+                spent_usd=self.crew.pool.spent_usd(),
+                elapsed_s=self.clock.elapsed_s,
+                summary={**self.facts, "probe_max_diff": self.crew.probe_max},
+            )
+            self.writer.begin(manifest, self.windows.finished_after(step))
+
+    def _save_what_was_learnt(self) -> None:
+        """On the way out: a checkpoint of the newest step, unless there is one."""
+        self.writer.finish()
+        step = self.crew.gang.batches_trained()  # may be one more than the engines have
+        if step > 0:
+            self._checkpoint(step)
+            self.writer.finish()
+
+    def _manifest(self, step: int) -> Manifest:
+        """Where everything but the learner stands once it has learnt from `step`."""
+        return Manifest(
+            step=step,
+            cursor=self.source.cursor,
+            windows=self.windows.begins_after(step),
+            questions=self._questions,
+            judge=self.judge.state(),
+            spent_usd={},
+            elapsed_s=0.0,
+        )
+
+    def _step_back(self, lost: RankLost) -> None:
+        """The learner lost a rank: start it anew from the newest checkpoint, and the rest from where that was."""
+        logger.warning("the learner lost a rank, and starts anew from the newest checkpoint: %s", lost)
+        self.terminal.phase("restart the learner")
+        self.writer.abandon()
+        found = newest_manifest(self.folder)
+        batches = self.crew.restart_gang()
+        if found is None:
+            self._take_up(None, Manifest(0, 0, {}, self._questions, Judge(self.judge.settings).state(), {}, 0.0))
+        else:
+            self._take_up(*found)
+        self.terminal.announce(f"the learner lost a rank; it goes on from step {batches}")
+
+    def _take_up(self, checkpoint: Path | None, manifest: Manifest) -> None:
+        """Everything but the learner and the engines as the manifest has it."""
+        self.step = manifest.step
+        self.source.cursor = manifest.cursor
+        self.judge.restore(manifest.judge)
+        self.facts = dict(manifest.summary) or self.facts
+        self.crew.probe_max = max(self.crew.probe_max, self.facts.get("probe_max_diff", 0.0))
+        groups = read_groups(checkpoint) if checkpoint is not None else {}
+        self.windows.take_up(manifest.cursor, manifest.windows, groups)
+        self._manifests = {manifest.step: manifest}
+        self.folder.cut_metrics(manifest.step)
+
+    def _record(self, step: int, row: dict[str, float]) -> None:
+        self.folder.append_metrics({"step": step, **row})
+        self.tracker.log(step, row)
+        self.terminal.step(step, row)
+
+    def _summary(self) -> dict[str, Any]:
+        """What was learnt, what it is to be compared with, and what it took."""
+        names = ("before", "after", "oracle", "best_single", "random")
+        found: dict[str, Any] = dict.fromkeys(names) | self.facts
+        if self.heldout and self.candidates.unseen:
+            self._evaluate("after_unseen", "evaluate with unseen candidates", unseen=True)
+            found |= self.facts
+        if self.heldout and all(question.dataset.startswith("world-") for question in self.heldout):
+            found |= {name: value.as_dict() for name, value in self._baselines("seen").items()}
+            found |= {f"{name}_unseen": value.as_dict() for name, value in self._baselines("unseen").items()}
+        return {
+            **found,
+            "seed": self.config.run.seed,
+            "alpha": self.config.rewards.alpha,
+            "steps": self.config.run.steps,
+            "probe_max_diff": self.crew.probe_max,
+            "usd_total": sum(self.crew.pool.spent_usd().values()),
+            "seconds": {**self.clock.seconds, "total": self.clock.elapsed_s},
+        }
+
+    def _baselines(self, cohort: Any) -> dict[str, Evaluation]:
+        return baselines(self.heldout, cohort, self.config.run.seed)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _eval_row(evaluation: Evaluation) -> dict[str, float]:
+    row = {f"eval/{name}": value for name, value in evaluation.as_dict().items() if isinstance(value, float)}
+    row["eval/void_share"] = evaluation.void / (evaluation.void + evaluation.questions)
+    return row | {f"eval/call_share/{name}": share for name, share in evaluation.call_share.items()}
