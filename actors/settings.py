@@ -11,9 +11,10 @@ from actors.prompt import Template
 
 
 class Settings(BaseModel):
-    """Base of every settings class: frozen, and unknown keys are refused."""
+    """Base of every settings class: frozen, and unknown keys are refused. What was refused is not repeated in errors:
+    it may hold a password."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class SamplingSettings(Settings):

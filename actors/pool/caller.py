@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from actors.pool.cards import ModelCard, check_names, resolve
 from actors.pool.joining import Joining
 from actors.pool.json_bytes import encode
 from actors.pool.ledger import CallEntry, Ledger, Place, Settled, request_hash
+from actors.pool.ledger_database import absolute
+from actors.pool.ledger_entry import CANCELLED
 from actors.pool.purchase import EndpointDown, Means, OverBudget, Purchase
 from actors.pool.reply import Reply
 from actors.pool.settings import PoolSettings
@@ -24,6 +27,14 @@ from actors.pool.transport import PoolError, Transport
 from rewards.transcript import CallStatus, RouteCall
 
 __all__ = ["CANDIDATE_PROMPT", "CallerStats", "CandidateCaller"]
+
+_log = logging.getLogger(__name__)
+
+_CLOSED = "the candidate caller is closed; make another to ask"
+
+
+class _NotRecorded(Exception):
+    """A replay's ledger lacks the call; the message says which, and the remedy."""
 
 
 class CandidateCaller:
@@ -54,9 +65,10 @@ class CandidateCaller:
         if not cards:
             raise PoolError("the pool has no model cards; give some in pool.cards")
         check_names(cards, "the pool")
-        self._ledger_url = None if settings.ledger == "off" else settings.ledger_url or ledger_url
-        if self._ledger_url is None and settings.ledger in ("cache", "replay"):
+        url = None if settings.ledger == "off" else settings.ledger_url or ledger_url
+        if url is None and settings.ledger in ("cache", "replay"):
             raise PoolError(f"pool.ledger={settings.ledger} has no ledger to ask; name one in pool.ledger_url")
+        self._ledger_url = None if url is None else absolute(url)
         self._cards = tuple(cards)
         self._settings = settings
         self._run = run
@@ -77,6 +89,9 @@ class CandidateCaller:
         self._ledger: Ledger | None = None
         self._opening = asyncio.Lock()
         self._opened = False
+        self._closed = False
+        self._asking: set[asyncio.Task[Any]] = set()  # whose calls are under way
+        self._ended = asyncio.Event()  # once closed: all of them have
         self._settling: set[asyncio.Task[None]] = set()  # of calls that were cancelled
 
     async def check(self) -> None:
@@ -104,24 +119,46 @@ class CandidateCaller:
         for them: never nothing. `stats` and the ledger count whatever was billed, failed attempts included.
 
         Raises:
-            PoolError: no card has the name, the key's variable is not set, or the caller is closed.
+            PoolError: no card has the name, the key's variable is not set, the caller is or was closed, or the shared
+                purse is gone.
             LedgerError: the call can't be recorded; it was not sent, or its outcome is lost.
         """
+        if self._closed:
+            raise PoolError(_CLOSED)
         candidate = self._find(request.model)
-        stats = self._stats
+        stats, voids = self._stats, False
+        task = asyncio.current_task()
+        assert task is not None
+        self._asking.add(task)
         stats.calls += 1
         stats.in_flight += 1
         try:
             if not self._opened:
                 await self._open()
             settled = await self._answer(candidate, request)
+        except _NotRecorded as missing:
+            settled, voids = Settled(CallStatus.PROVIDER_ERROR, error=str(missing)), True
         except asyncio.CancelledError:
             stats.cancelled += 1
+            if self._closed and task.uncancel() == 0:  # it was `close` that cancelled it, and nobody else
+                raise PoolError(_CLOSED) from None
             raise
         finally:
             stats.in_flight -= 1
+            self._asking.discard(task)
+            if self._closed and not self._asking:
+                self._ended.set()
         stats.status[settled.status] += 1
-        return _route_call(candidate, request, settled)
+        return _route_call(candidate, request, settled, voids)
+
+    async def report(self) -> CallerStats:
+        """`stats`, of a caller that starts again with what its run has spent before.
+
+        Raises:
+            LedgerError: the ledger can't be read.
+        """
+        await self._open()
+        return self.stats()
 
     def stats(self) -> CallerStats:
         stats = copy(self._stats)
@@ -132,10 +169,18 @@ class CandidateCaller:
         return stats
 
     async def close(self) -> None:
-        """Close the connections and the ledger; calls under way fail."""
-        await self._means.transport.close()
+        """Cancel the calls under way, which raise `PoolError`, and settle them; then close connections and ledger."""
+        self._closed = True
+        for task in self._asking:
+            task.cancel()
+        if self._asking:
+            await self._ended.wait()
+        await self._joining.wait()
         if self._settling:
             await asyncio.wait(self._settling)
+        await self._means.transport.close()
+        if self._means.funds is not None:
+            await self._means.funds.close()
         if self._ledger is not None:
             await self._ledger.close()
 
@@ -143,10 +188,17 @@ class CandidateCaller:
         async with self._opening:
             if self._opened:
                 return
-            if self._ledger_url is not None:
-                self._ledger = await Ledger.open(self._ledger_url, run=self._run)
+            if self._closed:
+                raise PoolError(_CLOSED)
+            settings = self._settings
+            if self._ledger_url is not None and self._ledger is None:
+                # A name that is mistyped must not become a new ledger, whose calls would all be paid for again.
+                named = settings.ledger == "cache" and settings.ledger_url is not None
+                create = not (named or settings.ledger == "replay")
+                self._ledger = await Ledger.open(self._ledger_url, run=self._run, create=create)
                 if self._run:
-                    spent = await self._ledger.spent_usd(run=self._run)
+                    # Open calls are those of a process that is gone; they are counted once they are made again.
+                    spent = await self._ledger.spent_usd(run=self._run, settled=True)
                     self._stats.usd.update({name: usd for name, usd in spent.items() if name in self._candidates})  # type: ignore[arg-type]
             if self._means.funds is not None:
                 await self._means.funds.forfeit(self._name)
@@ -164,13 +216,14 @@ class CandidateCaller:
             return await self._buy(candidate, request, candidate.read_key(), payload, digest)
         place = _place(request)
         if mode == "replay":
-            found = await ledger.find(digest, place)
-            self._stats.hits += found is not None
-            return found or Settled(
-                CallStatus.PROVIDER_ERROR,
-                error=f"pool.ledger=replay: the ledger holds no reply of {candidate.card.name} to this request "
-                f"({digest[:12]}), and nothing is sent; run with pool.ledger=cache to ask for what is missing",
-            )
+            found = await ledger.recorded(digest, place, self._settings.replay_run)
+            if found is None:
+                raise _NotRecorded(
+                    f"pool.ledger=replay: the ledger holds no reply of {candidate.card.name} to this request "
+                    f"({digest[:12]}), and nothing is sent; run with pool.ledger=cache to ask for what is missing"
+                )
+            self._stats.hits += 1
+            return found
 
         async def find_or_buy() -> Settled:
             found = await ledger.find(digest, place)
@@ -212,12 +265,16 @@ class CandidateCaller:
             reply = Reply(fault=str(refused), over_budget=isinstance(refused, OverBudget))
         except BaseException:
             if began:
-                self._settle_later(entry.id, purchase.sum_up(Reply(fault="cancelled"), "cancelled"))
+                self._settle_later(entry.id, purchase.sum_up(Reply(fault="cancelled"), CANCELLED))
             raise
+        finally:
+            purchase.give_back_turn()
         settled = purchase.sum_up(reply)
         if self._ledger is not None:
-            if not began and (found := await self._ledger.begin(entry)) is not None:
-                return found
+            if not began:
+                entry.id = self._means.new_id()  # under the first it may be on its way out of the ledger
+                if (found := await self._ledger.begin(entry)) is not None:
+                    return found
             await self._ledger.settle(entry.id, settled)
         return settled
 
@@ -226,7 +283,13 @@ class CandidateCaller:
         assert self._ledger is not None
         task = asyncio.get_running_loop().create_task(self._ledger.settle(entry_id, settled))
         self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
+        task.add_done_callback(self._settled)
+
+    def _settled(self, task: asyncio.Task[None]) -> None:
+        self._settling.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _log.error("the outcome of a cancelled call is not in the ledger, it stays open there: %s", error)
 
     def _entry(
         self, candidate: Candidate, request: CallRequest, digest: str, text: str, reserved_usd: float
@@ -257,7 +320,7 @@ def _place(request: CallRequest) -> Place:
     return Place(request.step, request.episode, request.turn, request.index)
 
 
-def _route_call(candidate: Candidate, request: CallRequest, settled: Settled) -> RouteCall:
+def _route_call(candidate: Candidate, request: CallRequest, settled: Settled, voids: bool) -> RouteCall:
     card, status = candidate.card, CallStatus(settled.status)
     if status.is_infrastructure:
         cost_usd = candidate.worst_usd(request)
@@ -277,4 +340,5 @@ def _route_call(candidate: Candidate, request: CallRequest, settled: Settled) ->
         error=settled.error,
         raw_cost=settled.completion_tokens * card.price_out_usd_per_mtok,
         cost_estimated=settled.estimated,
+        voids=voids,
     )

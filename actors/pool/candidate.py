@@ -98,16 +98,21 @@ class Candidate:
         return worst_usd(self.card, request)
 
     def estimate(self, request: CallRequest, text: str | None) -> Usage:
-        """Tokens by the lengths of the texts; without a reply's text, those of the longest reply allowed."""
+        """Tokens by the lengths of the texts; without a reply's text, those of the longest reply allowed. Never more
+        than the worst case."""
+        most, prompt = self.most_tokens(request), _tokens_of(CANDIDATE_PROMPT) + _tokens_of(request.query)
         return Usage(
-            prompt_tokens=_tokens_of(CANDIDATE_PROMPT) + _tokens_of(request.query),
-            completion_tokens=self.most_tokens(request) if text is None else _tokens_of(text),
+            prompt_tokens=min(prompt, most_prompt_tokens(self.card, request)),
+            completion_tokens=most if text is None else min(most, _tokens_of(text)),
         )
 
     def usage(self, request: CallRequest, reply: Reply) -> Usage | None:
-        """The reported usage; None where there is none, or more tokens than were asked for."""
+        """The reported usage; None where there is none, or more tokens than the text sent and the reply allowed can
+        take: it would cost more than was reserved for it."""
         usage = reply.usage
-        return None if usage is None or usage.completion_tokens > self.most_tokens(request) else usage
+        if usage is None or usage.completion_tokens > self.most_tokens(request):
+            return None
+        return None if usage.prompt_tokens > most_prompt_tokens(self.card, request) else usage
 
     def price(self, request: CallRequest, reply: Reply | None) -> tuple[float, bool]:
         """What a request has cost in dollars, and whether that is an estimate; `reply` is None where we hung up.
@@ -160,12 +165,13 @@ class Candidate:
         return self._hedge_after_s
 
     def _guess_usd(self, request: CallRequest) -> float:
-        """What a request probably cost whose reply never came: the mean of recent ones, else its worst case."""
+        """What a request probably cost whose reply never came: the mean of recent ones, at most its worst case."""
+        worst_usd = self.worst_usd(request)
         if not self._usages:
-            return self.worst_usd(request)
+            return worst_usd
         prompt = sum(usage.prompt_tokens for usage in self._usages)
         completion = sum(usage.completion_tokens for usage in self._usages)
-        return self.card.cost_usd(prompt, completion) / len(self._usages)
+        return min(worst_usd, self.card.cost_usd(prompt, completion) / len(self._usages))
 
     def _share(self, request: CallRequest) -> int:
         estimate = self.estimate(request, None)  # providers count max_tokens, too
@@ -178,11 +184,14 @@ def most_tokens(card: ModelCard, request: CallRequest) -> int:
 
 
 def worst_usd(card: ModelCard, request: CallRequest) -> float:
-    """The most that one request can cost. No tokenizer makes more tokens of a text than it has bytes."""
+    """The most that one request can cost."""
+    return card.cost_usd(most_prompt_tokens(card, request), most_tokens(card, request))
+
+
+def most_prompt_tokens(card: ModelCard, request: CallRequest) -> int:
+    """Tokens that a prompt may have: no tokenizer makes more of a text than it has bytes."""
     prompt = _PROMPT_BYTES + len(request.query.encode("utf-8", "replace")) + _TEMPLATE_TOKENS
-    if card.context_tokens is not None:
-        prompt = min(prompt, card.context_tokens)
-    return card.cost_usd(prompt, most_tokens(card, request))
+    return prompt if card.context_tokens is None else min(prompt, card.context_tokens)
 
 
 def host_of(base_url: str) -> str:

@@ -12,7 +12,7 @@ from actors.pool.reply import Reply
 async def first_good(
     first: Coroutine[Any, Any, Reply], slow_s: float, second: Callable[[], Coroutine[Any, Any, Reply | None]]
 ) -> Reply:
-    """Send `first`, and `second` too if there is no reply after `slow_s` seconds; the first good reply wins.
+    """Send `first`, and `second` too if there is no reply after `slow_s` seconds; the first good reply or refusal wins.
 
     `second` returns None where it was not sent. A fault is returned only when no other reply can come. Both have
     ended when this returns or is cancelled; the one that lost was cancelled. What either raises is raised.
@@ -25,7 +25,7 @@ async def first_good(
             requests.add(asyncio.create_task(second()))
             under_way = set(requests)
         reply = _best(done, None)
-        while under_way and not (reply and reply.good):
+        while under_way and not (reply and _final(reply)):
             done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
             reply = _best(done, reply)
         assert reply is not None, "the first request returns a reply or raises"
@@ -37,6 +37,11 @@ async def first_good(
 
 
 def _best(done: set[asyncio.Task[Reply | None]], before: Reply | None) -> Reply | None:
-    """A good reply if there is one, else a fault."""
+    """A good reply or a refusal if there is one, else a fault."""
     replies = [reply for reply in (before, *(task.result() for task in done)) if reply is not None]
-    return next((reply for reply in replies if reply.good), replies[-1] if replies else None)
+    return next(filter(_final, replies), replies[-1] if replies else None)
+
+
+def _final(reply: Reply) -> bool:
+    """Whether nothing else is to be waited for: what one request is refused, another is too."""
+    return reply.good or bool(reply.refusal)

@@ -23,12 +23,15 @@ class Joining:
     def __init__(self, stats: CallerStats) -> None:
         self._stats = stats
         self._under_way: dict[str, _Shared] = {}
+        self._tasks: set[asyncio.Task[Settled]] = set()  # those too that were cancelled and have not ended
 
     async def run(self, digest: str, call: Callable[[], Coroutine[Any, Any, Settled]]) -> Settled:
         """Run `call`, or wait for the identical one. It ends when nobody waits for it any more."""
         shared = self._under_way.get(digest)
         if shared is None:
             shared = self._under_way[digest] = _Shared(asyncio.create_task(call()))
+            self._tasks.add(shared.task)
+            shared.task.add_done_callback(self._tasks.discard)
         else:
             self._stats.joined += 1
         shared.waiting += 1
@@ -40,3 +43,8 @@ class Joining:
             if self._under_way.get(digest) is shared and (shared.task.done() or not shared.waiting):
                 del self._under_way[digest]
                 shared.task.cancel()
+
+    async def wait(self) -> None:
+        """Until all calls have ended."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)

@@ -36,18 +36,20 @@ class Ledger:
         self._closed = False
 
     @classmethod
-    async def open(cls, url: str, *, run: str, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Ledger:
+    async def open(cls, url: str, *, run: str, busy_timeout_s: float = BUSY_TIMEOUT_S, create: bool = True) -> Ledger:
         """Open a ledger for a run: a run folder or SQLite file, or a URL (`sqlite:///…`, `postgresql://…`).
 
-        Makes the tables where there are none. `busy_timeout_s` is the deadline for another process's lock.
+        Makes the tables where there are none (`create`). `busy_timeout_s` is the deadline for another process's lock,
+        and for a database to be back that went away in mid-run.
 
         Raises:
-            LedgerError: it can't be opened, is no ledger, or is of a newer version.
+            LedgerError: it can't be opened, is not there, is no ledger, or is of a newer version.
         """
         writer = ThreadPoolExecutor(1, thread_name_prefix="ledger-writer")
         reader = ThreadPoolExecutor(1, thread_name_prefix="ledger-reader")
         try:
-            store = await asyncio.get_running_loop().run_in_executor(writer, LedgerStore, url, run, busy_timeout_s)
+            loop = asyncio.get_running_loop()
+            store = await loop.run_in_executor(writer, LedgerStore, url, run, busy_timeout_s, create)
         except BaseException:
             writer.shutdown(wait=False)
             raise
@@ -88,24 +90,51 @@ class Ledger:
         Raises:
             LedgerError: the ledger can't be read.
         """
-        found = await self._read(self._store.find, request_hash, place)
-        self._hits += found is not None
-        self._misses += found is None
-        if self._count_later is None and not self._closed:
-            self._count_later = self._loop.call_later(_COUNT_EVERY_S, self._count)
-        return found
+        return self._counted(await self._read(self._store.find, request_hash, place))
 
-    async def spent_usd(self, *, since: float | None = None, run: str | None = None) -> dict[str, float]:
+    async def recorded(self, request_hash: str, place: Place, run: str | None = None) -> Settled | None:
+        """What became of a call at its place, failures included, in `run` or else in the run that made it last; of
+        calls that were made at no such place, the latest reply.
+
+        Counts as a hit or a miss of this ledger's run.
+
+        Raises:
+            LedgerError: the ledger can't be read.
+        """
+        return self._counted(await self._read(self._store.recorded, request_hash, place, run))
+
+    async def spent_usd(
+        self, *, since: float | None = None, run: str | None = None, settled: bool = False
+    ) -> dict[str, float]:
         """Dollars by card name: costs of settled calls and reservations of open ones.
 
         Args:
             since: calls begun since then, seconds since 1970; all if None.
             run: calls of this run; of every run in the ledger if None.
+            settled: leave open ones out.
 
         Raises:
             LedgerError: the ledger can't be read.
         """
-        return await self._read(self._store.spent_usd, since, run)
+        spent: dict[str, float] = await self._read(self._store.spent_usd, since, run, settled)
+        return spent
+
+    async def spent_by_others_usd(self, since: float) -> float:
+        """Dollars of all runs but this one for calls begun since then, reservations of open ones included.
+
+        Raises:
+            LedgerError: the ledger can't be read.
+        """
+        return float(await self._read(self._store.spent_by_others_usd, since))
+
+    async def spent_by_step_usd(self) -> dict[tuple[str, int], float]:
+        """Dollars of this run by card name and step, reservations of open calls included.
+
+        Raises:
+            LedgerError: the ledger can't be read.
+        """
+        spent: dict[tuple[str, int], float] = await self._read(self._store.spent_by_step_usd)
+        return spent
 
     async def close(self) -> None:
         """Write what is waiting, then close the database; may be called again."""
@@ -158,6 +187,13 @@ class Ledger:
                 future.set_exception(outcome)
             else:
                 future.set_result(outcome)
+
+    def _counted(self, found: Settled | None) -> Settled | None:
+        self._hits += found is not None
+        self._misses += found is None
+        if self._count_later is None and not self._closed:
+            self._count_later = self._loop.call_later(_COUNT_EVERY_S, self._count)
+        return found
 
     def _count(self) -> None:
         self._count_later = None

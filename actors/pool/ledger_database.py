@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from actors.pool.json_bytes import encode
@@ -40,6 +40,8 @@ _CONNECT_TIMEOUT_S = 10
 _QUERY_TIMEOUT_S = 60.0  # of PostgreSQL
 _REPORT_TIMEOUT_S = 3600.0  # the same for sums over and exports of millions of calls
 _SQLITE_NEEDED = (3, 33, 0)  # for UPDATE … FROM
+# Serialization failure, deadlock, and a server that shuts down, crashed, or starts.
+_PASSING_STATES = ("40001", "40P01", "57P01", "57P02", "57P03")
 _CREATION_LOCK = 0x52314C47  # PostgreSQL's advisory lock under which tables are made; a number of our own
 
 
@@ -66,6 +68,26 @@ def database_url(where: str | Path) -> URL:
     if kind == "sqlite" and not url.database:
         raise LedgerError("the ledger's sqlite URL names no file; write sqlite:///FOLDER/ledger.sqlite")
     return url.set(drivername="sqlite" if kind == "sqlite" else "postgresql+psycopg")
+
+
+def absolute(where: str) -> str:
+    """The same ledger, named so that a process with another working directory finds it."""
+    if "://" not in where:
+        return str(Path(where).absolute())
+    url = database_url(where)
+    if url.get_backend_name() != "sqlite":
+        return where
+    return f"sqlite:///{Path(str(url.database)).absolute()}"
+
+
+def check_file(url: URL) -> None:
+    """A SQLite file must be there; whether a PostgreSQL database holds a ledger shows once it is opened.
+
+    Raises:
+        LedgerError: there is no such file.
+    """
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
+        raise LedgerError(f"there is no ledger at {shown(url)}: give the folder of a run that kept one, or its URL")
 
 
 def connect(url: URL, *, busy_timeout_s: float = BUSY_TIMEOUT_S, query_timeout_s: float = _QUERY_TIMEOUT_S) -> Engine:
@@ -124,8 +146,7 @@ def existing_ledger(where: str | Path) -> Iterator[Connection]:
         LedgerError: there is no ledger, it can't be read or written, or it is of a newer version.
     """
     url = database_url(where)
-    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
-        raise LedgerError(f"there is no ledger at {shown(url)}: give the folder of a run that kept one, or its URL")
+    check_file(url)
     engine = connect(url, query_timeout_s=_REPORT_TIMEOUT_S)
     try:
         open_tables(engine, create=False)
@@ -170,6 +191,15 @@ def explain(error: DBAPIError, url: URL) -> LedgerError:
     if url.get_backend_name() == "sqlite":
         return LedgerError(_explain_sqlite(error, where))
     return LedgerError(_explain_postgresql(error, where).replace(url.password or "\0", "***"))
+
+
+def passes(error: DBAPIError, url: URL) -> bool:
+    """Whether a database's error may be gone in a moment: it starts anew, or lets another transaction go first."""
+    if url.get_backend_name() == "sqlite":
+        return getattr(error.orig, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+    state = getattr(error.orig, "sqlstate", None) or ""  # a connection that is refused or breaks has none
+    lost = error.connection_invalidated or (isinstance(error, OperationalError) and not state)
+    return lost or state.startswith("08") or state in _PASSING_STATES
 
 
 def _explain_sqlite(error: DBAPIError, path: str) -> str:

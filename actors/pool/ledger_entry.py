@@ -10,6 +10,7 @@ from typing import Any
 from actors.pool.json_bytes import encode
 
 OPEN = "open"  # status of an entry that was begun and not settled: its money is reserved
+CANCELLED = "cancelled"  # status of an entry that was given up before its call ended
 FINAL = ("ok", "refused")  # statuses of replies: never asked for again
 
 
@@ -45,7 +46,7 @@ class CallEntry:
 class Settled:
     """What a call came to."""
 
-    status: str  # a CallStatus value, or "cancelled"
+    status: str  # a CallStatus value, or `CANCELLED`
     reply: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0

@@ -51,6 +51,7 @@ Index(
     calls.c.run,
     calls.c.started_us,
     calls.c.model,
+    calls.c.step,
     calls.c.status,
     calls.c.reserved_nano,
     calls.c.cost_nano,

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, case, delete, func, insert, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from actors.pool.ledger_database import (
     BUSY_TIMEOUT_S,
+    check_file,
     connect,
     database_url,
     explain,
     json_rows,
     open_tables,
+    passes,
     rows_of,
     shown,
 )
-from actors.pool.ledger_entry import FINAL, OPEN, LedgerError, Place, Settled
+from actors.pool.ledger_entry import CANCELLED, FINAL, OPEN, LedgerError, Place, Settled
 from actors.pool.ledger_rows import Begin, Count, Operation, Settle, Withdraw, claim_of, settled_of
 from actors.pool.ledger_schema import MICRO, NANO, calls, lookups
 
@@ -34,7 +37,18 @@ _SAME_PLACE = _REPLIES.where(calls.c.claim == bindparam("claim")).order_by(
     case((calls.c.run == bindparam("run"), 0), else_=1)
 )
 _LATEST = _REPLIES.where(calls.c.request_hash == bindparam("hash")).order_by(calls.c.started_us.desc())
+# Whatever became of a call at its place, the latest first; a failure has given its claim up.
+_AT_PLACE = (
+    select(calls.c.run, *_SETTLED_COLUMNS)
+    .where(calls.c.request_hash == bindparam("hash"), calls.c.episode == bindparam("episode"))
+    .where(calls.c.step == bindparam("step"), calls.c.turn == bindparam("turn"))
+    .where(calls.c.call_index == bindparam("index"))
+    .where(calls.c.status.not_in((OPEN, CANCELLED)), calls.c.reply.is_not(None))
+    .order_by(calls.c.started_us.desc())
+)
+_AMOUNT = case((calls.c.status == OPEN, calls.c.reserved_nano), else_=calls.c.cost_nano)
 _SETTLE = (*_SETTLED, "hedged", "cost_nano", "settled_us")
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0  # before what failed for an error that passes is tried again
 
 
 class _NotOpen(Exception):
@@ -42,18 +56,25 @@ class _NotOpen(Exception):
 
 
 class LedgerStore:
-    """One process's connections to a ledger. `write` is for one thread, the rest for another."""
+    """One process's connections to a ledger. `write` is for one thread, the rest for another.
 
-    def __init__(self, where: str, run: str, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
-        """Open the ledger, or make it.
+    What fails for an error that passes (the database starts anew, transactions that exclude each other) is tried
+    again for `busy_timeout_s`.
+    """
+
+    def __init__(self, where: str, run: str, busy_timeout_s: float = BUSY_TIMEOUT_S, create: bool = True) -> None:
+        """Open the ledger, or make it (`create`).
 
         Raises:
-            LedgerError: it can't be opened, or is of a newer version.
+            LedgerError: it can't be opened, is not there, or is of a newer version.
         """
         self.url = database_url(where)
         self.run = run
+        self._busy_timeout_s = busy_timeout_s
+        if not create:
+            check_file(self.url)
         self._engine = connect(self.url, busy_timeout_s=busy_timeout_s)
-        open_tables(self._engine, create=True, busy_timeout_s=busy_timeout_s)
+        open_tables(self._engine, create=create, busy_timeout_s=busy_timeout_s)
         self._claims: dict[str, str] = {}  # of the calls under way in this process, by id
         name = self._engine.dialect.name
         begin = rows_of(name, {column: calls.c[column].type for column in _BEGIN})
@@ -81,8 +102,7 @@ class LedgerStore:
             LedgerError: the database did not take it.
         """
         try:
-            with self._engine.begin() as connection:
-                outcomes = self._write(connection, batch)
+            outcomes = self._transact(batch)
         except (IntegrityError, DataError, _NotOpen) as error:
             if len(batch) > 1:
                 return [outcome for operation in batch for outcome in self.write([operation])]
@@ -110,47 +130,132 @@ class LedgerStore:
         rows = self._read(_LATEST, {"hash": request_hash})
         return settled_of(rows[0]) if rows else None
 
-    def spent_usd(self, since: float | None, run: str | None) -> dict[str, float]:
-        """Dollars by card: what settled calls cost, and what open ones have reserved.
+    def recorded(self, request_hash: str, place: Place, run: str | None) -> Settled | None:
+        """What became of a call when it was made at its place, by `run` or, if None, by the run that made it last:
+        its reply, or else its last failure. What was made at no such place has the latest reply.
 
         Raises:
             LedgerError: the database can't be read.
         """
-        amount = case((calls.c.status == OPEN, calls.c.reserved_nano), else_=calls.c.cost_nano)
-        query = select(calls.c.model, func.sum(amount).label("nano")).group_by(calls.c.model)
+        of_run = calls.c.run == run if run is not None else true()
+        if place.episode:
+            values = {"hash": request_hash, "episode": place.episode, "step": place.step}
+            rows = self._read(_AT_PLACE.where(of_run), values | {"turn": place.turn, "index": place.index})
+            rows = [row for row in rows if row.run == rows[0].run]
+            if rows:
+                return settled_of(next((row for row in rows if row.status in FINAL), rows[0]))
+        rows = self._read(_LATEST.where(of_run), {"hash": request_hash})
+        return settled_of(rows[0]) if rows else None
+
+    def spent_usd(self, since: float | None, run: str | None, settled: bool) -> dict[str, float]:
+        """Dollars by card: what settled calls cost, and unless `settled` what open ones have reserved.
+
+        Raises:
+            LedgerError: the database can't be read.
+        """
+        query = select(calls.c.model, func.sum(_AMOUNT).label("nano")).group_by(calls.c.model)
         if since is not None:
             query = query.where(calls.c.started_us >= round(since * MICRO))
         if run is not None:
             query = query.where(calls.c.run == run)
+        if settled:
+            query = query.where(calls.c.status != OPEN)
         return {row.model: int(row.nano) / NANO for row in self._read(query)}
+
+    def spent_by_others_usd(self, since: float) -> float:
+        """Dollars of all runs but this one, what open calls have reserved included.
+
+        Raises:
+            LedgerError: the database can't be read.
+        """
+        query = select(func.sum(_AMOUNT)).where(calls.c.run != self.run, calls.c.started_us >= round(since * MICRO))
+        return int(self._read(query)[0][0] or 0) / NANO
+
+    def spent_by_step_usd(self) -> dict[tuple[str, int], float]:
+        """Dollars of this run by card and step, what open calls have reserved included.
+
+        Raises:
+            LedgerError: the database can't be read.
+        """
+        query = select(calls.c.model, calls.c.step, func.sum(_AMOUNT).label("nano")).where(calls.c.run == self.run)
+        rows = self._read(query.group_by(calls.c.model, calls.c.step))
+        return {(row.model, row.step): int(row.nano) / NANO for row in rows}
 
     def close(self) -> None:
         self._engine.dispose()
 
     def _read(self, query: Select[*tuple[Any, ...]], values: Mapping[str, Any] | None = None) -> Sequence[Row[Any]]:
-        try:
-            with self._engine.connect() as connection:
-                return connection.execute(query, values).all()
-        except DBAPIError as error:
-            raise explain(error, self.url) from error
+        tries = self._tries()
+        while True:
+            try:
+                with self._engine.connect() as connection:
+                    return connection.execute(query, values).all()
+            except DBAPIError as error:
+                if not (passes(error, self.url) and next(tries, False)):
+                    raise explain(error, self.url) from error
+
+    def _transact(self, batch: Sequence[Operation]) -> list[Settled | LedgerError | None]:
+        """Write a batch, again if an error that passes came between; once it is written it is written once."""
+        tries = self._tries()
+        outcomes = None
+        while True:
+            try:
+                with self._engine.begin() as connection:
+                    if outcomes is not None and self._is_written(connection, batch, outcomes):
+                        return outcomes  # it was the answer to the commit that got lost
+                    outcomes = None
+                    outcomes = self._write(connection, batch)
+            except DBAPIError as error:
+                if not (passes(error, self.url) and next(tries, False)):
+                    raise
+            else:
+                return outcomes
+
+    def _tries(self) -> Iterator[bool]:
+        """Pauses before each further try, until there is no time left for one."""
+        deadline, pause_s = time.monotonic() + self._busy_timeout_s, _FIRST_PAUSE_S
+        while time.monotonic() + pause_s < deadline:
+            time.sleep(pause_s)
+            yield True
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _is_written(
+        self, connection: Connection, batch: Sequence[Operation], outcomes: Sequence[Settled | LedgerError | None]
+    ) -> bool:
+        """Whether a batch, all of which is written or none, is in the ledger; False where it may be written twice."""
+        for operation, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(operation, Settle):
+                found = connection.scalar(select(calls.c.settled_us).where(calls.c.id == operation.id))
+                return bool(found == operation.row["settled_us"])
+            if isinstance(operation, Begin) and outcome is None:
+                return connection.scalar(select(calls.c.id).where(calls.c.id == operation.id)) is not None
+        return False
 
     def _write(self, connection: Connection, batch: Sequence[Operation]) -> list[Settled | LedgerError | None]:
-        begins = [operation for operation in batch if isinstance(operation, Begin)]
+        begins: dict[str, Begin] = {}
+        withdrawn = []
+        for operation in batch:
+            if isinstance(operation, Begin):
+                begins[operation.id] = operation
+            elif isinstance(operation, Withdraw) and begins.pop(operation.id, None) is None:
+                withdrawn.append(operation.id)
         settles = [operation for operation in batch if isinstance(operation, Settle)]
-        withdrawn = [operation.id for operation in batch if isinstance(operation, Withdraw)]
         counts = [operation for operation in batch if isinstance(operation, Count)]
-        settled_before = self._write_begins(connection, begins) if begins else {}
+        if withdrawn:  # first, for their places may be begun at again
+            connection.execute(self._withdraw, {"rows": json_rows({"id": id_} for id_ in withdrawn)})
+        settled_before = self._write_begins(connection, [*begins.values()], withdrawn) if begins else {}
         if settles:
             self._write_settles(connection, settles)
-        if withdrawn:
-            connection.execute(self._withdraw, {"rows": json_rows({"id": id_} for id_ in withdrawn)})
         if counts:
             self._write_counts(connection, sum(c.hits for c in counts), sum(c.misses for c in counts))
         return [settled_before.get(operation.id) if isinstance(operation, Begin) else None for operation in batch]
 
-    def _write_begins(self, connection: Connection, begins: Sequence[Begin]) -> dict[str, Settled]:
+    def _write_begins(
+        self, connection: Connection, begins: Sequence[Begin], withdrawn: Sequence[str]
+    ) -> dict[str, Settled]:
         """Write rows of calls; those whose place was settled before are left out, and returned by id."""
         under_way = set(self._claims.values())
+        under_way.difference_update([self._claims[id_] for id_ in withdrawn if id_ in self._claims])
         claims = [{"claim": begin.claim} for begin in begins if begin.claim]
         claimed = {}
         if claims:

@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.pool.caller import CandidateCaller
 from actors.pool.calls import CallRequest
 from actors.pool.candidate import host_of, worst_usd
 from actors.pool.cards import ModelCard
+from actors.pool.ledger import LedgerError
+from actors.pool.ledger_database import absolute, database_url
 from actors.pool.settings import PoolSettings
 from actors.pool.shared_purse import SharedPurse
 from actors.pool.spend import Purse, caps_of
@@ -76,27 +79,25 @@ class CandidatePool:
             LedgerError: the ledger can't be used.
         """
         shares = assign_endpoints(cards, settings)
+        if settings.ledger_url is not None:
+            settings = settings.model_copy(update={"ledger_url": absolute(settings.ledger_url)})
+        ledger_url = None if ledger_url is None else absolute(ledger_url)
+        url = None if settings.ledger == "off" else settings.ledger_url or ledger_url
+        options: dict[str, Any] = {"max_concurrency": _CONCURRENT_CALLS, "scheduling_strategy": _strategy(url)}
         caps = caps_of(settings)
         purse = None
-        if caps.any and len(shares) > 1:
+        if caps.any and (len(shares) > 1 or url is None):
+            # A purse that starts again reads from the ledger what was spent. Without one it would not know, so there
+            # it has an actor of its own, which does not.
+            restarts = 0 if url is None else settings.caller_restarts
             hosts = {card.name: host_of(settings.base_url or card.base_url) for card in cards}
-            url = None if settings.ledger == "off" else settings.ledger_url or ledger_url
-            purse = (
-                ray.remote(Purse)
-                .options(
-                    num_cpus=0,
-                    max_concurrency=_CONCURRENT_CALLS,
-                    max_restarts=settings.caller_restarts,
-                    max_task_retries=settings.caller_restarts,
-                )
-                .remote(caps, url, run, hosts)
-            )
+            kind = ray.remote(Purse).options(num_cpus=0, max_restarts=restarts, max_task_retries=restarts, **options)
+            purse = kind.remote(caps, url, run, hosts)
         actor = ray.remote(CandidateCaller).options(
             num_cpus=0.1,
-            max_concurrency=_CONCURRENT_CALLS,
             max_restarts=settings.caller_restarts,
             max_task_retries=settings.caller_restarts,
-            scheduling_strategy="SPREAD",
+            **options,
         )
         callers = tuple(
             actor.remote(
@@ -105,7 +106,7 @@ class CandidatePool:
                 ledger_url=ledger_url,
                 run=run,
                 funds=None if purse is None else SharedPurse(purse),
-                name=f"caller-{index}",
+                name=_caller_name(index),
             )
             for index, share in enumerate(shares)
         )
@@ -114,7 +115,7 @@ class CandidatePool:
         try:
             pool._check(check_timeout_s)
         except BaseException:
-            pool.close()
+            pool._kill()
             raise
         return pool
 
@@ -140,6 +141,8 @@ class CandidatePool:
                 "pool.total_timeout_s and a grace); it hangs or its node is gone"
             )
         except RayActorError as error:
+            if self.purse is not None and isinstance(error, ActorDiedError):
+                self.purse.forfeit.remote(_caller_name(index))
             status = CallStatus.PROVIDER_ERROR
             why = f"{self._name(index)} died, after pool.caller_restarts={self.settings.caller_restarts}: {error}"
         return RouteCall(
@@ -153,8 +156,9 @@ class CandidatePool:
         )
 
     def stats(self, timeout_s: float = 30) -> CallerStats:
-        """All callers' counters. A caller that is dead or late counts with its last known ones."""
-        calls = [caller.stats.remote() for caller in self.callers]
+        """All callers' counters. A caller that is dead or late, or can't read its ledger, counts with its last known
+        ones."""
+        calls = [caller.report.remote() for caller in self.callers]
         done, _ = ray.wait(calls, num_returns=len(calls), timeout=timeout_s)
         for index, call in enumerate(calls):
             if call not in done:
@@ -164,13 +168,28 @@ class CandidatePool:
                 self._known[index] = ray.get(call, timeout=timeout_s)
             except RayActorError as error:
                 _log.warning("%s died; its last known numbers are used: %s", self._name(index), error)
+            except LedgerError as error:
+                _log.warning("%s: its last known numbers are used: %s", self._name(index), error)
         return add_stats(self._known.values())
 
     def spent_usd(self) -> dict[str, float]:
         """Dollars spent since the start of the run, by card."""
         return dict(self.stats().usd)
 
-    def close(self) -> None:
+    def close(self, timeout_s: float = 5) -> None:
+        """End the callers: their calls under way are cancelled and settled in the ledger, if that takes no longer than
+        `timeout_s`."""
+        closing = {caller.close.remote(): self._name(index) for index, caller in enumerate(self.callers)}
+        _, late = ray.wait([*closing], num_returns=len(closing), timeout=timeout_s)
+        for call in late:
+            _log.warning(
+                "%s did not close within %g s: what it had under way stays open in the ledger, at its worst price",
+                closing[call],
+                timeout_s,
+            )
+        self._kill()
+
+    def _kill(self) -> None:
         for actor in (*self.callers, self.purse):
             if actor is not None:
                 ray.kill(actor)
@@ -190,3 +209,14 @@ class CandidatePool:
     def _name(self, index: int) -> str:
         names = ", ".join(card for card, owner in self.owner.items() if owner == index)
         return f"candidate caller {index} (of {names})"
+
+
+def _caller_name(index: int) -> str:
+    return f"caller-{index}"
+
+
+def _strategy(ledger_url: str | None) -> Any:
+    """Where callers and purse run: on all nodes, but with a SQLite file for a ledger on this one, which has it."""
+    if ledger_url is None or database_url(ledger_url).get_backend_name() != "sqlite":
+        return "SPREAD"
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

@@ -70,7 +70,8 @@ class Purchase:
         self.hedged = False
         self.last_fault = ""
         self._waits_for = ""  # what keeps it from being sent, for people; empty while it is under way
-        self._sent = False
+        self._may_be_sent = False  # its clock runs
+        self._has_turn = False  # under the limits per minute, and not used yet
 
     @property
     def elapsed_s(self) -> float:
@@ -85,14 +86,10 @@ class Purchase:
         endpoint, means = self._candidate.endpoint, self._means
         if means.settings.when_down == "fail" and endpoint.breaker.state is BreakerState.OPEN:
             raise self._down()
-        wait_s = self._candidate.take_turn(self._request)
+        wait_s = self._take_turn()
         if wait_s > 0:
             self._waits_for = "its turn under the card's requests_per_minute and tokens_per_minute; ask less at once"
-            try:
-                await asyncio.sleep(wait_s)
-            except asyncio.CancelledError:
-                self._candidate.give_back_turn(self._request)
-                raise
+            await asyncio.sleep(wait_s)
         if endpoint.gate.try_enter():
             return
         most = means.settings.max_in_flight
@@ -101,9 +98,15 @@ class Purchase:
             self._waits_for += f" (at {endpoint.gate.limit} now, as the provider turned calls away)"
         await endpoint.gate.enter()
 
+    def give_back_turn(self) -> None:
+        """The call is over; what it took of the limits per minute and did not use is given back."""
+        if self._has_turn:
+            self._has_turn = False
+            self._candidate.give_back_turn(self._request)
+
     def start(self) -> None:
         """The clock of the call starts: it is about to be sent."""
-        self._sent, self._waits_for = True, ""
+        self._may_be_sent, self._waits_for = True, ""
         self.started = time.monotonic()
 
     async def grant(self) -> str:
@@ -139,7 +142,6 @@ class Purchase:
                 return replace(reply, fault=f"{reply.fault} (gave up after {self.attempts} attempts)")
             pause_s, left_s = self._pause_s(reply), settings.total_timeout_s - self.elapsed_s
             if pause_s >= left_s:
-                self._candidate.give_back_turn(self._request)
                 fault = f"{reply.fault} (the next attempt in {pause_s:.1f} s is past the deadline in {left_s:.1f} s)"
                 return replace(reply, fault=fault)
             _log.debug("%s: attempt %d failed; again in %.2f s", self._candidate.card.name, self.attempts, pause_s)
@@ -161,9 +163,11 @@ class Purchase:
     async def record(self, charge_id: str, begin: Awaitable[Settled | None]) -> Settled | None:
         """Have the call recorded before it is sent; if that fails, or it was answered before, its money is free."""
         found = None
+        self._waits_for = "the ledger to write it down"
         try:
             found = await begin
             recorded = found is None
+            self._waits_for = ""
         except BaseException:
             recorded = False
             raise
@@ -177,13 +181,14 @@ class Purchase:
     def late(self) -> Reply:
         """The call's deadline is over."""
         settings, base_url = self._means.settings, self._candidate.endpoint.base_url
-        if not self._sent:
+        if not self._may_be_sent:
             fault = f"not sent within {settings.queue_timeout_s:g} s (pool.queue_timeout_s): it waited for "
             return Reply(fault=fault + self._waits_for, timed_out=True)
         before = f"; before that: {self.last_fault}" if self.last_fault else ""
         within = f"within {settings.total_timeout_s:g} s (pool.total_timeout_s)"
         if self._waits_for:
-            return Reply(fault=f"not sent again {within}: it waited for {self._waits_for}{before}", timed_out=True)
+            again = " again" if self.attempts else ""
+            return Reply(fault=f"not sent{again} {within}: it waited for {self._waits_for}{before}", timed_out=True)
         self._candidate.endpoint.breaker.failed()
         return Reply(fault=f"no reply from {base_url} {within}{before}", timed_out=True)
 
@@ -195,6 +200,7 @@ class Purchase:
             usage = reported or self._candidate.estimate(self._request, reply.text if reply.good else None)
             if reported is None:
                 error = "; ".join(filter(None, (error, "usage missing or nonsense: tokens are estimated")))
+                self._means.stats.nonsense[self._candidate.card.name] += reply.usage is not None
         return Settled(
             status=status or reply.status,
             reply=_scrub(reply.text, self._key, SHORTEST_SECRET),
@@ -235,6 +241,7 @@ class Purchase:
 
     async def _send(self, charge_id: str) -> Reply:
         """One request, paid for whatever becomes of it."""
+        self._has_turn = False  # a hedge comes after its call, and has a turn of its own
         self.attempts += 1
         self._means.stats.attempts += 1
         started = time.monotonic()
@@ -268,11 +275,10 @@ class Purchase:
     async def _send_second(self) -> Reply | None:
         """A hedge, where a slot and its turn are free and no cap refuses it; else None."""
         gate = self._candidate.endpoint.gate
-        if not gate.try_enter():
+        if self._candidate.endpoint.breaker.state is not BreakerState.CLOSED or not gate.try_enter():
             return None
         try:
-            if self._candidate.take_turn(self._request) > 0:
-                self._candidate.give_back_turn(self._request)
+            if self._take_turn() > 0:
                 return None
             charge_id = await self._reserve()
             self.hedged = True
@@ -281,11 +287,16 @@ class Purchase:
         except OverBudget:
             return None
         finally:
+            self.give_back_turn()
             gate.leave()
+
+    def _take_turn(self) -> float:
+        self._has_turn = True
+        return self._candidate.take_turn(self._request)
 
     def _pause_s(self, reply: Reply) -> float:
         doubled_s = min(self._means.settings.backoff_s * 2.0 ** (self.attempts - 1), _LONGEST_BACKOFF_S)
-        turn_s = self._candidate.take_turn(self._request)
+        turn_s = self._take_turn()
         return max(doubled_s * self._means.random.uniform(0.5, 1.5), reply.retry_after_s, turn_s)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import Field, field_validator
 
 from actors.pool.cards import check_base_url
 from actors.settings import Settings
+
+_SECRETS = {"password", "passfile", "sslpassword"}  # parameters of libpq
 
 
 class PoolSettings(Settings):
@@ -71,7 +73,10 @@ class PoolSettings(Settings):
         None, ge=0, description="Dollars that one training step may spend; evaluation belongs to no step."
     )
     cap_usd_per_day: float | None = Field(
-        None, ge=0, description="Dollars that may be spent in a day of UTC, by all runs of the ledger."
+        None,
+        ge=0,
+        description="Dollars that may be spent in a day of UTC, by all runs of one ledger: runs that are to share it "
+        "need the same ledger_url. Each sees every five seconds what the others have spent.",
     )
     cap_usd_per_provider: dict[str, float] = Field(
         default_factory=dict, description="Dollars that a run may spend, by endpoint host or card name."
@@ -87,18 +92,29 @@ class PoolSettings(Settings):
 
     ledger: Literal["record", "cache", "replay", "off"] = Field(
         "record",
-        description="`record` every call; `cache`: ask the ledger first; `replay`: ask only the ledger, and a call "
-        "that is not in it voids its episode; `off`.",
+        description="`record` every call; `cache`: ask the ledger first; `replay`: ask only the ledger, where a call "
+        "ends as it did at its place in the run, failures included, and one that is not there voids its episode; "
+        "`off`: nothing is kept, and caps count from the start of the process.",
+    )
+    replay_run: str | None = Field(
+        None, description="Run that a replay repeats; none for the one that made each call last, or the only one."
     )
     ledger_url: str | None = Field(
         None,
         description="postgresql://… or sqlite:///… of the ledger, or a run folder; none for a SQLite file in this "
-        "run's folder. Callers on several nodes need PostgreSQL; its password comes from PGPASSWORD.",
+        "run's folder. With SQLite all callers run on the node that starts them; for several nodes it takes "
+        "PostgreSQL, whose password comes from PGPASSWORD or ~/.pgpass. `cache` and `replay` make no new ledger here.",
     )
 
     @field_validator("ledger_url")
     @classmethod
     def _no_password(cls, value: str | None) -> str | None:
-        if value is not None and "://" in value and urlsplit(value).password:
-            raise ValueError("must hold no password, it would be written down with the run; set PGPASSWORD instead")
+        if value is not None and "://" in value:
+            parts = urlsplit(value)
+            secret = {name.casefold() for name, _ in parse_qsl(parts.query, keep_blank_values=True)} & _SECRETS
+            if parts.password or secret:
+                raise ValueError(
+                    f"must hold no {', '.join(sorted(secret)) or 'password'}, it would be written down with the run; "
+                    "set PGPASSWORD, PGPASSFILE or ~/.pgpass instead"
+                )
         return value

@@ -8,14 +8,19 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from actors.pool.settings import PoolSettings
 
+if TYPE_CHECKING:
+    from actors.pool.ledger import Ledger
+
 _NANO = 1_000_000_000  # money is summed in billionths of a dollar: integers, whose sums are exact
 _DAY_S = 86_400.0
+_REREAD_S = 5.0  # between two looks at what other runs have spent today
 
 Account = tuple[str, str]  # a cap's setting, and which step or provider it is of
+_DAY: Account = ("cap_usd_per_day", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,8 @@ class Funds(Protocol):
 
     async def forfeit(self, caller: str) -> None: ...
 
+    async def close(self) -> None: ...
+
 
 @dataclass(slots=True)
 class _Book:
@@ -86,6 +93,10 @@ class Purse:
     A request whose worst case fits under a cap only once others have settled waits for them, first come, first
     served; one that does not fit beside what is spent for good is refused. So a cap is never exceeded, and what it
     can pay for is served. A plain object for one caller; made a Ray actor, the one owner of the money of several.
+
+    The day's cap is of all runs of a ledger, each of which has a purse. What the others have spent is read every five
+    seconds, the reservations of their calls under way as spent: so runs side by side can exceed it together, by no
+    more than they were granted in that time.
     """
 
     def __init__(
@@ -101,7 +112,11 @@ class Purse:
         self._granted: dict[str, tuple[Charge, tuple[_Book, ...]]] = {}
         self._opening: asyncio.Lock | None = None  # made in the loop that uses it
         self._opened = False
+        self._ledger: Ledger | None = None  # kept open where there is a cap on the day
+        self._midnight = 0.0  # that the day began with, seconds since 1970
         self._day_ends_s = math.inf
+        self._others = 0  # nano-dollars of other runs in what is spent today
+        self._reread_s = math.inf
 
     async def open(self) -> None:
         """Read from the ledger what the run and the day have spent already; does nothing the second time.
@@ -127,7 +142,11 @@ class Purse:
         """
         if not self._opened:
             await self.open()
-        self._turn_day()
+        now = time.monotonic()
+        if now >= self._day_ends_s:
+            self._turn_day(now)
+        if now >= self._reread_s:
+            await self._read_others(now)
         books = self._books_of(charge)
         worst = _nano(charge.worst_usd)
         for account, book in books.items():
@@ -154,9 +173,23 @@ class Purse:
                 self._serve(book)
 
     async def forfeit(self, caller: str) -> None:
-        """The caller died, or starts anew: what it has reserved counts as spent, for the provider may bill it."""
+        """The caller died, or starts anew: what it has reserved counts as spent, for the provider may bill it, and
+        what it waits for is not granted any more."""
+        for book in self._books.values():
+            for waiter in book.waiting:
+                if waiter.charge.caller == caller and not waiter.verdict.done():
+                    waiter.verdict.set_result("the caller that asked is gone")
         for charge, _ in [entry for entry in self._granted.values() if entry[0].caller == caller]:
             self.settle(charge.id, charge.worst_usd)
+        for book in self._books.values():
+            self._serve(book)
+
+    async def close(self) -> None:
+        """Close the ledger; may be called again."""
+        ledger, self._ledger = self._ledger, None
+        self._reread_s = math.inf
+        if ledger is not None:
+            await ledger.close()
 
     def totals(self) -> dict[str, dict[str, float]]:
         """By cap, dollars: `cap`, `spent`, `reserved`."""
@@ -236,38 +269,61 @@ class Purse:
             f"{book.cap / _NANO:g}: {book.spent / _NANO:.6f} USD are spent{where}; raise the cap to go on"
         )
 
-    def _turn_day(self) -> None:
+    def _turn_day(self, now: float) -> None:
         """At midnight the day's sum starts anew. The clock is read once: it may be set, the monotonic one not."""
-        now = time.monotonic()
-        if now >= self._day_ends_s:
-            self._day_ends_s += _DAY_S * (1 + (now - self._day_ends_s) // _DAY_S)
-            day = self._books.get(("cap_usd_per_day", ""))
-            if day is not None:
-                day.spent = 0
+        days = 1 + (now - self._day_ends_s) // _DAY_S
+        self._day_ends_s += _DAY_S * days
+        self._midnight += _DAY_S * days
+        day = self._books.get(_DAY)
+        if day is not None:
+            day.spent = self._others = 0
+            self._serve(day)
+
+    async def _read_others(self, now: float) -> None:
+        """Count what other runs have spent today; those who ask meanwhile wait for it."""
+        assert self._opening is not None, "open comes first"
+        async with self._opening:
+            if self._ledger is None or now < self._reread_s:
+                return
+            midnight = self._midnight
+            others = _nano(await self._ledger.spent_by_others_usd(midnight))
+            self._reread_s = time.monotonic() + _REREAD_S
+            if midnight == self._midnight:
+                day = self._day()
+                day.spent += others - self._others
+                self._others = others
                 self._serve(day)
 
+    def _day(self) -> _Book:
+        return self._books_of(Charge("", "", "", "", 0, 0.0))[_DAY]
+
     async def _read_ledger(self) -> None:
-        wall = time.time()
-        midnight = wall - wall % _DAY_S
-        self._day_ends_s = time.monotonic() + midnight + _DAY_S - wall
-        if self._ledger_url is None or not self._caps.any:
+        caps, wall = self._caps, time.time()
+        self._midnight = wall - wall % _DAY_S
+        self._day_ends_s = time.monotonic() + self._midnight + _DAY_S - wall
+        if self._ledger_url is None or not caps.any:
             return
         from actors.pool.ledger import Ledger  # SQLAlchemy, which a purse without a ledger does not need
 
         ledger = await Ledger.open(self._ledger_url, run=self._run)
         try:
-            of_run = await ledger.spent_usd(run=self._run)
-            of_day = await ledger.spent_usd(since=midnight)
-        finally:
+            of_run = await ledger.spent_by_step_usd()
+            if caps.day is not None:
+                self._others = _nano(await ledger.spent_by_others_usd(self._midnight))
+                of_day = await ledger.spent_usd(since=self._midnight, run=self._run)
+        except BaseException:
             await ledger.close()
-        for card, usd in of_run.items():
-            charge = Charge("", "", card, self._hosts.get(card, ""), 0, usd)
-            for (setting, _), book in self._books_of(charge).items():
-                if setting != "cap_usd_per_day":
+            raise
+        for (card, step), usd in of_run.items():
+            charge = Charge("", "", card, self._hosts.get(card, ""), step, usd)
+            for account, book in self._books_of(charge).items():
+                if account != _DAY:
                     book.spent += _nano(usd)
-        for (setting, _), book in self._books_of(Charge("", "", "", "", 0, 0.0)).items():
-            if setting == "cap_usd_per_day":
-                book.spent += sum(map(_nano, of_day.values()))
+        if caps.day is None:
+            await ledger.close()
+        else:
+            self._day().spent += self._others + sum(map(_nano, of_day.values()))
+            self._ledger, self._reread_s = ledger, time.monotonic() + _REREAD_S
 
 
 def _nano(usd: float) -> int:

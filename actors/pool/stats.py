@@ -18,6 +18,7 @@ class CallerStats:
     status: Counter[str] = field(default_factory=Counter)  # finished calls by CallStatus
     usd: Counter[str] = field(default_factory=Counter)  # spent, by card name, for attempts that failed too
     reserved_usd: float = 0.0  # for requests under way
+    nonsense: Counter[str] = field(default_factory=Counter)  # replies whose usage was beyond what a request can take
     hits: int = 0  # answered by the ledger
     joined: int = 0  # answered by an identical call in flight
     hedges: int = 0  # second requests

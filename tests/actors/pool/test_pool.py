@@ -66,13 +66,16 @@ class Caller:
     async def sleep(self) -> None:
         self.asleep = True
 
-    async def stats(self) -> CallerStats:
+    async def report(self) -> CallerStats:
         if self.asleep:
             await asyncio.sleep(600)
         return CallerStats(calls=1, attempts=1, status=Counter(ok=1), usd=Counter(self.usd))
 
     async def ask(self, request: CallRequest) -> None:
         await asyncio.sleep(600)
+
+    async def close(self) -> None:
+        pass
 
 
 @pytest.fixture
