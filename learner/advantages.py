@@ -31,6 +31,7 @@ import numpy.typing as npt
 Estimator = Literal["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline"]
 
 Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 EPS = 1e-6
 """Added to standard deviations, and the spread of rewards below which a group carries no signal: rewards that
@@ -72,7 +73,7 @@ class Groups:
         """Population standard deviation of every group `[g]`."""
         return np.sqrt(self.mean((values - self.mean(values)[self.member]) ** 2))
 
-    def varies(self, values: Floats) -> npt.NDArray[np.bool_]:
+    def varies(self, values: Floats) -> Flags:
         """Whether the members of every group `[g]` differ by `EPS` or more."""
         lowest, highest = np.full(len(self.names), np.inf), np.full(len(self.names), -np.inf)
         np.minimum.at(lowest, self.member, values)
@@ -80,42 +81,52 @@ class Groups:
         return highest - lowest >= EPS
 
 
-def estimate(rewards: Sequence[float] | Floats, groups: Sequence[str], estimator: Estimator) -> Advantages:
+def estimate(
+    rewards: Sequence[float] | Floats,
+    groups: Sequence[str],
+    estimator: Estimator,
+    penalties: Sequence[float] | Floats | None = None,
+) -> Advantages:
     """Advantages from total rewards `[n]` and group ids `[n]`, in the same order.
 
+    `penalties` `[n]` are taken off the rewards, but give no group a signal that its rewards don't: they differ in
+    every group, and where they alone did, they would be blown up to advantages of order one.
+
     Raises:
-        ValueError: nothing given, lengths differ, or a reward is not finite.
+        ValueError: nothing given, lengths differ, or a reward or penalty is not finite.
     """
     r = check_rewards(rewards, groups)
     together = Groups.of(groups)
     varies = together.varies(r)
+    if penalties is not None:
+        r = r - check_rewards(penalties, groups, "penalties")
     if estimator == "grpo":
-        values = grpo(r, together)
+        values = grpo(r, together, varies)
     elif estimator == "dr_grpo":
-        values = dr_grpo(r, together)
+        values = dr_grpo(r, together, varies)
     elif estimator == "rloo":
-        values = rloo(r, together)
+        values = rloo(r, together, varies)
     elif estimator == "reinforce_pp":
         values = reinforce_pp(r)
     else:
-        values = reinforce_pp_baseline(r, together)
+        values = reinforce_pp_baseline(r, together, varies)
     return Advantages(values, len(varies), int((~varies).sum()))
 
 
-def grpo(r: Floats, groups: Groups) -> Floats:
+def grpo(r: Floats, groups: Groups, signal: Flags) -> Floats:
     """Deviation from the group's mean in the group's standard deviations; easy and hard questions count alike."""
-    return dr_grpo(r, groups) / (groups.std(r)[groups.member] + EPS)
+    return dr_grpo(r, groups, signal) / (groups.std(r)[groups.member] + EPS)
 
 
-def dr_grpo(r: Floats, groups: Groups) -> Floats:
-    """Deviation from the group's mean; a group counts by how much its rewards differ."""
-    return np.where(groups.varies(r)[groups.member], r - groups.mean(r)[groups.member], 0.0)
+def dr_grpo(r: Floats, groups: Groups, signal: Flags) -> Floats:
+    """Deviation from the group's mean, 0 without `signal` `[g]`; a group counts by how much its rewards differ."""
+    return np.where(signal[groups.member], r - groups.mean(r)[groups.member], 0.0)
 
 
-def rloo(r: Floats, groups: Groups) -> Floats:
+def rloo(r: Floats, groups: Groups, signal: Flags) -> Floats:
     """Deviation from the mean of the other members, which is n / (n - 1) times that from the mean of all n."""
     size = groups.size[groups.member]
-    return dr_grpo(r, groups) * (size / np.maximum(size - 1, 1))
+    return dr_grpo(r, groups, signal) * (size / np.maximum(size - 1, 1))
 
 
 def reinforce_pp(r: Floats) -> Floats:
@@ -125,12 +136,12 @@ def reinforce_pp(r: Floats) -> Floats:
     return (r - r.mean()) / (r.std() + EPS)
 
 
-def reinforce_pp_baseline(r: Floats, groups: Groups) -> Floats:
+def reinforce_pp_baseline(r: Floats, groups: Groups, signal: Flags) -> Floats:
     """Deviation from the group's mean, in standard deviations of all such deviations in the batch.
 
     The batch's mean of the deviations is 0, so there is none to take off.
     """
-    centred = dr_grpo(r, groups)
+    centred = dr_grpo(r, groups, signal)
     return centred / (centred.std() + EPS)
 
 

@@ -1,20 +1,24 @@
-"""Bad batches: those with a reward, loss or gradient that is not finite. They are written out, and counted."""
+"""Bad batches: those in which something is not finite, as they came or to the ranks. They are kept, and counted."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 from actors.trajectory import Trajectory
+from learner.scores import SampleScores
 
 log = logging.getLogger(__name__)
 
 
 class NonFiniteError(RuntimeError):
-    """Too many batches in a row had a reward, loss or gradient that is not finite; names the trajectories."""
+    """Too many batches in a row had something in them that is not finite; names the trajectories."""
 
 
 def label(trajectory: Trajectory) -> str:
@@ -26,6 +30,34 @@ def some(labels: Sequence[str], most: int = 8) -> str:
     """The first `most` of them in a row, and how many more there are."""
     more = f" and {len(labels) - most} more" if len(labels) > most else ""
     return ", ".join(labels[:most]) + more
+
+
+def bad_input(trajectories: Sequence[Trajectory]) -> tuple[str, list[str]] | None:
+    """What is not finite in a batch as it came, and the labels of the trajectories with it; None where all is well."""
+    found = [
+        ("reward is not finite", [label(t) for t in trajectories if not _finite_reward(t)]),
+        ("the engine's log-probability is not finite", [label(t) for t in trajectories if not _finite_logprobs(t)]),
+    ]
+    return next(((reason, labels) for reason, labels in found if labels), None)
+
+
+def bad_scores(trajectories: Sequence[Trajectory], scores: Mapping[int, SampleScores]) -> tuple[str, list[str]] | None:
+    """The same of what the ranks make of it, by place in `trajectories`."""
+    found = {place: reason for place, score in scores.items() if (reason := score.not_finite)}
+    if not found:
+        return None
+    reasons = " and ".join(dict.fromkeys(found.values()))
+    return f"{reasons} is not finite", [label(trajectories[place]) for place in sorted(found)]
+
+
+def _finite_reward(trajectory: Trajectory) -> bool:
+    reward = trajectory.reward  # None is refused later, by name
+    return reward is None or all(map(math.isfinite, (reward.total, *reward.components.values())))
+
+
+def _finite_logprobs(trajectory: Trajectory) -> bool:
+    sampled, logprobs = trajectory.sampled, trajectory.logprobs
+    return len(sampled) != len(logprobs) or bool(np.isfinite(logprobs[sampled]).all())  # lengths are checked later
 
 
 class BadBatches:
@@ -55,8 +87,8 @@ class BadBatches:
         message = f"batch {batch} was skipped: {reason}, trajectories {some(list(suspects))}{where}"
         if self.in_a_row >= self.most:
             raise NonFiniteError(
-                f"{message}. That makes {self.in_a_row} in a row (learner.max_bad_steps={self.most}); the parameters "
-                "are those before it. Lower learner.optimizer.lr, or look at the trajectories' rewards and logprobs"
+                f"{message}. That makes {self.in_a_row} in a row (learner.max_bad_steps={self.most}); no such "
+                "step was taken. Lower learner.optimizer.lr, or look at the trajectories' rewards and logprobs"
             )
         log.warning("%s; %d in a row, learner.max_bad_steps=%d", message, self.in_a_row, self.most)
 

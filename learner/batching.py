@@ -26,6 +26,7 @@ class Sample:
     logprobs: npt.NDArray[np.float32]  # the sampler's, nats
     advantage: float | npt.NDArray[np.float32]  # of all its sampled tokens, or [T], read where sampled
     old_logprobs: npt.NDArray[np.float32] | None = None  # [n] of its sampled tokens, if the learner has scored them
+    ref_logprobs: npt.NDArray[np.float32] | None = None  # [n] the reference policy's, if they were scored too
     old_values: npt.NDArray[np.float32] | None = None  # [n] of its sampled tokens, where there is a critic
     returns: npt.NDArray[np.float32] | None = None  # [n] what the critic is fitted to there
 
@@ -59,6 +60,7 @@ class MicroBatch:
     advantages: npt.NDArray[np.float32]  # [n]
     weights: npt.NDArray[np.float32]  # [n] 1, or 0 in an empty micro-batch
     old_logprobs: npt.NDArray[np.float32] | None  # [n] the learner's, if it has scored them
+    ref_logprobs: npt.NDArray[np.float32] | None  # [n] the reference policy's, if they were scored too
     old_values: npt.NDArray[np.float32] | None  # [n] the critic's, if there is one
     returns: npt.NDArray[np.float32] | None  # [n] what it is fitted to
     real_tokens: int  # T, or 0 in an empty micro-batch
@@ -191,6 +193,20 @@ def plan_steps(
     return steps
 
 
+def packing(shares: Sequence[Sequence[OptimizerStep]], micro_batch_tokens: int) -> dict[str, float]:
+    """How full the micro-batches of `shares`, `[ranks][steps]`, are, and how evenly the ranks share the tokens.
+
+    A sequence longer than `micro_batch_tokens` fills the micro-batch that it has to itself.
+    """
+    budget, most, total = 0, 0, 0
+    for ranks in zip(*shares, strict=True):  # of one optimizer step
+        loads = [[sum(map(len, batch)) for batch in share.micro_batches] for share in ranks]
+        budget += sum(max(load, micro_batch_tokens) for rank in loads for load in rank)
+        most += max(sum(rank) for rank in loads)
+        total += sum(sum(rank) for rank in loads)
+    return {"packing_efficiency": total / budget, "rank_balance": total / (len(shares) * most)}
+
+
 def collate(samples: Sequence[Sample]) -> MicroBatch:
     """Lay `samples` end to end. With none, a sequence of two tokens that weighs nothing."""
     if not samples:
@@ -203,6 +219,7 @@ def collate(samples: Sequence[Sample]) -> MicroBatch:
             advantages=np.zeros(1, np.float32),
             weights=np.zeros(1, np.float32),
             old_logprobs=None,
+            ref_logprobs=np.zeros(1, np.float32),
             old_values=np.zeros(1, np.float32),
             returns=np.zeros(1, np.float32),
             real_tokens=0,
@@ -221,6 +238,7 @@ def collate(samples: Sequence[Sample]) -> MicroBatch:
         ),
         weights=np.ones(len(trained), np.float32),
         old_logprobs=_end_to_end([s.old_logprobs for s in samples]),
+        ref_logprobs=_end_to_end([s.ref_logprobs for s in samples]),
         old_values=_end_to_end([s.old_values for s in samples]),
         returns=_end_to_end([s.returns for s in samples]),
         real_tokens=len(token_ids),

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actors.trajectory import Trajectory
-from learner.advantages import Advantages, Floats, Groups, estimate
+from learner.advantages import Advantages, Floats, Groups, estimate, groups_with_signal
 from learner.batching import Sample, canonical_order, make_samples
 from learner.component_advantages import component_advantages
 from learner.gae import gae, whiten
@@ -46,6 +46,7 @@ def credited_samples(
             replace(
                 sample,
                 old_logprobs=scores[order[sample.index]].logprobs,
+                ref_logprobs=scores[order[sample.index]].ref_logprobs,
                 old_values=scores[order[sample.index]].values,
                 returns=credit.returns[order[sample.index]][sample.sampled].astype(np.float32),
             )
@@ -61,7 +62,14 @@ def credited_samples(
     advantages = assign_credit(trajectories, settings, penalties)
     samples = make_samples(trajectories, advantages.values)
     if scores:
-        samples = [replace(sample, old_logprobs=scores[order[sample.index]].logprobs) for sample in samples]
+        samples = [
+            replace(
+                sample,
+                old_logprobs=scores[order[sample.index]].logprobs,
+                ref_logprobs=scores[order[sample.index]].ref_logprobs,
+            )
+            for sample in samples
+        ]
     return samples, {"groups_without_signal": advantages.share_without_signal}
 
 
@@ -72,6 +80,7 @@ def assign_credit(
 
     `penalties`, one per trajectory, are taken off the total rewards: with `kl_in=reward` the weighted KL to the
     reference policy, summed over the trajectory's sampled tokens (Ziegler et al. 2019, arXiv 1909.08593, equation 2).
+    Where it is compared in groups, a group whose rewards alone are all equal has no signal.
 
     Raises:
         ValueError: there are no trajectories, one has no reward or one that is not finite, they don't all have the
@@ -82,9 +91,35 @@ def assign_credit(
     rewards = [_reward(t) for t in trajectories]
     groups = [t.group for t in trajectories]
     if settings.advantages_by == "total":
-        off = penalties if penalties is not None else [0.0] * len(rewards)
-        totals = [r.total - penalty for r, penalty in zip(rewards, off, strict=True)]
-        return estimate(totals, groups, settings.estimator)
+        return estimate([r.total for r in rewards], groups, settings.estimator, penalties)
+    datasets = [t.question.dataset for t in trajectories]
+    return component_advantages(_components(trajectories), groups, datasets, settings.component_weights)
+
+
+def with_signal(trajectories: Sequence[Trajectory], settings: LearnerSettings) -> tuple[list[Trajectory], int]:
+    """Of judged trajectories those whose group teaches something, in their order, and how many groups do not.
+
+    A group teaches where its members' total rewards differ or, with `advantages_by=components`, those of a component
+    that weighs anything. The share of groups kept is what the metric `KEEP_RATE` means.
+
+    Raises:
+        ValueError: as `assign_credit`.
+    """
+    if not trajectories:
+        return [], 0
+    groups = [t.group for t in trajectories]
+    if settings.advantages_by == "total":
+        kept = groups_with_signal([_reward(t).total for t in trajectories], groups)
+    else:
+        weights = settings.component_weights
+        parts = [values for name, values in _components(trajectories).items() if weights.get(name, 1.0) > 0]
+        kept = frozenset().union(*(groups_with_signal(values, groups) for values in parts))
+    return [t for t in trajectories if t.group in kept], len(set(groups) - kept)
+
+
+def _components(trajectories: Sequence[Trajectory]) -> dict[str, list[float]]:
+    """Each named part of the rewards, in the order of `trajectories`."""
+    rewards = [_reward(t) for t in trajectories]
     names = sorted({name for r in rewards for name in r.components})
     for t, r in zip(trajectories, rewards, strict=True):
         if len(r.components) != len(names):
@@ -92,10 +127,7 @@ def assign_credit(
                 f"trajectory of group {t.group!r} seed {t.seed}: its reward has the components "
                 f"{sorted(r.components)}, others of the batch have {names}; judge all by one preset"
             )
-    components = {name: [r.components[name] for r in rewards] for name in names}
-    return component_advantages(
-        components, groups, [t.question.dataset for t in trajectories], settings.component_weights
-    )
+    return {name: [r.components[name] for r in rewards] for name in names}
 
 
 def assign_token_credit(

@@ -17,19 +17,33 @@ from learner.settings import LearnerSettings, OptimizerSettings
 
 
 def import_deepspeed(device: str) -> Any:  # the module; its stubs are not followed
-    """Import DeepSpeed for `device` without compiling anything.
+    """Import DeepSpeed for `device` without compiling anything, or getting ready to.
 
     Left alone, DeepSpeed on CPU compiles a C++ shared-memory op when torch.distributed starts; it only serves
     inference. An empty table of compatible ops keeps it from that and from probing for compilers.
     """
     os.environ["DS_ACCELERATOR"] = device
-    import deepspeed
+    with _compiler_off():
+        import deepspeed
+        import deepspeed.runtime.zero.muon.muon_optimizer  # not used here; the engine would import it
 
     deepspeed.ops.__compatible_ops__ = {}
     # DeepSpeed calls torch collectives by names that torch 2.13 has deprecated, at every step.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     transformers.utils.logging.disable_progress_bar()
     return deepspeed
+
+
+@contextmanager
+def _compiler_off() -> Iterator[None]:
+    """Within it torch.compile leaves functions alone. For those of DeepSpeed's it would load all of Inductor, 5 s."""
+    name = "TORCHDYNAMO_DISABLE"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name) if before is None else os.environ.update({name: before})
 
 
 def deepspeed_config(settings: LearnerSettings, optimizer: OptimizerSettings, parameters: int) -> dict[str, Any]:
@@ -61,7 +75,9 @@ def deepspeed_config(settings: LearnerSettings, optimizer: OptimizerSettings, pa
         "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own would have to be compiled
     }
     if settings.dtype == "bfloat16":
-        config |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+        # Left alone, ranks would add up their gradients in bfloat16.
+        sums = {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
+        config |= {"bf16": {"enabled": True}} | sums
     return config | {name: value for name, value in settings.deepspeed.items() if name != "zero_optimization"}
 
 
@@ -89,7 +105,6 @@ class TrainedModule:
         self._settings, self._optimizer = settings, optimizer
         self.module = module
         trained = [p for p in module.parameters() if p.requires_grad]
-        self._spoilable = trained[0]
         config = deepspeed_config(settings, optimizer, sum(p.numel() for p in module.parameters()))
         deepspeed = import_deepspeed(settings.device)
         self.engine, *_ = deepspeed.initialize(model=module, model_parameters=trained, config=config)
@@ -107,13 +122,13 @@ class TrainedModule:
         # DeepSpeed averages gradients over ranks; the loss is a share of a sum.
         self.engine.backward(loss * self._settings.ranks)
 
-    def spoil(self) -> None:
-        """After the last `backward`: have `step` drop the gradients instead of taking the step."""
-        from deepspeed.utils import safe_set_full_grad
+    def drop(self, scores: Tensor) -> None:
+        """In place of the last `backward`: have `step` drop all gradients. `scores` are what the loss was made of.
 
-        parameter = self._spoilable
-        shape = getattr(parameter, "ds_shape", parameter.shape)
-        safe_set_full_grad(parameter, torch.full(shape, math.nan, dtype=parameter.dtype, device=parameter.device))
+        Their gradient is NaN throughout, and a step on that is not taken at any ZeRO stage, dtype or offload. The
+        loss itself won't do: where every token is clipped it has a gradient of 0.
+        """
+        self.backward(scores.sum() * math.nan, last=True)
 
     def step(self) -> float:
         """Take the optimizer step; return the global gradient norm before clipping.

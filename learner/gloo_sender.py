@@ -58,14 +58,13 @@ class GlooSender:
 
         Raises:
             TimeoutError: an engine was late; the message names it. Engines then go on with the weights they had.
+            Exception: what an engine raised.
         """
         if not self._is_sender:
             for bucket in self._source.buckets:
                 bucket.gather(None)
             return
-        self._client.start_weight_update()
-        self._client.begin_update({})
-        failure = self._stream()
+        failure = self._stream(self._begin())
         if failure is not None:
             raise failure
         self._client.end_update()
@@ -77,13 +76,22 @@ class GlooSender:
             self._group.close()
             self._group = None
 
-    def _stream(self) -> BaseException | None:
+    def _begin(self) -> Exception | None:
+        """Have the engines receive; what went wrong comes back."""
+        try:
+            self._client.start_weight_update()
+            self._client.begin_update({})
+        except Exception as error:
+            return error
+        return None
+
+    def _stream(self, failure: BaseException | None) -> BaseException | None:
         """Gather and send all buckets, then say that they were all; what went wrong comes back.
 
-        The other ranks gather with this one: whatever goes wrong on the way out, it goes through all buckets.
+        The other ranks gather with this one: whatever goes wrong on the way out, or with a `failure` before it began,
+        it goes through all buckets.
         """
         on_the_way: list[Future[None]] = []
-        failure: BaseException | None = None
         with ThreadPoolExecutor(1, thread_name_prefix="weight-sync") as lane:
             for number, bucket in enumerate(self._source.buckets):
                 if number >= _BUFFERS:  # its buffer is to be free

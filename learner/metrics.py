@@ -34,10 +34,15 @@ LEARNER_METRICS: dict[str, str] = {
     "tokens_trained": "sampled tokens of the batch",
     "tokens_total": "tokens of the batch, context included, trajectories with nothing to train left out",
     "padding_efficiency": "share of computed positions that are not padding",
+    "packing_efficiency": "share of micro_batch_tokens that micro-batches were filled to, over all of all ranks",
+    "rank_balance": "mean over the ranks' tokens of an optimizer step over the most that one of them had",
     "tokens_per_s": "tokens_total * ppo_epochs over step_seconds, all ranks together",
     "groups_without_signal": "share of groups of one, or whose members all have the same reward",
     "step_seconds": "wall-clock time of the whole call, in seconds",
 }
+
+KEEP_RATE = "keep_rate"
+"""Of `learner.drop_groups_without_signal`, whoever drops them reports it: share of the judged groups that were kept."""
 
 CRITIC_METRICS = ("value_loss", "value_clip_fraction", "explained_variance", "critic_grad_norm", "critic_lr")
 """Those that only a learner with a critic has."""
@@ -72,7 +77,8 @@ class BadStep:
 class RankReport:
     """One rank's part of a batch's metrics.
 
-    `sums[k]` are this rank's contributions to the mean of metric `k`, one optimizer step added to the other.
+    `sums[k]` are this rank's contributions to the mean of metric `k`, one optimizer step that was taken added to the
+    other.
     """
 
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys((*_MEANS, *_CRITIC_MEANS), 0.0))
@@ -104,9 +110,9 @@ def merge_reports(reports: Sequence[RankReport]) -> dict[str, float]:
     if steps == 0:
         return always
     with_critic = len(reports[0].critic_grad_norms)
-    names = (*_MEANS, *_CRITIC_MEANS) if with_critic else _MEANS
-    metrics = {name: sum(r.sums[name] for r in reports) / steps for name in names}
+    metrics = {name: sum(r.sums[name] for r in reports) / steps for name in _MEANS}
     if with_critic:
+        metrics |= {name: sum(r.sums[name] for r in reports) / with_critic for name in _CRITIC_MEANS}
         metrics["critic_grad_norm"] = sum(reports[0].critic_grad_norms) / with_critic
         metrics["critic_lr"] = reports[0].critic_lr
     metrics["ratio_max_deviation"] = max(r.ratio_max_deviation for r in reports)

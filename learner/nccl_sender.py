@@ -25,7 +25,7 @@ from vllm.distributed.weight_transfer.nccl_engine import (
 )
 
 from learner.sync_client import RolloutWorkerClient, both
-from learner.weight_source import BucketSource
+from learner.weight_source import BucketSource, Reading
 
 _GRACE_S = 5.0  # for the engines' own error, once the learner's side has failed
 
@@ -40,7 +40,11 @@ class NamedWeights(WeightSource):
         return [ParamMeta(piece.name, self._source.wire_dtype, piece.shape) for piece in self._source.pieces]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-        return self._source.tensors()
+        return iter(self.read())
+
+    def read(self) -> Reading:
+        """A reading of them, which another thread may end."""
+        return Reading(self._source)
 
 
 class NcclSender(NCCLTrainerWeightTransferEngine):
@@ -106,11 +110,14 @@ class NcclSender(NCCLTrainerWeightTransferEngine):
     def send_weights(self) -> None:
         """As in vLLM, but an engine's error, or its being late, ends the wait for the broadcast.
 
+        The other ranks gather with this one: whatever goes wrong, it goes through all buckets before it raises.
+
         Raises:
             TimeoutError: an engine was late. It holds a mixture of weights then, and must be restarted.
+            Exception: what an engine raised.
         """
-        assert self.source is not None
         source = self.source
+        assert isinstance(source, NamedWeights)
         meta = source.metadata()
         if not self.is_sender:
             self._broadcast(source, meta)
@@ -121,14 +128,18 @@ class NcclSender(NCCLTrainerWeightTransferEngine):
             dtype_names=[str(m.dtype).removeprefix("torch.") for m in meta],
             shapes=[list(m.shape) for m in meta],
         )
-        self.client.start_weight_update()
-        both(
-            lambda: self.client.update_weights(asdict(info)),
-            lambda: self._broadcast(source, meta),
-            what="exchange the weights",
-            timeout_s=self.timeout_s + _GRACE_S,
-            grace_s=_GRACE_S,
-        )
+        reading = source.read()
+        try:
+            self.client.start_weight_update()
+            both(
+                lambda: self.client.update_weights(asdict(info)),
+                lambda: self._broadcast(reading, meta),
+                what="exchange the weights",
+                timeout_s=self.timeout_s + _GRACE_S,
+                grace_s=_GRACE_S,
+            )
+        finally:
+            reading.end()
         self.client.finish_weight_update()
         self._post_send_sync()
 

@@ -29,15 +29,17 @@ class Networks:
         """Load what the settings ask for; torch.distributed must have been started.
 
         Raises:
-            ValueError: the architecture is not supported, or with LoRA the reference is another checkpoint than
-                the policy's.
+            ValueError: an architecture is not supported, or with LoRA the reference is another checkpoint than the
+                policy's, or it is of another vocabulary.
         """
         self.settings, self.checkpoint, self.temperature = settings, checkpoint, temperature
         self.device = torch.device(settings.device)
         self.dtype: torch.dtype = getattr(torch, settings.dtype)
         self.model = load_model(checkpoint, self.dtype).to(self.device)
         self.parameters = sum(p.numel() for p in self.model.parameters())
-        scorer = TokenScorer(self.model, entropy_grad=settings.entropy_coef > 0)
+        scorer = TokenScorer(
+            self.model, entropy_grad=settings.entropy_coef > 0, keep_hidden=settings.critic.kind == "head"
+        )
         scorer.check()
         if settings.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -66,7 +68,15 @@ class Networks:
                 )
             return policy
         frozen = load_model(checkpoint, self.dtype).eval().requires_grad_(False)
-        return TokenScorer(frozen if settings.offload_reference else frozen.to(self.device))
+        own, other = (m.get_input_embeddings().num_embeddings for m in (self.model, frozen))
+        if own != other:
+            raise ValueError(
+                f"reference={checkpoint} has a vocabulary of {other} tokens and the policy {self.checkpoint} one of "
+                f"{own}; a KL needs the same tokens: set policy.reference to a checkpoint with the policy's tokenizer"
+            )
+        reference = TokenScorer(frozen.to(self.device))
+        reference.check()
+        return reference.to("cpu") if settings.offload_reference else reference
 
     def _start_critic(self) -> TrainedModule | None:
         settings = self.settings
@@ -127,7 +137,7 @@ class Networks:
             return None
         critic = self.critic.engine if train else self.critic.module
         if self.settings.critic.kind == "head":
-            return critic(self.policy.module.hidden)
+            return critic(self.policy.module.take_hidden())
         return critic(*(self.tensor(array) for array in (batch.token_ids, batch.boundaries, batch.positions)))
 
     def _run(self, scorer: nn.Module, batch: MicroBatch, chunks: int) -> TokenScores:

@@ -41,11 +41,13 @@ class TokenScorer(nn.Module):
     model's own forward pass would compute logits for every token, prompts and replies included.
     """
 
-    def __init__(self, model: PreTrainedModel, *, entropy_grad: bool = False) -> None:
+    def __init__(self, model: PreTrainedModel, *, entropy_grad: bool = False, keep_hidden: bool = False) -> None:
+        """With `keep_hidden`, `take_hidden` gives what a value head reads."""
         super().__init__()
         self.model = model
         self.entropy_grad = entropy_grad
-        self.hidden: Tensor | None = None  # [n, width] at the positions last scored, detached: for a value head
+        self.keep_hidden = keep_hidden
+        self.hidden: Tensor | None = None
 
     def forward(
         self, token_ids: Tensor, boundaries: Tensor, positions: Tensor, targets: Tensor, temperature: float, chunks: int
@@ -58,7 +60,8 @@ class TokenScorer(nn.Module):
         """
         hidden = self.model.base_model(**packed_inputs(token_ids, boundaries)).last_hidden_state
         hidden = hidden[0, positions]
-        self.hidden = hidden.detach()
+        if self.keep_hidden:
+            self.hidden = hidden.detach()
         if chunks == 1:
             return self._score(hidden, targets, temperature)
         scores = [
@@ -66,6 +69,17 @@ class TokenScorer(nn.Module):
             for part, wanted in zip(hidden.tensor_split(chunks), targets.tensor_split(chunks), strict=True)
         ]
         return torch.cat([s[0] for s in scores]), torch.cat([s[1] for s in scores])
+
+    def take_hidden(self) -> Tensor:
+        """The last hidden states `[n, width]` at the positions last scored, detached; they are not kept any longer.
+
+        Raises:
+            RuntimeError: nothing was scored since they were last taken, or the scorer keeps none.
+        """
+        if self.hidden is None:
+            raise RuntimeError("a value head asked for hidden states, but the policy has not scored the batch")
+        hidden, self.hidden = self.hidden, None
+        return hidden
 
     def _score(self, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         logits = self.model.get_output_embeddings()(hidden)

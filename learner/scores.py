@@ -15,8 +15,20 @@ class SampleScores:
     logprobs: npt.NDArray[np.float32]  # the learner's, nats
     kl_penalties: npt.NDArray[np.float32]  # weighted KL to the reference policy; 0 without a reference
     values: npt.NDArray[np.float32] | None = None  # the critic's, given the tokens before each; None without a critic
+    ref_logprobs: npt.NDArray[np.float32] | None = None  # the reference policy's, nats; None without one
 
     @property
     def kl_penalty(self) -> float:
         """The weighted KL of the whole trajectory."""
         return float(self.kl_penalties.sum())
+
+    @property
+    def not_finite(self) -> str | None:
+        """What among the scores is NaN or infinite, in words; None where all is well."""
+        named = {
+            "the learner's log-probability": self.logprobs,
+            "the reference policy's log-probability": self.ref_logprobs,
+            "the KL penalty": self.kl_penalties,
+            "the critic's value": self.values,
+        }
+        return next((name for name, array in named.items() if array is not None and not np.isfinite(array).all()), None)

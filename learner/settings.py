@@ -21,10 +21,16 @@ _DEEPSPEED_OWNED = {
     "gradient_accumulation_steps": "learner.micro_batch_tokens",
     "fp16": "learner.dtype",
     "bf16": "learner.dtype",
+    "bfloat16": "learner.dtype",
+    "amp": "learner.dtype",
     "data_types": "learner.dtype",
     "torch_autocast": "learner.dtype",
+    "communication_data_type": "learner.dtype",
+    "managed_gradient_accumulation": "learner.micro_batch_tokens",
     "zero_optimization.stage": "learner.zero_stage",
     "zero_optimization.offload_optimizer": "learner.offload_optimizer",
+    "zero_optimization.cpu_offload": "learner.offload_optimizer",
+    "zero_optimization.compute_grad_norm": "learner.max_grad_norm",
     "zero_force_ds_cpu_optimizer": "learner.offload_optimizer",
 }
 """DeepSpeed's options that follow from a setting of ours, and which."""
@@ -157,7 +163,11 @@ class LearnerSettings(Settings):
     kl_coef: float = Field(
         0.001, ge=0, description="Weight of the KL to the reference policy. At 0 no reference is loaded."
     )
-    kl_estimator: KlEstimator = Field("k3", description="Estimator of that KL, as learner/kl.py tells.")
+    kl_estimator: KlEstimator = Field(
+        "k3",
+        description="Estimator of that KL, as learner/kl.py tells. k1 only with kl_in=reward: as a term of the loss "
+        "its gradient is 0 in expectation, whatever the reference.",
+    )
     kl_in: Literal["loss", "reward"] = Field(
         "loss",
         description="Where the KL counts: as a term of the loss, or taken off the reward before advantages are "
@@ -190,6 +200,11 @@ class LearnerSettings(Settings):
         {},
         description="With advantages_by=components: weights of reward components; the others weigh 1. They alone set "
         "the balance, whatever rewards.alpha is.",
+    )
+    drop_groups_without_signal: bool = Field(
+        False,
+        description="Leave groups out whose members all have the same reward, and sample others in their place, as "
+        "DAPO does (arXiv 2503.14476, section 3.2).",
     )
     ppo_epochs: int = Field(1, ge=1, description="Passes over a batch.")
     minibatches: int = Field(1, ge=1, description="Optimizer steps in one pass over a batch.")
@@ -246,6 +261,12 @@ class LearnerSettings(Settings):
                 f"advantages_by=components with estimator={self.estimator}: components are normalised in their "
                 "groups, as grpo does; set estimator=grpo or advantages_by=total"
             )
+        if self.drop_groups_without_signal and not self.needs_groups:
+            raise ValueError(
+                f"drop_groups_without_signal=true with estimator={self.estimator}: it compares no groups, so all of "
+                "them teach; set drop_groups_without_signal=false or estimator=grpo, dr_grpo, rloo or "
+                "reinforce_pp_baseline"
+            )
         if self.advantages_by == "total" and self.component_weights:
             raise ValueError(
                 f"component_weights={self.component_weights} have no effect with advantages_by=total; "
@@ -289,6 +310,11 @@ class LearnerSettings(Settings):
     def logit_chunk(self, vocabulary: int) -> int:
         """Tokens whose logits over a `vocabulary` of that size may stand in memory at a time; at least 1."""
         return max(1, min(self.logit_chunk_tokens, self.logit_chunk_mib * 2**20 // (4 * vocabulary)))
+
+    @property
+    def needs_groups(self) -> bool:
+        """Whether the estimator compares a trajectory with others of its group: groups of one then teach nothing."""
+        return self.estimator not in ("gae", "reinforce_pp")
 
     @property
     def scores_first(self) -> bool:

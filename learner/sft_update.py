@@ -9,7 +9,7 @@ from learner.aggregation import StepTotals, aggregate
 from learner.batching import MicroBatch, OptimizerStep, collate
 from learner.metrics import RankReport
 from learner.networks import Networks
-from learner.update import bad_loss, take_step
+from learner.update import finish_step
 
 
 def fine_tune_step(networks: Networks, step: OptimizerStep) -> RankReport:
@@ -19,16 +19,17 @@ def fine_tune_step(networks: Networks, step: OptimizerStep) -> RankReport:
     """
     report = RankReport()
     losses: list[Tensor] = []
-    last = len(step.micro_batches) - 1
+    report.lr = networks.policy.lr
     for place, samples in enumerate(step.micro_batches):
         batch = collate(samples)
         report.real_tokens += batch.real_tokens
         report.padded_tokens += batch.token_ids.size
-        losses.append(_share_of_nll(networks, batch, step, step.head_chunks[place], train=True))
-        networks.policy.backward(losses[-1], last=place == last)
-    report.lr = networks.policy.lr
-    bad = bad_loss("loss", losses, step, networks.policy.steps)
-    report.bad = take_step(networks.policy, "policy", bad, step, report.grad_norms)
+        logprobs = networks.score(batch, step.head_chunks[place], train=True).logprobs
+        losses.append(_share_of_nll(networks, batch, step, logprobs))
+        if place < len(step.micro_batches) - 1:
+            networks.policy.backward(losses[-1], last=False)
+        else:
+            report.bad = finish_step(networks.policy, "policy", losses, logprobs, step, report.grad_norms)
     report.sums["loss"] = float(torch.stack(losses).detach().sum())
     return report
 
@@ -37,16 +38,16 @@ def fine_tune_step(networks: Networks, step: OptimizerStep) -> RankReport:
 def measure_nll(networks: Networks, step: OptimizerStep) -> float:
     """This rank's share of the same loss, nothing learnt; collective."""
     with networks.evaluating():
-        shares = [
-            _share_of_nll(networks, collate(samples), step, chunks, train=False)
-            for samples, chunks in zip(step.micro_batches, step.head_chunks, strict=True)
-        ]
+        shares = []
+        for samples, chunks in zip(step.micro_batches, step.head_chunks, strict=True):
+            batch = collate(samples)
+            logprobs = networks.score(batch, chunks, train=False).logprobs
+            shares.append(_share_of_nll(networks, batch, step, logprobs))
     return float(torch.stack(shares).sum())
 
 
-def _share_of_nll(networks: Networks, batch: MicroBatch, step: OptimizerStep, chunks: int, *, train: bool) -> Tensor:
+def _share_of_nll(networks: Networks, batch: MicroBatch, step: OptimizerStep, logprobs: Tensor) -> Tensor:
     """A micro-batch's part of the step's mean over tokens, in nats."""
-    logprobs = networks.score(batch, chunks, train=train).logprobs
     sequence = torch.zeros_like(logprobs, dtype=torch.int64)  # a mean over tokens does not look at it
     totals = StepTotals(step.token_count, step.sequence_count)
     return aggregate(-logprobs, networks.tensor(batch.weights), sequence, totals)

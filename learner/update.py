@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from learner.aggregation import StepTotals
 from learner.batching import MicroBatch, OptimizerStep, collate
 from learner.deepspeed_engine import TrainedModule
 from learner.kl import kl_estimate
-from learner.losses import LossTerms, TrainedTokens, policy_loss
+from learner.losses import LossTerms, TokenScores, TrainedTokens, policy_loss
 from learner.metrics import BadStep, RankReport
 from learner.networks import Networks
 from learner.scores import SampleScores
@@ -28,17 +29,21 @@ def score_batch(
     with networks.reference_at_hand(), networks.evaluating():
         for samples, chunks in zip(step.micro_batches, step.head_chunks, strict=True):
             batch = collate(samples)
+            reference = networks.reference_logprobs(batch, chunks)
             old = networks.score(batch, chunks, train=False).logprobs
             values = networks.values(batch, train=False)
-            reference = networks.reference_logprobs(batch, chunks) if settings.kl_in == "reward" else None
             penalties = torch.zeros_like(old)
-            if reference is not None:
+            if reference is not None and settings.kl_in == "reward":
                 penalties = kl_coef * kl_estimate(old, reference, settings.kl_estimator)
             begin = 0
             for sample in samples:
                 own = slice(begin, begin := begin + sample.trained_tokens)
-                value = values[own].cpu().numpy() if values is not None else None
-                scores[sample.index] = SampleScores(old[own].cpu().numpy(), penalties[own].cpu().numpy(), value)
+                scores[sample.index] = SampleScores(
+                    logprobs=old[own].cpu().numpy(),
+                    kl_penalties=penalties[own].cpu().numpy(),
+                    values=values[own].cpu().numpy() if values is not None else None,
+                    ref_logprobs=reference[own].cpu().numpy() if reference is not None else None,
+                )
     return scores
 
 
@@ -48,10 +53,11 @@ def train_batch(
     """Take the optimizer steps of a batch; collective.
 
     The first whose loss or gradient is not finite is not taken, nor is any after it; the report's `bad` tells why.
-    A loss or the policy's gradient keeps policy and critic as they were; the critic's gradient only the critic.
+    The policy's keeps policy and critic as they were, the critic's only the critic.
     """
     report = RankReport(kl_coef=kl_coef)
-    with networks.reference_at_hand():
+    # A scored batch brings the reference policy's log-probabilities along.
+    with nullcontext() if settings.scores_first else networks.reference_at_hand():
         for number, step in enumerate(steps):
             report.bad = _optimizer_step(networks, step, settings, report, first=number == 0)
             if report.bad is not None:
@@ -65,33 +71,45 @@ def _optimizer_step(
     policy, critic = networks.policy, networks.critic
     terms: list[LossTerms] = []
     values: list[ValueTerms] = []
-    last = len(step.micro_batches) - 1
+    bad: BadStep | None = None
+    report.lr = policy.lr
     for place, samples in enumerate(step.micro_batches):
+        last = place == len(step.micro_batches) - 1
         batch = collate(samples)
         report.real_tokens += batch.real_tokens
         report.padded_tokens += batch.token_ids.size
-        terms.append(_policy_terms(networks, batch, step, step.head_chunks[place], settings, report.kl_coef))
-        policy.backward(terms[-1].loss, last=place == last)
-        if critic is not None:
-            values.append(_value_terms(networks, batch, step, settings))
-            critic.backward(values[-1].loss, last=place == last)
-    bad = bad_loss("loss", [t.loss for t in terms], step, policy.steps)
-    if critic is not None:
-        bad = bad or bad_loss("value loss", [v.loss for v in values], step, policy.steps)
-    report.lr = policy.lr
-    bad = take_step(policy, "policy", bad, step, report.grad_norms)
-    if critic is not None:
+        chunks = step.head_chunks[place]
+        scores, of_policy = _policy_terms(networks, batch, step, chunks, settings, report.kl_coef)
+        terms.append(of_policy)
+        if last:
+            losses = [t.loss for t in terms]
+            bad = finish_step(policy, "policy", losses, scores.logprobs, step, report.grad_norms)
+            if bad is None:
+                _add_policy_terms(terms, report, first=first)
+        else:
+            policy.backward(of_policy.loss, last=False)
+        if critic is None:
+            continue
         report.critic_lr = critic.lr
-        bad = take_step(critic, "critic", bad, step, report.critic_grad_norms)
-    if bad is None:
-        _add_terms(terms, values, report, first=first)
+        value, of_critic = _value_terms(networks, batch, step, settings)
+        values.append(of_critic)
+        if last:
+            losses = [v.loss for v in values]
+            bad = finish_step(critic, "critic", losses, value, step, report.critic_grad_norms, bad=bad)
+            if bad is None:
+                _add_value_terms(values, report)
+        else:
+            critic.backward(of_critic.loss, last=False)
     return bad
 
 
 def _policy_terms(
     networks: Networks, batch: MicroBatch, step: OptimizerStep, chunks: int, settings: LearnerSettings, kl_coef: float
-) -> LossTerms:
-    reference = networks.reference_logprobs(batch, chunks)
+) -> tuple[TokenScores, LossTerms]:
+    if not settings.scores_first:
+        reference = networks.reference_logprobs(batch, chunks)
+    else:  # on all ranks alike: with adapters and ZeRO-3 asking the reference is collective
+        reference = networks.tensor(batch.ref_logprobs) if batch.ref_logprobs is not None else None
     scores = networks.score(batch, chunks, train=True)
     # Unscored batches take one optimizer step, in which the policy still is the one that the batch came to.
     old = scores.logprobs.detach() if batch.old_logprobs is None else networks.tensor(batch.old_logprobs)
@@ -105,16 +123,18 @@ def _policy_terms(
         ref_logprobs=reference,
     )
     totals = StepTotals(step.token_count, step.sequence_count)
-    return policy_loss(scores, tokens, settings, totals, kl_coef=kl_coef)
+    return scores, policy_loss(scores, tokens, settings, totals, kl_coef=kl_coef)
 
 
-def _value_terms(networks: Networks, batch: MicroBatch, step: OptimizerStep, settings: LearnerSettings) -> ValueTerms:
+def _value_terms(
+    networks: Networks, batch: MicroBatch, step: OptimizerStep, settings: LearnerSettings
+) -> tuple[Tensor, ValueTerms]:
     values = networks.values(batch, train=True)
     # Where there is a critic, every batch is scored first, and so has these.
     assert values is not None
     assert batch.old_values is not None
     assert batch.returns is not None
-    return value_loss(
+    return values, value_loss(
         values,
         networks.tensor(batch.old_values),
         networks.tensor(batch.returns),
@@ -124,7 +144,7 @@ def _value_terms(networks: Networks, batch: MicroBatch, step: OptimizerStep, set
     )
 
 
-def bad_loss(name: str, losses: list[Tensor], step: OptimizerStep, steps: int) -> BadStep | None:
+def _bad_loss(name: str, losses: list[Tensor], step: OptimizerStep, steps: int) -> BadStep | None:
     """What is bad where a micro-batch's loss is not finite, on whichever rank; collective."""
     bad = ~torch.isfinite(torch.stack([loss.detach() for loss in losses]))
     anywhere = bad.any().to(torch.int32)
@@ -132,15 +152,33 @@ def bad_loss(name: str, losses: list[Tensor], step: OptimizerStep, steps: int) -
     if not anywhere.item():
         return None
     suspects = tuple(s.label for i in bad.nonzero().flatten().tolist() for s in step.micro_batches[i])
-    return BadStep(f"{name} is not finite at optimizer step {steps}", suspects)
+    return BadStep(f"loss of the {name} is not finite at optimizer step {steps}", suspects)
 
 
-def take_step(
-    trained: TrainedModule, name: str, bad: BadStep | None, step: OptimizerStep, norms: list[float]
+def finish_step(
+    trained: TrainedModule,
+    name: str,
+    losses: list[Tensor],
+    scores: Tensor,
+    step: OptimizerStep,
+    norms: list[float],
+    *,
+    bad: BadStep | None = None,
 ) -> BadStep | None:
-    """Take a module's step, or drop its gradients where something was bad before; returns what is bad after."""
-    if bad is not None:
-        trained.spoil()
+    """Go backward through the last of a step's micro-batches and take the step, unless something is bad; collective.
+
+    Args:
+        losses: of all micro-batches; the last is still to go backward.
+        scores: what the last loss was made of.
+        bad: what was bad before.
+
+    Returns what is bad now: the step then was not taken, and nothing is left of its gradients.
+    """
+    bad = bad or _bad_loss(name, losses, step, trained.steps)
+    if bad is None:
+        trained.backward(losses[-1], last=True)
+    else:
+        trained.drop(scores)
     norm = trained.step()
     if bad is not None:
         return bad
@@ -151,7 +189,7 @@ def take_step(
     return None
 
 
-def _add_terms(terms: list[LossTerms], values: list[ValueTerms], report: RankReport, *, first: bool) -> None:
+def _add_policy_terms(terms: list[LossTerms], report: RankReport, *, first: bool) -> None:
     for name, attribute in (
         ("loss", "loss"),
         ("policy_loss", "policy_loss"),
@@ -165,10 +203,12 @@ def _add_terms(terms: list[LossTerms], values: list[ValueTerms], report: RankRep
         ("importance_cut", "importance_cut"),
     ):
         report.sums[name] += float(torch.stack([getattr(t, attribute).detach() for t in terms]).sum())
-    if values:
-        report.sums["value_loss"] += float(torch.stack([v.loss.detach() for v in values]).sum())
-        report.sums["value_clip_fraction"] += float(torch.stack([v.clipped for v in values]).sum())
     if first:
         report.ratio_max_deviation = float(torch.stack([t.ratio_deviation_max for t in terms]).max())
         report.logprob_diff_mean = float(torch.stack([t.logprob_diff for t in terms]).sum())
         report.logprob_diff_max = float(torch.stack([t.logprob_diff_max for t in terms]).max())
+
+
+def _add_value_terms(values: list[ValueTerms], report: RankReport) -> None:
+    report.sums["value_loss"] += float(torch.stack([v.loss.detach() for v in values]).sum())
+    report.sums["value_clip_fraction"] += float(torch.stack([v.clipped for v in values]).sum())

@@ -6,6 +6,7 @@ Under ZeRO-3 a bucket's parameters are gathered together; all ranks must go thro
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -73,14 +74,46 @@ class BucketSource:
         """All tensors, in the order they are sent."""
         return [piece for bucket in self.buckets for piece in bucket.pieces]
 
+
+class Reading:
+    """One reading of a source, tensor by tensor, in whatever thread; on all ranks, for it gathers by buckets.
+
+    Another thread may end it. It then goes through the buckets that are left, as the other ranks do.
+    """
+
+    def __init__(self, source: BucketSource) -> None:
+        self._source = source
+        self._left = list(source.buckets)
+        self._gathering = threading.Lock()
+        self._ended = False
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        """Each name with a tensor of its own, on the learner's device.
+
+        Raises:
+            RuntimeError: the reading was ended.
+        """
+        for _ in self._source.buckets:
+            yield from self._next()
+
+    def end(self) -> None:
+        """Gather what is left, for nobody; `__iter__` gathers no more."""
+        with self._gathering:
+            self._ended = True
+            for bucket in self._left:
+                bucket.gather(None)
+            self._left = []
+
     @torch.no_grad()
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Each name with a tensor of its own, on the learner's device; gathers by buckets, on all ranks."""
-        for bucket in self.buckets:
+    def _next(self) -> list[tuple[str, Tensor]]:
+        with self._gathering:
+            if self._ended:
+                raise RuntimeError("this reading of the weights was ended, since sending them has failed")
+            bucket = self._left.pop(0)
             with _whole([part for piece in bucket.pieces for part in piece.parts]):
                 # What is gathered goes away with the context.
-                copies = [(piece.name, piece.value().to(self.wire_dtype, copy=True)) for piece in bucket.pieces]
-            yield from copies
+                wire = self._source.wire_dtype
+                return [(piece.name, piece.value().to(wire, copy=True)) for piece in bucket.pieces]
 
 
 def _whole_piece(weight: Weight) -> Piece:

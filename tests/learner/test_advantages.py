@@ -137,6 +137,23 @@ def test_a_void_member_left_out_changes_its_own_group_alone() -> None:
     np.testing.assert_allclose(whole[3:], without[2:])
 
 
+@pytest.mark.parametrize("estimator", BASELINED)
+def test_penalties_give_no_group_a_signal_that_its_rewards_don_t(estimator: Estimator) -> None:
+    rewards, groups = [1.0, 1.0, 0.0, 1.0], ["equal", "equal", "real", "real"]
+    got = estimate(rewards, groups, estimator, penalties=[0.001, 0.002, 0.3, 0.1])
+    assert got.groups_without_signal == 1
+    assert not got.values[:2].any(), "a KL that differs by a thousandth is no reason to prefer one"
+    np.testing.assert_allclose(
+        got.values[2:],
+        estimate([-0.3, 0.9], ["real"] * 2, estimator).values
+        * (
+            # the batch's spread counts the group without signal
+            2**0.5 if estimator == "reinforce_pp_baseline" else 1
+        ),
+        atol=1e-4,
+    )
+
+
 def test_groups_with_signal_are_those_whose_rewards_vary() -> None:
     assert groups_with_signal([1, 0, 1, 1, 5], ["a", "a", "b", "b", "c"]) == {"a"}
     assert groups_with_signal([1, 1], ["a", "b"]) == frozenset()

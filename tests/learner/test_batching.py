@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.batching import Sample, collate, make_samples, pack, plan_steps, split_over_ranks
+from learner.batching import Sample, collate, make_samples, pack, packing, plan_steps, split_over_ranks
 
 Make = Callable[..., Any]  # the factories in conftest.py
 
@@ -118,3 +118,13 @@ def test_refuses_what_cannot_be_trained(make_trajectory: Make) -> None:
         make_samples([unscored], np.zeros(1))
     with pytest.raises(ValueError, match="at least one sample"):
         split_over_ranks([], 1, 8, 8)
+
+
+def test_packing_tells_how_full_micro_batches_and_how_even_ranks_are() -> None:
+    one = split_over_ranks(samples_of([6, 4]), ranks=1, micro_batch_tokens=10, logit_chunk_tokens=9)
+    assert packing([one], 10) == {"packing_efficiency": 1.0, "rank_balance": 1.0}
+    uneven = split_over_ranks(samples_of([8, 4]), ranks=2, micro_batch_tokens=10, logit_chunk_tokens=9)
+    assert packing([[share] for share in uneven], 10) == {"packing_efficiency": 12 / 20, "rank_balance": 12 / 16}
+    lonely = split_over_ranks(samples_of([30]), ranks=3, micro_batch_tokens=10, logit_chunk_tokens=9)
+    found = packing([[share] for share in lonely], 10)
+    assert found == {"packing_efficiency": 30 / (30 + 2 * 10), "rank_balance": 1 / 3}, "it fills what it has to itself"

@@ -11,7 +11,7 @@ from actors.trajectory import Trajectory
 from learner.advantages import estimate
 from learner.batching import collate, make_samples
 from learner.component_advantages import component_advantages
-from learner.credit import assign_credit, assign_token_credit, explained_variance
+from learner.credit import assign_credit, assign_token_credit, credited_samples, explained_variance, with_signal
 from learner.gae import gae, whiten
 from learner.scores import SampleScores
 from learner.settings import CriticSettings, LearnerSettings
@@ -133,3 +133,46 @@ def test_explained_variance() -> None:
     assert explained_variance(np.ones(3), returns) == pytest.approx(0)
     assert explained_variance(-returns, returns) == pytest.approx(-3)
     assert explained_variance(returns, np.ones(3)) == 0
+
+
+def rewarded(trajectory: Trajectory, total: float, **parts: float) -> Trajectory:
+    assert trajectory.reward is not None
+    return replace(trajectory, reward=replace(trajectory.reward, total=total, components=parts))
+
+
+def test_groups_without_signal_are_dropped_whole_and_counted(trajectories: list[Trajectory]) -> None:
+    first = trajectories[0].group
+    batch = [rewarded(t, float(t.group != first and t.seed), cost=float(t.seed)) for t in trajectories]
+    kept, dropped = with_signal(batch, LearnerSettings())
+    assert (len(kept), dropped) == (9, 1)
+    assert kept == [t for t in batch if t.group != first]
+    by_parts = LearnerSettings(advantages_by="components")
+    assert with_signal(batch, by_parts) == (batch, 0), "its cost differs"
+    silent = LearnerSettings(advantages_by="components", component_weights={"cost": 0.0})
+    assert with_signal(batch, silent) == ([], 4)
+    assert with_signal([], LearnerSettings()) == ([], 0)
+
+
+def test_a_kl_penalty_alone_is_no_signal(trajectories: list[Trajectory]) -> None:
+    rng = np.random.default_rng(8)
+    batch = [rewarded(t, 1.0) for t in trajectories]
+    penalties = rng.random(len(batch)).tolist()
+    found = assign_credit(batch, LearnerSettings(kl_in="reward", estimator="grpo"), penalties)
+    assert not found.values.any()
+    assert found.share_without_signal == 1
+
+
+@pytest.mark.parametrize("estimator", ["grpo", "gae"])
+def test_what_was_scored_goes_with_the_samples(estimator: str, trajectories: list[Trajectory]) -> None:
+    rng = np.random.default_rng(9)
+    scores = {
+        place: SampleScores(*(rng.normal(size=int(t.sampled.sum())).astype(np.float32) for _ in range(4)))
+        for place, t in enumerate(trajectories)
+    }
+    critic = CriticSettings(kind="head" if estimator == "gae" else "none")
+    settings = LearnerSettings(kl_in="reward", estimator=estimator, critic=critic)
+    samples, _ = credited_samples(trajectories, settings, scores)
+    by_tokens = {t.token_ids.tobytes(): scores[place] for place, t in enumerate(trajectories)}
+    for sample in samples:
+        assert sample.ref_logprobs is by_tokens[sample.token_ids.tobytes()].ref_logprobs
+        assert sample.old_logprobs is by_tokens[sample.token_ids.tobytes()].logprobs

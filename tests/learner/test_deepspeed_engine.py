@@ -23,3 +23,4 @@ def test_offload_and_bfloat16() -> None:
     config = deepspeed_config(settings, settings.optimizer, parameters=7)
     assert config["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
     assert config["bf16"] == {"enabled": True}
+    assert config["communication_data_type"] == config["data_types"]["grad_accum_dtype"] == "fp32"

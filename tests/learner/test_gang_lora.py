@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forked_gang import forked_gang
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from actors.trajectory import Trajectory
-from learner.gang import LearnerGang
 from learner.settings import LearnerSettings
 
-pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = pytest.mark.engine
 
 KL, LR, EPS = 0.1, 1e-2, 1e-3
 PROBE = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3]
@@ -58,8 +58,7 @@ def test_adapters(
 
     batch = random_trajectories(np.random.default_rng(4), 2, 3, score=score)
     settings = LearnerSettings.model_validate(BASE | GANGS[shape])
-    gang = LearnerGang(settings, checkpoint=tiny_checkpoint, temperature=1.0)
-    try:
+    with forked_gang(tiny_checkpoint, settings) as gang:
         gang.save_pretrained(tmp_path / "before")
         metrics = gang.train_step(batch)
         assert metrics["kl_ref"] > 1e-5, "the adapters were to lead away from the base"
@@ -70,8 +69,6 @@ def test_adapters(
         gang.load_state(tmp_path / "state")
         assert gang.train_step(batch)["loss"] == second["loss"]
         assert gang.logprobs(PROBE) == after_second
-    finally:
-        gang.shutdown()
 
     plain = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(tiny_checkpoint), tmp_path / "before" / "adapter", is_trainable=True

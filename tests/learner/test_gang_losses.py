@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forked_gang import forked_gang
 from transformers import AutoModelForCausalLM
 
 from actors.trajectory import Trajectory
 from learner.bad_batches import NonFiniteError
 from learner.gang import LearnerGang
+from learner.rank import LearnerRank
 from learner.settings import LearnerSettings
 
-pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = pytest.mark.engine
 
 KL, TARGET, CAP, CLIP, LR, EPS = 0.05, 0.01, 1.3, 0.05, 3e-3, 1e-3
 EPOCHS = 2
@@ -106,9 +108,8 @@ def expected(tiny_checkpoint: Path, batches: list[list[Trajectory]]) -> tuple[di
 @pytest.fixture(params=list(GANGS))
 def gang(request: pytest.FixtureRequest, tiny_checkpoint: Path, tmp_path: Path) -> Iterator[LearnerGang]:
     settings = LearnerSettings.model_validate(BASE | GANGS[request.param])
-    running = LearnerGang(settings, checkpoint=tiny_checkpoint, temperature=1.0, bad_batches=tmp_path / "bad")
-    yield running
-    running.shutdown()
+    with forked_gang(tiny_checkpoint, settings, bad_batches=tmp_path / "bad") as running:
+        yield running
 
 
 def with_reward(batch: list[Trajectory], total: float) -> list[Trajectory]:
@@ -163,3 +164,59 @@ def test_scored_first(
     again = gang.train_step(batches[1])
     untimed = second.keys() - {"step_seconds", "tokens_per_s", "peak_memory_gib"}
     assert {k: again[k] for k in untimed} == {k: second[k] for k in untimed}, "the coefficient is part of the state"
+
+
+@pytest.fixture(scope="module")
+def far_off(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A policy so sure of itself that most tokens have log-probabilities below -100."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+    with torch.no_grad():
+        model.model.norm.weight.mul_(60)
+    path = tmp_path_factory.mktemp("sure")
+    model.save_pretrained(path)
+    return path
+
+
+def test_what_is_not_finite_before_training_skips_the_batch(
+    batches: list[list[Trajectory]], tiny_checkpoint: Path, far_off: Path, tmp_path: Path
+) -> None:
+    settings = LearnerSettings.model_validate(BASE | {"kl_estimator": "k3", "ranks": 2, "micro_batch_tokens": 90})
+    unsure = np.where(batches[0][3].sampled, np.float32(np.nan), np.float32(0))
+    without = [*batches[0][:3], replace(batches[0][3], logprobs=unsure), *batches[0][4:]]
+    with forked_gang(far_off, settings, reference=tiny_checkpoint, bad_batches=tmp_path) as gang:
+        for batch in (without, batches[0]):  # the second's penalty: exp(reference - policy) is more than float32 holds
+            before = gang.logprobs(PROBE)
+            assert gang.train_step(batch).items() >= {("bad_steps", 1.0), ("optimizer_steps", 0.0)}
+            assert gang.logprobs(PROBE) == before
+        assert gang.batches_trained() == 2
+    reasons = [json.loads(path.read_text().splitlines()[0]) for path in sorted(tmp_path.glob("batch-*.jsonl"))]
+    assert reasons[0] == {"reason": "the engine's log-probability is not finite", "suspects": ["group 'g1' seed 0"]}
+    assert reasons[1]["reason"] == "the KL penalty is not finite"
+    assert reasons[1]["suspects"]
+
+
+def count_reference(rank: LearnerRank) -> None:
+    """Have the rank count how often its reference policy is asked."""
+    networks, ask = rank.networks, rank.networks.reference_logprobs
+    networks.asked = 0
+
+    def counted(*arguments: Any) -> Any:
+        networks.asked += 1
+        return ask(*arguments)
+
+    networks.reference_logprobs = counted
+
+
+def asked(rank: LearnerRank) -> int:
+    return rank.networks.asked
+
+
+@pytest.mark.parametrize(("kl_in", "times"), [("reward", 1), ("loss", EPOCHS)])
+def test_the_reference_is_asked_once_where_the_batch_was_scored(
+    kl_in: str, times: int, batches: list[list[Trajectory]], tiny_checkpoint: Path
+) -> None:
+    changes = {"kl_in": kl_in, "kl_estimator": "k3", "micro_batch_tokens": 4096, "importance": "off"}
+    with forked_gang(tiny_checkpoint, LearnerSettings.model_validate(BASE | changes)) as gang:
+        gang.on_ranks(count_reference)
+        assert gang.train_step(batches[0])["kl_ref"] > 0
+        assert gang.on_ranks(asked) == [times]

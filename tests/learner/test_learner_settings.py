@@ -38,6 +38,25 @@ def test_schedule_rises_then_falls_to_zero() -> None:
             {"deepspeed": {"zero_optimization": {"stage": 2}}},
             "deepspeed.zero_optimization.stage=2 .*learner.zero_stage",
         ),
+        ({"deepspeed": {"bfloat16": {"enabled": True}}}, "deepspeed.bfloat16=.*learner.dtype"),
+        ({"deepspeed": {"amp": {"enabled": True}}}, "deepspeed.amp=.*learner.dtype"),
+        ({"deepspeed": {"communication_data_type": "fp16"}}, "communication_data_type='fp16' .*learner.dtype"),
+        (
+            {"deepspeed": {"managed_gradient_accumulation": False}},
+            "managed_gradient_accumulation=False .*learner.micro_batch_tokens",
+        ),
+        (
+            {"deepspeed": {"zero_optimization": {"cpu_offload": True}}},
+            "zero_optimization.cpu_offload=True .*learner.offload_optimizer",
+        ),
+        (
+            {"deepspeed": {"zero_optimization": {"compute_grad_norm": False}}},
+            "zero_optimization.compute_grad_norm=False .*learner.max_grad_norm",
+        ),
+        (
+            {"drop_groups_without_signal": True, "estimator": "reinforce_pp"},
+            "drop_groups_without_signal=true with estimator=reinforce_pp.*set drop_groups_without_signal=false",
+        ),
         ({"deepspeed": {"zero_optimization": 2}}, "deepspeed.zero_optimization=2 must be a mapping"),
         ({"lora": {"rank": -1}}, r"lora\.rank"),
         ({"estimator": "rloo", "advantages_by": "components"}, "with estimator=rloo.*set estimator=grpo"),
@@ -87,6 +106,14 @@ def test_a_batch_is_scored_first_only_where_it_must_be() -> None:
     assert LearnerSettings(importance="truncate", minibatches=2).scores_first
     assert LearnerSettings(kl_in="reward").scores_first
     assert not LearnerSettings(kl_in="reward", kl_coef=0, ppo_epochs=2).scores_first
+
+
+def test_estimators_that_compare_no_groups_need_none() -> None:
+    compare = {"grpo", "dr_grpo", "rloo", "reinforce_pp_baseline"}
+    for estimator in (*compare, "reinforce_pp", "gae"):
+        critic = {"kind": "head" if estimator == "gae" else "none"}
+        settings = LearnerSettings.model_validate({"estimator": estimator, "critic": critic})
+        assert settings.needs_groups == (estimator in compare)
 
 
 def test_logit_chunks_shrink_with_the_vocabulary() -> None:

@@ -164,6 +164,19 @@ def test_check_leaves_the_model_packed(tmp_path: Path) -> None:
     assert PACKED not in (tmp_path / "saved" / "config.json").read_text(encoding="utf-8"), "other programs load it"
 
 
+def test_hidden_states_are_kept_for_a_value_head_alone_and_only_until_it_took_them(tmp_path: Path) -> None:
+    model = load_model(save(CONFIGS["qwen2"], tmp_path), torch.float32)
+    ids = torch.tensor([3, 1, 4, 1])
+    arguments = (ids, torch.tensor([0, 4], dtype=torch.int32), torch.tensor([0, 2]), ids[[1, 3]], 1.0, 1)
+    keeps, forgets = TokenScorer(model, keep_hidden=True), TokenScorer(model)
+    for scorer in (keeps, forgets):
+        scorer(*arguments)
+    assert keeps.take_hidden().shape == (2, model.config.hidden_size)
+    for scorer in (keeps, forgets):
+        with pytest.raises(RuntimeError, match="the policy has not scored the batch"):
+            scorer.take_hidden()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_variable_length_kernel(name: str, tmp_path: Path) -> None:

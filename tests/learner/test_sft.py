@@ -106,13 +106,11 @@ def plain_nll(model: Any, examples: list[SftExample]) -> torch.Tensor:
 
 
 @pytest.mark.engine
-@pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("gang", [{"ranks": 1}, {"ranks": 2, "zero_stage": 2}, {"ranks": 2, "zero_stage": 3}])
 def test_the_gang_learns_as_plain_pytorch_does(gang: dict[str, Any], tiny_checkpoint: Path, tmp_path: Path) -> None:
     import torch
+    from forked_gang import forked_gang
     from transformers import AutoModelForCausalLM
-
-    from learner.gang import LearnerGang
 
     rng = np.random.default_rng(3)
     batches, heldout = [random_examples(rng, 7), random_examples(rng, 3)], random_examples(rng, 5)
@@ -125,8 +123,7 @@ def test_the_gang_learns_as_plain_pytorch_does(gang: dict[str, Any], tiny_checkp
 
     model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
     optimizer = torch.optim.AdamW(model.parameters(), **adamw)
-    running = LearnerGang(settings, checkpoint=tiny_checkpoint, temperature=1.0)
-    try:
+    with forked_gang(tiny_checkpoint, settings) as running:
         with torch.no_grad():
             assert running.measure_nll(heldout) == pytest.approx(plain_nll(model, heldout).item(), rel=1e-6)
         for batch, share in zip(batches, (1.0, 0.5), strict=True):
@@ -144,28 +141,23 @@ def test_the_gang_learns_as_plain_pytorch_does(gang: dict[str, Any], tiny_checkp
             assert learnt["padding_efficiency"] == 1
         assert running.batches_trained() == 2
         running.save_pretrained(tmp_path / "policy")
-    finally:
-        running.shutdown()
     saved = dict(AutoModelForCausalLM.from_pretrained(tmp_path / "policy").named_parameters())
     for name, wanted in model.named_parameters():
         torch.testing.assert_close(saved[name], wanted, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.engine
-@pytest.mark.usefixtures("ray_cluster")
 def test_a_loss_that_is_not_finite_ends_it_and_names_the_rate(tiny_checkpoint: Path) -> None:
+    from forked_gang import forked_gang
+
     from learner.bad_batches import NonFiniteError
-    from learner.gang import LearnerGang
 
     sft = SftSettings(lr=1e30, warmup_share=0.0, schedule="constant")
     settings = sft.learner_settings(LearnerSettings(start_timeout_s=120), steps=9)
-    running = LearnerGang(settings, checkpoint=tiny_checkpoint, temperature=1.0)
     batch = [SftExample([1, 2, 3], [False, False, True], "example 'bad'")]
-    try:
+    with forked_gang(tiny_checkpoint, settings) as running:
         assert running.fine_tune(batch)["loss"] > 0
         with pytest.raises(
             NonFiniteError, match=r"not finite at optimizer step 1.*'bad'; the step was not taken. Lower"
         ):
             running.fine_tune(batch)
-    finally:
-        running.shutdown()

@@ -19,7 +19,7 @@ from actors.policy_engine import PolicyEngine
 from actors.settings import EngineSettings, SamplingSettings
 from learner.lora import add_adapters
 from learner.settings import LoraSettings
-from learner.weight_source import BucketSource
+from learner.weight_source import BucketSource, Reading
 from learner.weight_sync import WeightSender
 
 if TYPE_CHECKING:
@@ -272,7 +272,7 @@ def _sharded(rank: int, rendezvous: str, checkpoint: Path) -> dict[str, Any]:
         packed = torch.empty(bucket.size, dtype=torch.uint8) if rank == 0 else None
         bucket.gather(packed)  # as when it is sent: the others only take part
         kept += [] if packed is None else list(bucket.announcement.views(packed))
-    copies = list(source.tensors())
+    copies = list(Reading(source))
     sharded = sum(p.numel() == 0 for p in engine.module.parameters())
     dist.destroy_process_group()
     return {
