@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 import time
+import tracemalloc
 from itertools import pairwise
 from typing import Any
 
@@ -220,6 +221,36 @@ async def test_ten_megabytes(pool: Any, compressed: bool) -> None:
     assert "longer than 1048576 bytes (pool.max_reply_bytes)" in call.error
 
 
+@pytest.mark.parametrize("told", [False, True], ids=["chunked", "length-told"])
+async def test_a_hundred_megabytes_are_not_read(pool: Any, told: bool) -> None:
+    size, piece = 100_000_000, b" " * 65536
+    written = 0
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        nonlocal written
+        response = web.StreamResponse(headers={"Content-Length": str(size)} if told else {})
+        await response.prepare(request)
+        while written < size:
+            await response.write(piece)
+            written += len(piece)
+        return response
+
+    caller = pool.caller([pool.card(await pool.provider(handler))])
+    tracemalloc.start()
+    try:
+        call = await caller.ask(ASK)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    await asyncio.sleep(0.1)
+    before = written
+    await asyncio.sleep(0.1)
+    assert written == before < size / 5  # what the sockets hold, too; and the server sees that we hung up
+    assert most_bytes < 10_000_000
+    assert (call.status, call.attempts) == (CallStatus.PROVIDER_ERROR, 1)
+    assert "longer than 1048576 bytes" in call.error
+
+
 async def test_an_endless_stream_is_left(pool: Any) -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -271,6 +302,43 @@ async def test_missing_usage_is_estimated_from_the_lengths(pool: Any) -> None:
     assert (call.status, call.prompt_tokens, call.completion_tokens) == (CallStatus.OK, prompt, 10)
     assert call.cost_usd == pytest.approx((prompt + 30) / 1e6) == caller.stats().usd["small"]
     assert "estimated" in call.error
+
+
+@pytest.mark.parametrize("usage", [(5000, 5), (20, 65), (10_000_000, 10_000_000)])
+@pytest.mark.parametrize("text", ["fine", "x" * 4000])
+async def test_no_call_settles_above_what_was_reserved_for_it(pool: Any, usage: tuple[int, int], text: str) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return completion(text, usage={"prompt_tokens": usage[0], "completion_tokens": usage[1]})
+
+    card = pool.card(await pool.provider(handler))
+    caller = pool.caller([card], cap_usd_per_run=worst_usd(card, ASK))
+    call = await caller.ask(ASK)
+    assert (call.status, call.cost_estimated) == (CallStatus.OK, True)
+    assert 0 < call.cost_usd == caller.stats().usd["small"] <= worst_usd(card, ASK)
+    assert caller.stats().nonsense == {"small": 1}
+
+
+async def test_a_guess_from_dear_calls_is_no_more_than_a_cheap_ones_worst_case(pool: Any) -> None:
+    seen: list[int] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        seen.append(1)
+        if len(seen) == 1:
+            return completion("x" * 2000, usage={"prompt_tokens": 100, "completion_tokens": 500})
+        response = web.StreamResponse(headers={"Content-Length": "99"})  # billed, and cut off
+        await response.prepare(request)
+        await response.write(b"{")
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    card = pool.card(await pool.provider(handler))
+    caller = pool.caller([card], max_attempts=1)
+    await caller.ask(CallRequest("small", "small", "a long answer", max_tokens=512))
+    before = caller.stats().usd["small"]
+    cheap = CallRequest("small", "small", "q", max_tokens=4)
+    await caller.ask(cheap)
+    assert caller.stats().usd["small"] - before == pytest.approx(worst_usd(card, cheap))
 
 
 async def test_a_refusal_without_usage_is_charged_in_full(pool: Any) -> None:
@@ -377,6 +445,40 @@ async def test_a_call_whose_turn_is_too_late_is_a_timeout_that_names_the_limit(p
     call = await caller.ask(ASK)
     assert (call.status, call.attempts) == (CallStatus.TIMEOUT, 0)
     assert "its turn under the card's requests_per_minute and tokens_per_minute" in call.error
+
+
+@pytest.mark.parametrize("way", ["cancelled", "late for a slot", "over budget", "endpoint down", "retry past deadline"])
+async def test_a_call_that_is_not_sent_gives_its_turn_back(pool: Any, way: str) -> None:
+    server, base_url = await pool.server(hang=1.0)
+    if way == "retry past deadline":
+        server, base_url = await pool.server(rate_limit=1.0, retry_after_s=0)
+    settings: dict[str, Any] = {"max_in_flight": 1, "queue_timeout_s": 0.1}
+    if way == "over budget":
+        settings["cap_usd_per_run"] = 1e-9
+    if way == "retry past deadline":
+        settings |= {"total_timeout_s": 0.2, "backoff_s": 30, "max_attempts": 5}
+    caller = pool.caller([pool.card(base_url, requests_per_minute=600)], **settings)  # ten at once
+    [candidate] = caller._candidates.values()
+    sent = 0
+    if way in ("cancelled", "late for a slot"):
+        first = asyncio.create_task(caller.ask(ASK))
+        await pool.until(lambda: server.stats()["in_flight"] == 1)
+        sent = 1
+    if way == "endpoint down":
+        breaker = candidate.endpoint.breaker
+        breaker.admit = lambda: False  # half open, and others are its probe
+    for _ in range(4):
+        task = asyncio.create_task(caller.ask(ASK))
+        if way == "cancelled":
+            await asyncio.sleep(0.02)
+            task.cancel()
+        await asyncio.wait([task])
+        sent += way == "retry past deadline"
+    used_s = candidate._requests._paid_until - time.monotonic() + 10 * 0.1  # a turn is a tenth of a second
+    assert used_s < 0.1 * sent + 0.05
+    if sent == 1:
+        first.cancel()
+        await asyncio.wait([first])
 
 
 async def test_fewer_calls_are_under_way_at_a_provider_that_turns_them_away(pool: Any) -> None:

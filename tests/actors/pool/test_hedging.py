@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -11,11 +12,12 @@ from aiohttp import web
 from actors.pool.calls import CallRequest
 from actors.pool.candidate import worst_usd
 from actors.pool.hedging import first_good
+from actors.pool.limits import TokenBucket
 from actors.pool.reply import Reply
 from rewards.transcript import CallStatus
 
 ASK = CallRequest("small", "small", "who wrote it", max_tokens=64)
-GOOD, BAD = Reply(text="good"), Reply(fault="bad")
+GOOD, BAD, REFUSED = Reply(text="good"), Reply(fault="bad"), Reply(refusal="no")
 
 
 async def after(seconds: float, reply: Reply | None, ended: list[str] | None = None) -> Any:
@@ -36,6 +38,8 @@ async def after(seconds: float, reply: Reply | None, ended: list[str] | None = N
         ((0.05, GOOD), (0.0, None), GOOD),  # the second was not sent
         ((0.05, BAD), (0.0, None), BAD),
         ((0.03, BAD), (0.05, GOOD), GOOD),
+        ((0.03, REFUSED), (0.05, GOOD), REFUSED),  # what one is refused, the other is, too
+        ((0.05, BAD), (0.0, REFUSED), REFUSED),
     ],
 )
 async def test_which_reply_wins(first: tuple[float, Reply], second: tuple[float, Reply | None], wins: Reply) -> None:
@@ -98,7 +102,7 @@ async def test_a_slow_call_is_sent_twice_and_both_are_paid_for(pool: Any) -> Non
     await pool.until(lambda: provider.gone == 1)
 
 
-@pytest.mark.parametrize("limit", ["cap", "slot"])
+@pytest.mark.parametrize("limit", ["cap", "slot", "turn", "breaker"])
 async def test_a_hedge_is_not_sent_past_a_limit(pool: Any, limit: str) -> None:
     provider = Slow({20})
     card = pool.card(await pool.provider(provider.answer))
@@ -111,6 +115,16 @@ async def test_a_hedge_is_not_sent_past_a_limit(pool: Any, limit: str) -> None:
     for _ in range(20):
         assert (await caller.ask(ASK)).status is CallStatus.OK
     provider.slow = set(range(20, 100))
+    if limit == "turn":
+        caller._candidates["small"]._requests = TokenBucket(60)  # a call a second
+    elif limit == "breaker":
+        asyncio.get_running_loop().call_later(0.003, bring_down, caller)
     call = await caller.ask(ASK)
     assert call.status is CallStatus.TIMEOUT
     assert (caller.stats().hedges, provider.requests) == (0, 21)
+
+
+def bring_down(caller: Any) -> None:
+    """As the calls beside it do, to an endpoint that is gone."""
+    [endpoint] = caller._endpoints.values()
+    endpoint.breaker._probe_at_s = time.monotonic() + 9

@@ -103,8 +103,14 @@ async def test_what_a_dead_caller_had_reserved_counts_as_spent() -> None:
     assert await purse.reserve(charge("a", 0.7)) == ""
     await purse.forfeit("another")
     assert purse.totals()["cap_usd_per_run"]["spent"] == 0
+    waiting = asyncio.create_task(purse.reserve(charge("b", 0.5)))
+    other = asyncio.create_task(purse.reserve(Charge("c", "another", "small", "h:1", 0, 0.2)))
+    await asyncio.sleep(0)
     await purse.forfeit("caller")
     purse.settle("a", 0.0)  # too late
+    assert await waiting != ""  # nobody is there to send it
+    assert await other == ""
+    purse.settle("c", 0.0)
     assert purse.totals()["cap_usd_per_run"] == {"cap": 1.0, "spent": 0.7, "reserved": 0}
 
 
@@ -139,32 +145,77 @@ def test_no_cap_is_ever_exceeded_and_no_call_waits_for_ever(
     asyncio.run(everybody())
 
 
-async def spent_before(path: Path, run: str, card: str, usd: float, age_s: float = 0.0) -> None:
-    ledger = await Ledger.open(f"sqlite:///{path}", run=run)
-    place = Place(1, f"{run}-{card}", 0, 0)
-    entry = CallEntry(f"{run}-{card}", place, card, "h:1", "hash", "{}", usd, time.time() - age_s)
+async def spent_before(url: str, run: str, card: str, usd: float, age_s: float = 0.0, step: int = 1) -> None:
+    ledger = await Ledger.open(url, run=run)
+    id_ = f"{run}-{card}-{step}"
+    entry = CallEntry(id_, Place(step, id_, 0, 0), card, "h:1", "hash", "{}", usd, time.time() - age_s)
     await ledger.begin(entry)
     await ledger.settle(entry.id, Settled("ok", cost_usd=usd))
     await ledger.close()
 
 
-async def test_what_was_spent_before_is_read_from_the_ledger(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite"
-    await spent_before(path, "mine", "small", 1.0)
-    await spent_before(path, "other", "small", 2.0)
-    await spent_before(path, "old", "small", 4.0, age_s=86_400.0)
-    purse = Purse(
-        Caps(run=10, day=10, provider={"h:1": 10, "large": 10}), f"sqlite:///{path}", "mine", {"small": "h:1"}
-    )
+async def test_what_was_spent_before_is_read_from_the_ledger(ledger_url: str) -> None:
+    await spent_before(ledger_url, "mine", "small", 1.0)
+    await spent_before(ledger_url, "mine", "small", 0.5, step=2)
+    await spent_before(ledger_url, "other", "small", 2.0)
+    await spent_before(ledger_url, "old", "small", 4.0, age_s=86_400.0)
+    await spent_before(ledger_url, "mine", "large", 8.0, age_s=86_400.0)
+    purse = Purse(Caps(run=10, step=3, day=10, provider={"h:1": 10, "large": 20}), ledger_url, "mine", {"small": "h:1"})
     await purse.open()
     assert await purse.reserve(charge("a", 0.0, card="large", host="h:2")) == ""
     spent = {name: book["spent"] for name, book in purse.totals().items()}
     assert spent == {
-        "cap_usd_per_run": 1.0,
-        "cap_usd_per_day": 3.0,
-        "cap_usd_per_provider h:1": 1.0,
-        "cap_usd_per_provider large": 0.0,
+        "cap_usd_per_run": 9.5,
+        "cap_usd_per_day": 3.5,
+        "cap_usd_per_step 1": 9.0,
+        "cap_usd_per_step 2": 0.5,
+        "cap_usd_per_provider h:1": 1.5,
+        "cap_usd_per_provider large": 8.0,
     }
+    assert "9.000000 USD are spent in step 1" in await purse.reserve(charge("b", 0.1, step=1))
+    await purse.close()
+
+
+async def test_runs_side_by_side_share_the_days_cap(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.pool.spend._REREAD_S", 0.05)
+    purse = Purse(Caps(day=10), ledger_url, "mine")
+    assert await purse.reserve(charge("a", 1.0)) == ""
+    purse.settle("a", 1.0)
+    other = await Ledger.open(ledger_url, run="other")
+    await other.begin(CallEntry("o", Place(1, "e", 0, 0), "small", "h:1", "hash", "{}", 6.0, time.time()))
+    await asyncio.sleep(0.1)
+    assert "7.000000 USD are spent" in await purse.reserve(charge("b", 4.0))  # 6 are the other's, reserved
+    await other.settle("o", Settled("ok", cost_usd=3.0))
+    await asyncio.sleep(0.1)
+    assert await purse.reserve(charge("c", 4.0)) == ""
+    assert purse.totals()["cap_usd_per_day"] == {"cap": 10.0, "spent": 4.0, "reserved": 4.0}
+    await other.close()
+    await purse.close()
+
+
+async def test_at_midnight_the_day_begins_anew_whatever_becomes_of_the_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day = 20_000 * 86_400.0
+    url = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+    monkeypatch.setattr("actors.pool.spend._REREAD_S", 0.0)
+    wall = time.time()
+    await spent_before(url, "other", "small", 2.0, age_s=wall - (day - 60))  # a minute before that midnight
+    await spent_before(url, "later", "small", 3.0, age_s=wall - (day + 60))
+    ledger_time = time.time
+    monkeypatch.setattr("actors.pool.spend.time.time", lambda: day - 0.3)
+    purse = Purse(Caps(day=10, run=10), url, "mine")
+    await purse.open()
+    monkeypatch.setattr("actors.pool.spend.time.time", lambda: day - 10 * 86_400.0)  # somebody sets it back
+    assert await purse.reserve(charge("a", 1.0)) == ""
+    purse.settle("a", 1.0)
+    assert purse.totals()["cap_usd_per_day"]["spent"] == 6.0
+    await asyncio.sleep(0.35)
+    assert await purse.reserve(charge("b", 0.5)) == ""
+    assert purse.totals()["cap_usd_per_day"]["spent"] == 3.0  # of the other run, after midnight
+    assert purse.totals()["cap_usd_per_run"]["spent"] == 1.0
+    monkeypatch.setattr("actors.pool.spend.time.time", ledger_time)
+    await purse.close()
 
 
 async def test_a_call_that_would_break_a_cap_is_not_sent(pool: Any) -> None:
