@@ -18,13 +18,36 @@ from pathlib import Path
 import psycopg
 
 _STARTS_WITHIN_S = 60
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
 _UNPRIVILEGED = "nobody"  # PostgreSQL refuses to run as root
 
 
-@dataclass(frozen=True)
+@dataclass
 class PostgresServer:
     folder: Path  # holds data, socket and log
-    process: subprocess.Popen[bytes]
+    binaries: Path
+    user: str | None  # that it runs as, if not ours
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start, and return once it answers."""
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [self.binaries / "postgres", "-D", self.folder / "data", "-h", "", "-k", self.folder],
+                user=self.user,
+                env=_ENVIRONMENT,
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+            )
+        _wait(self)
+
+    def stop(self) -> None:
+        """Stop at once: sessions are ended, not waited for."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait(30)
+            self.process = None
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://ledger@/{database}?host={self.folder}"
@@ -49,25 +72,14 @@ def postgres_server() -> Iterator[PostgresServer]:
         if user:
             shutil.chown(folder, user)
             shutil.chown(data, user)
-        environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
         initdb = [binaries / "initdb", "-D", data, "-U", "ledger", "--auth=trust", "--encoding=UTF8", "--no-sync"]
-        subprocess.run(initdb, user=user, env=environment, cwd=folder, capture_output=True, timeout=60, check=True)
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [binaries / "postgres", "-D", data, "-h", "", "-k", folder],
-                user=user,
-                env=environment,
-                cwd=folder,
-                stdout=log,
-                stderr=log,
-            )
-        server = PostgresServer(folder, process)
+        subprocess.run(initdb, user=user, env=_ENVIRONMENT, cwd=folder, capture_output=True, timeout=60, check=True)
+        server = PostgresServer(folder, binaries, user)
         try:
-            _wait(server)
+            server.start()
             yield server
         finally:
-            process.send_signal(signal.SIGINT)  # "fast": it ends sessions and does not wait for them
-            process.wait(30)
+            server.stop()
 
 
 def _copy_binaries(folder: Path) -> Path:
@@ -85,6 +97,7 @@ def _copy_binaries(folder: Path) -> Path:
 def _wait(server: PostgresServer) -> None:
     deadline = time.monotonic() + _STARTS_WITHIN_S
     while True:
+        assert server.process is not None
         assert server.process.poll() is None, (server.folder / "log").read_text()
         try:
             psycopg.connect(server.url()).close()

@@ -11,18 +11,23 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from postgres import PostgresServer
-from sqlalchemy import create_engine, text
+from postgres import PostgresServer, postgres_server
+from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from actors.pool.ledger import CallEntry, Ledger, LedgerError, Place, Settled, request_hash
-from actors.pool.ledger_database import FILE_NAME, connect, database_url, open_tables, shown
+from actors.pool.ledger_database import FILE_NAME, connect, database_url, open_tables, passes, shown
+from actors.pool.ledger_rows import Withdraw, begin_of, settle_of
 
 REPLY = Settled("ok", "Paris.", 12, 3, 0.000_001_5, False, 0.25, 1)
 
@@ -471,6 +476,122 @@ async def test_postgresql_errors_explain_themselves(postgres: PostgresServer) ->
     with pytest.raises(LedgerError, match=r'"stranger" does not exist.*PGPASSWORD') as caught:
         await Ledger.open(postgres.url().replace("ledger@", "stranger:tops3cret@"), run="r")
     assert "tops3cret" not in str(caught.value)
+
+
+async def test_calls_given_up_before_they_are_written_make_room_for_others(ledger_url: str) -> None:
+    """All in one batch, which the first transaction holds up."""
+    ledger = await Ledger.open(ledger_url, run="r")
+    store = ledger._store
+    begin, again = begin_of(entry("a"), "r"), begin_of(entry("b"), "r")
+    assert store.write([begin]) == [None]
+    # At its own place a call is made again, and another is begun and given up.
+    gone = begin_of(entry("c", index=1), "r")
+    assert store.write([gone, Withdraw("a"), again, Withdraw("c")]) == [None] * 4
+    assert rows(ledger_url) == [("b", "open")]
+    assert store.write([settle_of("b", REPLY)]) == [None]
+    assert await ledger.begin(entry("d")) == REPLY
+    await ledger.close()
+
+
+class Forgetful:
+    """An engine whose database commits and then hangs up before it says so, or hangs up before it commits."""
+
+    def __init__(self, engine: Engine, state: str, commits: bool) -> None:
+        self.engine = engine
+        self.state, self.commits = state, commits
+        self.failed = 0
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        with self.engine.begin() as connection:
+            yield connection
+            if self.failed == 0 and not self.commits:
+                self.fail()
+        if self.failed == 0:
+            self.fail()
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        if self.failed == 0:
+            self.fail()
+        with self.engine.connect() as connection:
+            yield connection
+
+    def fail(self) -> None:
+        self.failed += 1
+        error = psycopg.OperationalError("server closed the connection")
+        raise OperationalError("COMMIT", None, error, connection_invalidated=self.state == "lost")
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("commits", [True, False])
+@pytest.mark.parametrize("what", ["begin", "settle", "read"])
+async def test_what_a_connection_that_broke_left_open_is_written_once(
+    postgres: PostgresServer, what: str, commits: bool
+) -> None:
+    url = postgres.new_database()
+    ledger = await Ledger.open(url, run="r")
+    await ledger.begin(entry("a", episode=""))
+    flaky = Forgetful(ledger._store._engine, "lost", commits)
+    ledger._store._engine = flaky  # type: ignore[assignment]
+    if what == "begin":
+        assert await ledger.begin(entry("b", episode="")) is None
+        assert await ledger.begin(entry("c")) is None
+        await ledger.settle("b", REPLY)
+        assert [id_ for id_, _ in rows(url)] == ["a", "b", "c"]
+    elif what == "settle":
+        await ledger.settle("a", REPLY)
+        assert rows(url) == [("a", "ok")]
+        with pytest.raises(LedgerError, match="settled already"):
+            await ledger.settle("a", REPLY)
+    else:
+        assert await ledger.spent_usd() == {"small": 0.01}
+    assert flaky.failed == 1
+    ledger._store._engine = flaky.engine
+    await ledger.close()
+
+
+@pytest.mark.engine
+async def test_a_postgresql_that_starts_anew_in_mid_run_loses_nothing() -> None:
+    with postgres_server() as server:
+        url = server.new_database()
+        ledger = await Ledger.open(url, run="r")
+        impatient = await Ledger.open(url, run="s", busy_timeout_s=0.5)
+        numbers = iter(range(100_000))
+        stop = False
+        written: list[str] = []
+
+        async def work() -> None:
+            while not stop:
+                id_ = f"{next(numbers):06d}"
+                assert await ledger.begin(entry(id_, index=int(id_))) is None
+                assert await ledger.find(f"no {id_}") is None
+                await ledger.settle(id_, REPLY)
+                written.append(id_)
+
+        workers = asyncio.gather(*(work() for _ in range(8)))
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(server.stop)
+        before = len(written)
+        started = time.monotonic()
+        with pytest.raises(LedgerError, match="can't be reached"):
+            await impatient.begin(entry("x"))
+        assert time.monotonic() - started < 5
+        await asyncio.to_thread(server.start)
+        await asyncio.sleep(1.5)
+        stop = True
+        await asyncio.wait_for(workers, 30)
+        await ledger.close()
+        await impatient.close()
+        assert 0 < before < len(written)
+        assert rows(url) == [(id_, "ok") for id_ in sorted(written)]
+
+
+def test_only_errors_that_pass_are_tried_again() -> None:
+    url = database_url("postgresql://me@host/calls")
+    for state, again in [("57P01", True), ("40001", True), ("40P01", True), ("28P01", False), ("42P01", False)]:
+        error = psycopg.errors.lookup(state)("what it says")
+        assert passes(DBAPIError.instance("SELECT", None, error, psycopg.Error), url) is again, state
 
 
 @pytest.mark.engine
