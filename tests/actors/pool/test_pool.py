@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import RayActorError
 
 from actors.pool.caller import CallerStats
 from actors.pool.calls import CallRequest
 from actors.pool.cards import ModelCard
 from actors.pool.ledger import Ledger
-from actors.pool.pool import CandidatePool, assign_endpoints
+from actors.pool.pool import CandidatePool, _strategy, assign_endpoints
 from actors.pool.settings import PoolSettings
 from actors.pool.transport import PoolError
 from rewards.transcript import CallStatus
@@ -65,6 +66,9 @@ class Caller:
 
     async def sleep(self) -> None:
         self.asleep = True
+
+    async def sleep_on(self) -> None:
+        await asyncio.sleep(600)
 
     async def report(self) -> CallerStats:
         if self.asleep:
@@ -112,6 +116,8 @@ def test_what_a_lost_caller_had_spent_is_not_forgotten(
     assert before == {"a": 1.0, "c": 0.5, "b": 2.0}
     if dead:
         ray.kill(pool.callers[0])
+        with pytest.raises(RayActorError):
+            ray.get(pool.callers[0].sleep_on.remote(), timeout=30)
     else:
         ray.get(pool.callers[0].sleep.remote(), timeout=30)
     with caplog.at_level(logging.WARNING):
@@ -157,10 +163,10 @@ async def test_cancelling_a_call_ends_it_down_to_its_connection(
 
 @pytest.mark.engine
 async def test_a_killed_caller_is_restarted_and_books_nothing_twice(
-    servers: Any, start: Callable[..., CandidatePool], tmp_path: Path
+    servers: Any, start: Callable[..., CandidatePool], ledger_url: str
 ) -> None:
     server, base_url = await servers.server(servers.echo(latency_s=0.4))
-    url = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+    url = ledger_url
     pool = await asyncio.to_thread(start, [servers.card(base_url)], url, max_in_flight=10, cap_usd_per_run=1.0)
     pid = await pool.callers[0].__ray_call__.remote(lambda caller: os.getpid())
     asked = [CallRequest("small", "small", f"question {n}", step=1, episode=f"e{n}") for n in range(30)]
@@ -177,6 +183,122 @@ async def test_a_killed_caller_is_restarted_and_books_nothing_twice(
         await ledger.close()
     assert booked == pytest.approx(sum(call.cost_usd for call in answered))
     assert await pool.callers[0].__ray_call__.remote(lambda caller: os.getpid()) != pid
+    spent = await asyncio.to_thread(pool.spent_usd)
+    assert sum(spent.values()) == pytest.approx(booked)
+
+
+async def pid_of(actor: Any) -> int:
+    return int(await actor.__ray_call__.remote(lambda _: os.getpid()))
+
+
+@pytest.mark.engine
+async def test_a_caller_without_a_ledger_that_is_killed_does_not_forget_the_cap(
+    servers: Any, start: Callable[..., CandidatePool]
+) -> None:
+    server, base_url = await servers.server()
+    card = servers.card(base_url, context_tokens=64, max_output_tokens=32)  # at worst 5 times what a call costs
+    cap = 20.5 * 32e-6
+    pool = await asyncio.to_thread(start, [card], ledger="off", cap_usd_per_run=cap, cap_usd_per_step=cap)
+    asked = [CallRequest("small", "small", "who wrote it", step=1) for _ in range(10)]
+    first = await asyncio.gather(*map(pool.ask, asked))
+    assert {call.status for call in first} == {CallStatus.OK}
+    os.kill(await pid_of(pool.callers[0]), signal.SIGKILL)
+    second = await asyncio.gather(*map(pool.ask, [*asked] * 3))
+    assert {call.status for call in second} == {CallStatus.OK, CallStatus.OVER_BUDGET}
+    assert server.stats()["calls"]["small"] <= 20
+
+
+@pytest.mark.engine
+async def test_a_killed_purse_reads_what_was_spent_and_holds_the_cap(
+    servers: Any, start: Callable[..., CandidatePool], ledger_url: str
+) -> None:
+    (one, first), (two, second) = await servers.server(), await servers.server()
+    tight = {"context_tokens": 64, "max_output_tokens": 32}
+    cards = [servers.card(first, "small", **tight), servers.card(second, "large", **tight)]
+    pool = await asyncio.to_thread(start, cards, ledger_url, callers=2, cap_usd_per_run=40.5 * 32e-6)
+
+    async def ask(count: int, name: str) -> list[CallStatus]:
+        asked = [
+            CallRequest(("small", "large")[n % 2], "x", "who wrote it", episode=f"{name} {n}") for n in range(count)
+        ]
+        return [call.status for call in await asyncio.gather(*map(pool.ask, asked))]
+
+    assert await ask(20, "before") == [CallStatus.OK] * 20
+    pid = await pid_of(pool.purse)
+    os.kill(pid, signal.SIGKILL)
+    after = await ask(60, "after")
+    assert await pid_of(pool.purse) != pid
+    assert {*after} == {CallStatus.OK, CallStatus.OVER_BUDGET}
+    assert 30 <= sum(sum(server.stats()["calls"].values()) for server in (one, two)) <= 40
+
+
+@pytest.mark.engine
+async def test_without_its_purse_nothing_is_sent(servers: Any, start: Callable[..., CandidatePool]) -> None:
+    server, base_url = await servers.server()
+    pool = await asyncio.to_thread(start, [servers.card(base_url)], ledger="off", cap_usd_per_run=1.0)
+    os.kill(await pid_of(pool.purse), signal.SIGKILL)
+    with pytest.raises(PoolError, match="the purse that holds the pool's caps died"):
+        await pool.ask(CallRequest("small", "small", "who wrote it"))
+    assert server.stats()["calls"] == {}
+
+
+@pytest.mark.engine
+async def test_what_a_dead_caller_had_reserved_is_not_reserved_for_ever(
+    servers: Any, start: Callable[..., CandidatePool]
+) -> None:
+    (hangs, first), (_, second) = await servers.server(hang=1.0), await servers.server()
+    cards = [servers.card(first, "small"), servers.card(second, "large")]
+    pool = await asyncio.to_thread(start, cards, callers=2, cap_usd_per_run=1.0, caller_restarts=0)
+    asking = asyncio.create_task(pool.ask(CallRequest("small", "small", "q")))
+    await servers.until(lambda: hangs.stats()["in_flight"])
+    book = (await pool.purse.totals.remote())["cap_usd_per_run"]
+    assert book["reserved"] > 0
+    os.kill(await pid_of(pool.callers[0]), signal.SIGKILL)
+    call = await asking
+    assert "candidate caller 0 (of small) died" in call.error
+    for _ in range(100):
+        after = (await pool.purse.totals.remote())["cap_usd_per_run"]
+        if not after["reserved"]:
+            break
+        await asyncio.sleep(0.05)
+    assert after == {"cap": 1.0, "spent": book["reserved"], "reserved": 0}
+    assert (await pool.ask(CallRequest("large", "large", "q"))).status is CallStatus.OK
+
+
+@pytest.mark.engine
+async def test_closing_settles_what_is_under_way(
+    servers: Any, start: Callable[..., CandidatePool], ledger_url: str
+) -> None:
+    server, base_url = await servers.server(hang=1.0)
+    pool = await asyncio.to_thread(start, [servers.card(base_url)], ledger_url)
+    asked = [asyncio.create_task(pool.ask(CallRequest("small", "small", "q", episode=f"e{n}"))) for n in range(5)]
+    await servers.until(lambda: server.stats()["in_flight"] == 5)
+    await asyncio.to_thread(pool.close)
+    await asyncio.wait(asked)
+    ledger = await Ledger.open(ledger_url, run="run")
+    try:
+        settled = await ledger.spent_usd(run="run", settled=True)
+        assert settled == await ledger.spent_usd(run="run")  # nothing is open
+        assert settled["small"] > 0
+    finally:
+        await ledger.close()
+
+
+@pytest.mark.engine
+async def test_a_sqlite_ledger_keeps_callers_and_purse_on_its_node(
+    servers: Any, start: Callable[..., CandidatePool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file is no ledger that two machines can share; and it is named absolutely, for workers have other folders."""
+    _, base_url = await servers.server()
+    cards = [servers.card(base_url, "small"), servers.card(f"{base_url}/", "large")]
+    monkeypatch.chdir(tmp_path)
+    pool = await asyncio.to_thread(start, cards, "calls.sqlite", callers=2, cap_usd_per_run=1.0)
+    assert (await pool.ask(CallRequest("small", "small", "q"))).status is CallStatus.OK
+    assert (tmp_path / "calls.sqlite").exists()
+    here = ray.get_runtime_context().get_node_id()
+    strategy = _strategy(str(tmp_path / "calls.sqlite"))
+    assert (strategy.node_id, strategy.soft) == (here, False)
+    assert _strategy("postgresql://me@host/calls") == _strategy(None) == "SPREAD"
 
 
 @pytest.mark.engine
