@@ -40,11 +40,12 @@ def ask(
     """Ask the policy of a run or checkpoint and show the episode; greedy, on this machine, without Ray.
 
     `recipe` supplies episode and candidates where the checkpoint belongs to no run; `seed` draws the menu.
-    Returns the trajectory; its transcript has no answer where the policy gave none, which is also shown.
+    Returns the trajectory; its transcript has no answer where the policy gave none, which is also shown. The calls
+    are recorded in the run's ledger or, of a policy without a run, in the one of the folder of runs.
 
     Raises:
         QuestionError, PromptTooLong: the question is empty, or leaves no room to answer.
-        RunFolderError, ConfigError, PoolError, TimeoutError: see `open_source` and `Responder.start`.
+        RunFolderError, ConfigError, PoolError, LedgerError, TimeoutError: see `open_source` and `Responder.start`.
     """
     if not question.strip():
         raise QuestionError("the question is empty; write one")

@@ -33,6 +33,10 @@ _DAY_S = 86_400.0
 
 Pool = Annotated[Path, typer.Argument(help="A YAML file of cards, or the name of a pool (`router-r1 pool list`).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+LedgerOption = Annotated[
+    str, typer.Option("--ledger", help="Where the calls are recorded: a SQLite file, or postgresql://…")
+]
+_LEDGER = "runs/ledger.sqlite"  # in the folder of runs, beside those of the runs
 
 
 @app.command("list")
@@ -84,6 +88,7 @@ def check(pool: Pool, json_: Json = False) -> None:
 def probe(
     pool: Pool,
     timeout_s: Annotated[float, typer.Option(help="Deadline of a call, in seconds.", min=0.1)] = 30.0,
+    ledger: LedgerOption = _LEDGER,
     json_: Json = False,
 ) -> None:
     """Ask every candidate one cheap question.
@@ -94,11 +99,12 @@ def probe(
     from actors.pool.cards import find_pool, load_cards
     from actors.pool.probe import probe as probe_cards
     from actors.pool.settings import PoolSettings
+    from cluster.ledger_place import prepare_ledger
 
     cards = load_cards(find_pool(pool))
     settings = PoolSettings(total_timeout_s=timeout_s, max_attempts=2)
     try:
-        probes = asyncio.run(probe_cards(cards, settings))
+        probes = asyncio.run(probe_cards(cards, settings, ledger_url=prepare_ledger(ledger)))
     except KeyboardInterrupt:
         raise _stopped("") from None
     rows = [
@@ -135,6 +141,7 @@ def measure(
     ] = 1.0,
     yes: Annotated[bool, typer.Option("--yes", help="Go on whatever it may cost.")] = False,
     in_flight: Annotated[int, typer.Option(help="Calls under way at a time.", min=1)] = 32,
+    ledger: LedgerOption = _LEDGER,
     json_: Json = False,
 ) -> None:
     """Ask every candidate a set of questions: its accuracy per data set, and its median latency.
@@ -166,7 +173,7 @@ def measure(
             err=True,
         )
         raise typer.Exit(2)
-    measurements = _measure(cards, asked, in_flight, None if yes else max_usd)
+    measurements = _measure(cards, asked, in_flight, None if yes else max_usd, ledger)
     if json_:
         typer.echo(json.dumps([asdict(measured) for measured in measurements], indent=2))
     else:
@@ -179,7 +186,7 @@ def measure(
 
 
 def _measure(
-    cards: list[ModelCard], questions: list[Question], in_flight: int, cap_usd: float | None
+    cards: list[ModelCard], questions: list[Question], in_flight: int, cap_usd: float | None, ledger: str
 ) -> list[Measurement]:
     """Measure with a bar on standard error; Ctrl-C ends it with what was spent."""
     from rich.console import Console
@@ -187,7 +194,9 @@ def _measure(
 
     from actors.pool.measure import measure as measure_cards
     from actors.pool.settings import PoolSettings
+    from cluster.ledger_place import prepare_ledger
 
+    ledger_url = prepare_ledger(ledger)
     settings = PoolSettings(max_in_flight=in_flight, queue_timeout_s=_DAY_S, cap_usd_per_run=cap_usd)
     spent = 0.0
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -199,7 +208,7 @@ def _measure(
             progress.update(bar, advance=1, description=f"{spent:.4f} USD")
 
         try:
-            return asyncio.run(measure_cards(cards, questions, settings, told))
+            return asyncio.run(measure_cards(cards, questions, settings, told, ledger_url=ledger_url))
         except KeyboardInterrupt:
             raise _stopped(f"; {spent:.4f} USD spent, nothing was written") from None
 

@@ -13,14 +13,15 @@ from typing import Any
 from actors.episode import Episode, EpisodeRequest, Observer
 from actors.generation import Generation
 from actors.menu import Renaming, draw_menu
-from actors.policy_engine import EngineDied, PolicyEngine
+from actors.policy_engine import PolicyEngine
 from actors.pool.caller import CandidateCaller
 from actors.pool.cards import ModelCard
+from actors.pool.ledger_database import FILE_NAME as LEDGER_FILE
 from actors.questions import Question
 from actors.settings import SamplingSettings
 from actors.trajectory import Trajectory
 from cluster.config import Config, load_config
-from cluster.ledger_place import FILE_NAME, prepare_ledger
+from cluster.ledger_place import prepare_ledger
 from cluster.policies import locate_checkpoint
 from cluster.requests import evaluation_budget
 from cluster.run_folder import resolve_checkpoint_folder
@@ -76,7 +77,7 @@ def open_source(spec: str | Path, recipe: str = "quickstart", overrides: Sequenc
     step = re.fullmatch(r"step_(\d+)", checkpoint.name)
     run = run.absolute() if run else None
     name = f"{run.name}/{checkpoint.name}" if run else checkpoint.name
-    ledger = (run or config.run.folder.absolute()) / FILE_NAME
+    ledger = (run or config.run.folder.absolute()) / LEDGER_FILE
     return PolicySource(checkpoint, config, name, int(step.group(1)) if step else 0, run, ledger)
 
 
@@ -104,7 +105,7 @@ class Responder:
             seed=config.run.seed,
             weight_backend=config.weight_backend,
         )
-        self.caller = _hire_caller(source, self.cards)
+        self.caller = hire_caller(source, self.cards)
         self._tokenizer: Any = None
         self._failure: str | None = None
 
@@ -142,6 +143,8 @@ class Responder:
             PromptTooLong: the prompt fills `engine.max_model_len`.
             PolicyUnavailable: the engine died.
         """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
         config = self.source.config
         episode = Episode(
             self._request(ask),
@@ -154,7 +157,7 @@ class Responder:
         )
         try:
             return await episode.run()
-        except EngineDied as error:
+        except EngineDeadError as error:
             self._failure = f"the policy engine died ({error}); its log tells why"
             raise PolicyUnavailable(self._failure) from error
 
@@ -183,14 +186,14 @@ async def check_candidates(source: PolicySource, cards: Sequence[ModelCard]) -> 
         PoolError: an endpoint does not answer, or its key is missing.
         LedgerError, RunIdError: the ledger can't be used.
     """
-    caller = _hire_caller(source, cards)
+    caller = hire_caller(source, cards)
     try:
         await caller.check()
     finally:
         await caller.close()
 
 
-def _hire_caller(source: PolicySource, cards: Sequence[ModelCard]) -> CandidateCaller:
+def hire_caller(source: PolicySource, cards: Sequence[ModelCard]) -> CandidateCaller:
     """A caller that records its calls, so that caps hold over all questions to a policy, whoever asks them."""
     pool = source.config.candidates.pool
     if pool.ledger == "off":

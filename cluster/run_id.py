@@ -9,6 +9,10 @@ from pathlib import Path
 FILE_NAME = "run_id"  # in the run folder
 
 
+class RunIdError(RuntimeError):
+    """A run's id can't be read or kept; the message names the file, what is wrong and the remedy."""
+
+
 def keep_run_id(file: Path, name: str) -> str:
     """The id in `file`; where there is none, `name` with a random suffix, which is then written there.
 
@@ -16,15 +20,14 @@ def keep_run_id(file: Path, name: str) -> str:
     in a ledger that several share neither. The file is written at once or not at all.
 
     Raises:
-        ValueError: the file holds no id.
-        OSError: it can't be read or written.
+        RunIdError: the file holds no id, or can't be read or written.
     """
     try:
-        found = file.read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        return _make(file, name)
-    if not found or len(found.splitlines()) > 1:
-        raise ValueError(f"{file}: expected the run's id in one line, got {found[:80]!r}; restore it from a backup")
+        found = file.read_bytes().strip().decode("utf-8", "replace") if file.exists() else _make(file, name)
+    except OSError as error:
+        raise RunIdError(f"{file}: the run's id can't be kept there ({error}); make it writable") from error
+    if not found or not found.isprintable():
+        raise RunIdError(f"{file}: expected the run's id in one line, got {found[:80]!r}; restore it from a backup")
     return found
 
 

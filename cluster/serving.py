@@ -225,7 +225,7 @@ def serve(
     """Serve the policy of a run or checkpoint until Ctrl-C or SIGTERM, then stop all that was started.
 
     It joins the Ray cluster of `placement.address` or RAY_ADDRESS, else starts one on this machine. Port 0 takes
-    any free one. Only the main thread may call it.
+    any free one. Only the main thread may call it. Its calls are in the run's ledger, as those of `ask` are.
 
     Raises:
         ServingError: the port is in use, or the service does not start.
@@ -238,7 +238,7 @@ def serve(
     stop_on_sigterm()
     with start_candidates(config) as candidates:
         # Asked from here first: an actor's failure would reach the terminal as a long trace.
-        asyncio.run(check_candidates(candidates.cards, config.candidates.pool))
+        asyncio.run(check_candidates(source, candidates.cards))
         with _joined_ray(config.placement.address), _started_serve(host, port):
             with console.status(f"starting the policy {source.name} …"):
                 _deploy(source, candidates.cards, settings)

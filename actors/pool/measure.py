@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import secrets
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ from actors.pool.candidate import Candidate, Endpoint
 from actors.pool.cards import ModelCard
 from actors.pool.settings import PoolSettings
 from actors.questions import Question
+from actors.together import run_together
 from rewards.outcome import normalise_answer
 from rewards.transcript import CallStatus, RouteCall
 
@@ -65,15 +66,19 @@ async def measure(
     questions: Sequence[Question],
     settings: PoolSettings,
     told: Callable[[float], None] = lambda spent_usd: None,
+    *,
+    ledger_url: str | None = None,
 ) -> list[Measurement]:
     """Ask every candidate every question, as the policy would; `told` hears after each call what is spent so far.
 
-    A refusal counts as a wrong answer, a provider's failure as none.
+    A refusal counts as a wrong answer, a provider's failure as none. Calls are recorded in the ledger, if there is
+    one, as a run of their own: each measurement asks anew.
 
     Raises:
         PoolError: an endpoint is not there, or a key is missing; then nothing was asked.
+        LedgerError: a call can't be recorded; then no more is asked.
     """
-    caller = CandidateCaller(cards, settings)
+    caller = CandidateCaller(cards, settings, ledger_url=ledger_url, run=f"measure-{secrets.token_hex(4)}")
     tallies = {card.name: _Tally() for card in cards}
 
     async def ask(card: ModelCard, place: int, question: Question) -> None:
@@ -84,10 +89,7 @@ async def measure(
     try:
         await caller.check()
         # By question, so that candidates of slow providers are spread over the whole time.
-        async with asyncio.TaskGroup() as tasks:
-            for place, question in enumerate(questions):
-                for card in cards:
-                    tasks.create_task(ask(card, place, question))
+        await run_together(ask(card, place, question) for place, question in enumerate(questions) for card in cards)
     finally:
         await caller.close()
     spent = caller.stats().usd

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from pathlib import Path
 
 import pytest
+import yaml
 from made_up import write_checkpoint
 from processes import Program
+from sqlalchemy import select
 
+from actors.pool.ledger_database import existing_ledger
+from actors.pool.ledger_schema import calls as recorded
 from actors.questions import QuestionError
 from benchmarks.world.coldstart import CHECKPOINT
 from benchmarks.world.facts import World
 from cluster.ask import ask
-from cluster.config import ConfigError
+from cluster.config import ConfigError, load_config
 from cluster.responder import open_source
 from cluster.run_folder import RunFolderError
 
@@ -34,9 +39,19 @@ def question() -> str:
     return next(World().questions("heldout", 1, 0.0))[0].text
 
 
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a run that asks its ledger first."""
+    folder = tmp_path / "run"
+    shutil.copytree(CHECKPOINT, folder / "checkpoints" / "step_000003")
+    config = load_config("quickstart", ["candidates.pool.ledger=cache"]).dump()
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    return folder
+
+
 @pytest.mark.engine
-def test_ask_shows_thinking_routes_and_answer(question: str) -> None:
-    program = Program(_CODE, [str(CHECKPOINT), question])
+def test_ask_shows_thinking_routes_and_answer(question: str, run: Path) -> None:
+    program = Program(_CODE, [str(run), question])
     try:
         assert program.process.wait(300) == 0
     finally:
@@ -55,12 +70,17 @@ def test_ask_shows_thinking_routes_and_answer(question: str) -> None:
     assert "$0.0" in output
     assert "\x1b" not in output  # plain, for it is piped
     assert "Exception ignored" not in output
+    with existing_ledger(run) as ledger:
+        rows = ledger.execute(select(recorded.c.run, recorded.c.status, recorded.c.cost_nano)).all()
+    booked = (run / "run_id").read_text(encoding="utf-8").strip() + "/answers"
+    assert [(row.run, row.status) for row in rows] == [(booked, "ok")] * calls
+    assert all(row.cost_nano > 0 for row in rows)
 
 
 @pytest.mark.engine
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ask_stopped_while_it_starts_leaves_nothing_behind(question: str, number: signal.Signals) -> None:
-    program = Program(_CODE, [str(CHECKPOINT), question])
+def test_ask_stopped_while_it_starts_leaves_nothing_behind(question: str, run: Path, number: signal.Signals) -> None:
+    program = Program(_CODE, [str(run), question])
     until = time.monotonic() + 120
     while not any("multiprocessing" in " ".join(process.cmdline()) for process in program.family()):
         assert program.process.poll() is None, program.output

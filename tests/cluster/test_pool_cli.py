@@ -14,16 +14,20 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
 from actors.pool.cards import CardError, load_cards, shipped_pools
+from actors.pool.ledger_database import existing_ledger
+from actors.pool.ledger_entry import LedgerError
 from actors.pool.measure import holds_answer
 from benchmarks.startup import heavy_imports
 from benchmarks.world.server import Answer, CandidateServer, FaultSettings
 from cluster.cli import app
+from cluster.ledger_report import spend
 
 KEY = "sk-a-key-nobody-may-see"
 QUESTIONS = [
@@ -40,6 +44,11 @@ class Echo:
 
     def answer(self, model: str, query: str, question_id: str | None) -> Answer:
         return Answer(f"I heard: {query}.", len(query.split()) + 2, 20, 0.0 if model == "small" else 0.02)
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where the ledger goes that a command makes
 
 
 @pytest.fixture
@@ -90,6 +99,12 @@ def question_file(folder: Path) -> Path:
 
 def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, ["pool", *map(str, arguments)])
+
+
+def costs(ledger: str) -> list[dict[str, Any]]:
+    """What a ledger holds, by run."""
+    with existing_ledger(ledger) as connection:
+        return spend(connection, ["run"])
 
 
 def closed_port() -> str:
@@ -158,6 +173,33 @@ def test_probe_of_a_good_pool(tmp_path: Path, serve: Callable[..., str]) -> None
     # 20 prompt tokens at 1 USD and 8 completion tokens at 3 USD a million
     assert small["cost_usd"] == pytest.approx(44e-6)
     assert large["latency_s"] >= 0.02
+
+
+def test_calls_are_in_the_ledger_of_the_folder_of_runs_or_where_it_is_said(
+    tmp_path: Path, serve: Callable[..., str]
+) -> None:
+    path = card_file(tmp_path, ("small", serve(), ""))
+    assert run("probe", path).exit_code == 0
+    measuring = ["measure", path, "--questions", question_file(tmp_path)]
+    for _ in range(2):  # the second asks anew: it measures what is so now
+        assert run(*measuring).exit_code == 0
+    rows = costs("runs")
+    assert [row["calls"] for row in rows] == [3, 3, 1]
+    assert [row["cost_usd"] for row in rows] == pytest.approx([3 * 35e-6] * 2 + [44e-6])
+    assert [row["run"].partition("-")[0] for row in rows] == ["measure", "measure", "probe"]
+    assert run(*measuring, "--ledger", "other/calls.sqlite").exit_code == 0
+    assert [row["calls"] for row in costs("other/calls.sqlite")] == [3]
+    assert len(costs("runs")) == 3
+
+
+def test_nothing_is_asked_where_nothing_can_be_recorded(tmp_path: Path, serve: Callable[..., str]) -> None:
+    (tmp_path / "taken").touch()
+    path = card_file(tmp_path, ("small", serve(), ""))
+    for command in (["probe", path], ["measure", path, "--questions", question_file(tmp_path)]):
+        result = run(*command, "--ledger", "taken/calls.sqlite")
+        assert isinstance(result.exception, LedgerError)
+        assert "taken/calls.sqlite" in str(result.exception)
+        assert "make its folder writable" in str(result.exception)
 
 
 def test_probe_tells_who_fails_and_why(tmp_path: Path, serve: Callable[..., str]) -> None:

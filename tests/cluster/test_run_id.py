@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.run_id import keep_run_id
+from cluster.run_id import RunIdError, keep_run_id
 
 
 def test_an_id_is_made_once_and_kept_even_where_the_folder_is_renamed(tmp_path: Path) -> None:
@@ -27,15 +27,15 @@ def test_runs_of_one_name_have_ids_of_their_own(tmp_path: Path) -> None:
     assert len({keep_run_id(file, "quickstart") for file in files}) == 3
 
 
-@pytest.mark.parametrize("content", ["", "\n", "one\ntwo\n"])
-def test_a_damaged_file_is_told_of_and_left_alone(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", [b"", b"\n", b"one\ntwo\n", b"\x00\xff"])
+def test_a_damaged_file_is_told_of_and_left_alone(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "run_id"
-    file.write_text(content, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"run_id: expected the run's id in one line.*restore it"):
+    file.write_bytes(content)
+    with pytest.raises(RunIdError, match=r"run_id: expected the run's id in one line.*restore it"):
         keep_run_id(file, "quickstart")
-    assert file.read_text(encoding="utf-8") == content
+    assert file.read_bytes() == content
 
 
 def test_where_nothing_can_be_written_there_is_no_id(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="nowhere"):
+    with pytest.raises(RunIdError, match=r"nowhere.*make it writable"):
         keep_run_id(tmp_path / "nowhere" / "run_id", "quickstart")

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,8 +16,10 @@ import psutil
 import pytest
 from processes import Program
 
+from actors.pool.ledger_database import existing_ledger
 from benchmarks.world.coldstart import CHECKPOINT
 from benchmarks.world.facts import World
+from cluster.ledger_report import models
 
 pytestmark = pytest.mark.engine
 
@@ -27,7 +30,8 @@ import sys
 from cluster.logs import quiet_libraries
 quiet_libraries()
 from cluster.serving import serve
-serve(sys.argv[1], port=0, overrides=["candidates.latency_scale=0.5", "engine.max_num_seqs=16"])
+overrides = ["candidates.latency_scale=0.5", "engine.max_num_seqs=16", f"run.folder={sys.argv[2]}"]
+serve(sys.argv[1], port=0, overrides=overrides)
 """
 
 
@@ -35,6 +39,7 @@ serve(sys.argv[1], port=0, overrides=["candidates.latency_scale=0.5", "engine.ma
 class Service:
     program: Program
     url: str
+    runs: Path
 
     def client(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="unused", max_retries=0, timeout=60)
@@ -44,11 +49,12 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    program = Program(_CODE, [str(CHECKPOINT)])
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    runs = tmp_path_factory.mktemp("serving") / "runs"
+    program = Program(_CODE, [str(CHECKPOINT), str(runs)])
     try:
         url = next(word for word in program.wait_for("answers at", _START_S).split() if word.startswith("http://"))
-        yield Service(program, url.removesuffix("/v1"))
+        yield Service(program, url.removesuffix("/v1"), runs)
     finally:
         program.stop(signal.SIGTERM, timeout_s=90)
         assert program.left() == []
@@ -102,6 +108,15 @@ def test_completion(service: Service, questions: list[str]) -> None:
     assert all(f"{route['requested']} : {route['query']}" in trace for route in routes)
     assert done.router_r1["stop_reason"] == "answered"
     assert done.router_r1["cost_usd"] == pytest.approx(sum(route["cost_usd"] for route in routes))
+
+
+def test_calls_are_in_a_ledger(service: Service, questions: list[str]) -> None:
+    done = chat(service, questions[2])
+    with existing_ledger(service.runs) as ledger:
+        found = models(ledger, f"{CHECKPOINT.name}/answers")
+    asked = {route["model"] for route in done.router_r1["routes"]}
+    assert asked
+    assert asked <= {row["model"] for row in found if row["cost_usd"] > 0}
 
 
 def test_streaming_says_the_same_piece_by_piece(service: Service, questions: list[str]) -> None:
