@@ -13,7 +13,7 @@ from typing import Any
 from actors.episode import Episode, EpisodeRequest, Observer
 from actors.generation import Generation
 from actors.menu import Renaming, draw_menu
-from actors.policy_engine import PolicyEngine
+from actors.policy_engine import EngineDied, PolicyEngine
 from actors.pool.caller import CandidateCaller
 from actors.pool.cards import ModelCard
 from actors.pool.ledger_database import FILE_NAME as LEDGER_FILE
@@ -143,8 +143,6 @@ class Responder:
             PromptTooLong: the prompt fills `engine.max_model_len`.
             PolicyUnavailable: the engine died.
         """
-        from vllm.v1.engine.exceptions import EngineDeadError
-
         config = self.source.config
         episode = Episode(
             self._request(ask),
@@ -157,7 +155,7 @@ class Responder:
         )
         try:
             return await episode.run()
-        except EngineDeadError as error:
+        except EngineDied as error:
             self._failure = f"the policy engine died ({error}); its log tells why"
             raise PolicyUnavailable(self._failure) from error
 
