@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import resource
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -243,4 +242,6 @@ class LearnerRank:
 def _peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
+    # Not `ru_maxrss`: it is that of the process which started this one, where that was larger.
+    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return 1024 * int(next(line.split()[1] for line in status if line.startswith("VmHWM:")))
