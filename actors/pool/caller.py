@@ -16,7 +16,7 @@ from actors.pool.cards import ModelCard, check_names, resolve
 from actors.pool.joining import Joining
 from actors.pool.json_bytes import encode
 from actors.pool.ledger import CallEntry, Ledger, Place, Settled, request_hash
-from actors.pool.ledger_database import absolute
+from actors.pool.ledger_database import absolute, database_url
 from actors.pool.ledger_entry import CANCELLED
 from actors.pool.purchase import EndpointDown, Means, OverBudget, Purchase
 from actors.pool.reply import Reply
@@ -192,9 +192,7 @@ class CandidateCaller:
                 raise PoolError(_CLOSED)
             settings = self._settings
             if self._ledger_url is not None and self._ledger is None:
-                # A name that is mistyped must not become a new ledger, whose calls would all be paid for again.
-                named = settings.ledger == "cache" and settings.ledger_url is not None
-                create = not (named or settings.ledger == "replay")
+                create = _may_be_new(settings, self._ledger_url)
                 self._ledger = await Ledger.open(self._ledger_url, run=self._run, create=create)
                 if self._run:
                     # Open calls are those of a process that is gone; they are counted once they are made again.
@@ -314,6 +312,14 @@ class CandidateCaller:
                 raise PoolError(f"no card of this caller is named {name!r}; it has {names}")
             candidate = self._names[name] = self._candidates[card.name]
         return candidate
+
+
+def _may_be_new(settings: PoolSettings, url: str) -> bool:
+    """Whether a ledger is made where there is none. A file whose name is mistyped must not become one: all that is in
+    the other would be paid for again."""
+    if settings.ledger == "cache" and settings.ledger_url is not None:
+        return database_url(url).get_backend_name() != "sqlite"
+    return settings.ledger != "replay"
 
 
 def _place(request: CallRequest) -> Place:

@@ -103,7 +103,8 @@ class PoolSettings(Settings):
         None,
         description="postgresql://… or sqlite:///… of the ledger, or a run folder; none for a SQLite file in this "
         "run's folder. With SQLite all callers run on the node that starts them; for several nodes it takes "
-        "PostgreSQL, whose password comes from PGPASSWORD or ~/.pgpass. `cache` and `replay` make no new ledger here.",
+        "PostgreSQL, whose password comes from PGPASSWORD or ~/.pgpass. `cache` and `replay` make no "
+        "new file here, `record` does.",
     )
 
     @field_validator("ledger_url")

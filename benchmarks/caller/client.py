@@ -36,8 +36,8 @@ async def open_caller(
     cards: Sequence[ModelCard], ledgers: Ledgers, run: str, **settings: Any
 ) -> AsyncIterator[CandidateCaller]:
     """A caller with everything on: its ledger in `record` unless told otherwise, limits, and a cap on the run."""
-    common = {"ledger": "record", "ledger_url": ledgers.of(run), "cap_usd_per_run": 1e6, "max_in_flight": 256}
-    caller = CandidateCaller(cards, PoolSettings.model_validate(common | settings), run=run)
+    common = {"ledger": "record", "cap_usd_per_run": 1e6, "max_in_flight": 256}
+    caller = CandidateCaller(cards, PoolSettings.model_validate(common | settings), ledger_url=ledgers.of(run), run=run)
     try:
         yield caller
     finally:

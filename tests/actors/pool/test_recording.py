@@ -243,20 +243,25 @@ async def test_a_place_that_was_asked_again_replays_its_reply(pool: Any, ledger_
     assert await pool.caller([pool.card(base_url)], ledger_url, ledger="replay").ask(ASK) == answered
 
 
-@pytest.mark.parametrize("mode", ["cache", "replay"])
-async def test_a_ledger_that_is_named_and_not_there_is_not_made(
-    pool: Any, ledger_url: str, tmp_path: Path, mode: str
-) -> None:
+async def refuses(pool: Any, mode: str, url: str) -> None:
     server, base_url = await pool.server()
-    caller = CandidateCaller(
-        [pool.card(base_url)], PoolSettings.model_validate({"ledger": mode, "ledger_url": ledger_url})
-    )
+    settings = PoolSettings.model_validate({"ledger": mode, "ledger_url": url})
+    caller = CandidateCaller([pool.card(base_url)], settings)
     with pytest.raises(LedgerError, match=r"there is no ledger at|holds no ledger"):
         await caller.check()
     with pytest.raises(LedgerError):
         await caller.ask(ASK)
     await caller.close()
     assert calls_of(server) == 0
+
+
+async def test_a_replay_makes_no_ledger(pool: Any, ledger_url: str, tmp_path: Path) -> None:
+    await refuses(pool, "replay", ledger_url)
+    assert files_of(tmp_path) == []
+
+
+async def test_a_cache_makes_no_file_of_a_name_that_may_be_mistyped(pool: Any, tmp_path: Path) -> None:
+    await refuses(pool, "cache", f"sqlite:///{tmp_path / 'ledgre.sqlite'}")
     assert files_of(tmp_path) == []
 
 
