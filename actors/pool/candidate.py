@@ -43,7 +43,7 @@ class Candidate:
         self._requests = TokenBucket(card.requests_per_minute) if card.requests_per_minute else None
         self._tokens = TokenBucket(card.tokens_per_minute) if card.tokens_per_minute else None
         self._latencies: deque[float] = deque(maxlen=_RECENT_CALLS)
-        self._usages: deque[Usage] = deque(maxlen=_RECENT_CALLS)
+        self._usages: deque[tuple[Usage, Usage]] = deque(maxlen=_RECENT_CALLS)  # reported, and by the texts' lengths
         self._hedge_after_s: float | None = None
 
     def read_key(self) -> str | None:
@@ -98,13 +98,12 @@ class Candidate:
         return worst_usd(self.card, request)
 
     def estimate(self, request: CallRequest, text: str | None) -> Usage:
-        """Tokens by the lengths of the texts; without a reply's text, those of the longest reply allowed. Never more
-        than the worst case."""
-        most, prompt = self.most_tokens(request), _tokens_of(CANDIDATE_PROMPT) + _tokens_of(request.query)
-        return Usage(
-            prompt_tokens=min(prompt, most_prompt_tokens(self.card, request)),
-            completion_tokens=most if text is None else min(most, _tokens_of(text)),
-        )
+        """Tokens by the lengths of the texts, in this model's tokens once it has reported some; without a reply's
+        text, those of the longest reply allowed. Never more than the worst case."""
+        most, length = self.most_tokens(request), _by_length(request, text or "")
+        completion = most if text is None else self._scaled(length, "completion_tokens")
+        prompt = min(self._scaled(length, "prompt_tokens"), most_prompt_tokens(self.card, request))
+        return Usage(prompt, min(most, completion))
 
     def usage(self, request: CallRequest, reply: Reply) -> Usage | None:
         """The reported usage; None where there is none, or more tokens than the text sent and the reply allowed can
@@ -118,8 +117,8 @@ class Candidate:
         """What a request has cost in dollars, and whether that is an estimate; `reply` is None where we hung up.
 
         It is paid by its reported usage. Without one: what the texts' lengths say for a good reply, and a reply of
-        full length for a refusal; nothing where the provider turned it away or never took it; the mean of the
-        model's recent calls where the reply was cut off, unreadable, or given up on by us (a deadline, a hedge that
+        full length for a refusal; nothing where the provider turned it away or never took it; what it sent and the mean
+        of recent replies where its own was cut off, unreadable, or given up on by us (a deadline, a hedge that
         lost, an episode that ended), for the provider bills what it generates.
         """
         usage = None if reply is None else self.usage(request, reply)
@@ -144,10 +143,10 @@ class Candidate:
         if self._tokens:
             self._tokens.give_back(self._share(request))
 
-    def replied(self, request: CallRequest, usage: Usage | None, latency_s: float) -> None:
+    def replied(self, request: CallRequest, text: str, usage: Usage | None, latency_s: float) -> None:
         """Remember a good reply, and correct the limit of tokens by what it took."""
         if usage is not None:
-            self._usages.append(usage)
+            self._usages.append((usage, _by_length(request, text)))
             if self._tokens:
                 self._tokens.give_back(self._share(request) - usage.prompt_tokens - usage.completion_tokens)
         if self._settings.hedge_quantile is not None:
@@ -165,17 +164,24 @@ class Candidate:
         return self._hedge_after_s
 
     def _guess_usd(self, request: CallRequest) -> float:
-        """What a request probably cost whose reply never came: the mean of recent ones, at most its worst case."""
+        """What a request probably cost whose reply never came: its prompt, and a reply such as recent ones; at most its
+        worst case, and that where there are no recent ones."""
         worst_usd = self.worst_usd(request)
         if not self._usages:
             return worst_usd
-        prompt = sum(usage.prompt_tokens for usage in self._usages)
-        completion = sum(usage.completion_tokens for usage in self._usages)
-        return min(worst_usd, self.card.cost_usd(prompt, completion) / len(self._usages))
+        prompt, count = self.estimate(request, None).prompt_tokens, len(self._usages)
+        completions = sum(usage.completion_tokens for usage, _ in self._usages)
+        return min(worst_usd, self.card.cost_usd(prompt * count, completions) / count)
+
+    def _scaled(self, length: Usage, field: str) -> int:
+        """Tokens by a text's length, times what the model reported over that for recent calls."""
+        tokens = int(getattr(length, field))
+        reported = sum(getattr(usage, field) for usage, _ in self._usages)
+        expected = sum(getattr(usage, field) for _, usage in self._usages)
+        return max(1, round(tokens * reported / expected)) if expected else tokens
 
     def _share(self, request: CallRequest) -> int:
-        estimate = self.estimate(request, None)  # providers count max_tokens, too
-        return estimate.prompt_tokens + estimate.completion_tokens
+        return _by_length(request, "").prompt_tokens + self.most_tokens(request)  # providers count max_tokens, too
 
 
 def most_tokens(card: ModelCard, request: CallRequest) -> int:
@@ -199,5 +205,13 @@ def host_of(base_url: str) -> str:
     return urlsplit(base_url).netloc
 
 
+def _by_length(request: CallRequest, text: str) -> Usage:
+    """Tokens of a request and a reply at the usual length of a token."""
+    return Usage(_PROMPT_TOKENS + _tokens_of(request.query), _tokens_of(text))
+
+
 def _tokens_of(text: str) -> int:
     return max(1, math.ceil(len(text) / _CHARACTERS_PER_TOKEN))
+
+
+_PROMPT_TOKENS = _tokens_of(CANDIDATE_PROMPT)

@@ -253,7 +253,7 @@ class Purchase:
             raise
         if reply.good:
             usage = self._candidate.usage(self._request, reply)
-            self._candidate.replied(self._request, usage, time.monotonic() - started)
+            self._candidate.replied(self._request, reply.text, usage, time.monotonic() - started)
         self.pay(charge_id, reply)
         if reply.down:
             endpoint.breaker.failed()

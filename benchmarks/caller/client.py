@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,15 +45,20 @@ async def open_caller(
 
 
 async def ask_all(
-    caller: CandidateCaller, count: int, in_flight: int, model: str = "candidate", first: int = 0
+    caller: CandidateCaller,
+    count: int,
+    in_flight: int,
+    model: str = "candidate",
+    first: int = 0,
+    more: Callable[[int], str] | None = None,
 ) -> list[RouteCall]:
-    """Ask questions number `first` to `first + count - 1`, so many at a time."""
+    """Ask questions number `first` to `first + count - 1`, so many at a time; `more` is added to a question's text."""
     numbers = iter(range(first, first + count))
     calls: list[RouteCall] = []
 
     async def work() -> None:
         for number in numbers:
-            calls.append(await caller.ask(request(number, model)))
+            calls.append(await caller.ask(request(number, model, more(number) if more else "")))
 
     async with asyncio.TaskGroup() as tasks:
         for _ in range(in_flight):
@@ -61,9 +66,9 @@ async def ask_all(
     return calls
 
 
-def request(number: int, model: str = "candidate") -> CallRequest:
-    """Question number `number`, in an episode of its own."""
-    return CallRequest(model, model, QUESTION.format(number), episode=f"e{number}")
+def request(number: int, model: str = "candidate", more: str = "") -> CallRequest:
+    """Question number `number`, with more text behind it, in an episode of its own."""
+    return CallRequest(model, model, QUESTION.format(number) + more, episode=f"e{number}")
 
 
 def ledger_url() -> str | None:

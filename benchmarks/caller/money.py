@@ -102,14 +102,16 @@ class Storm:
 async def faults(provider: Provider, ledgers: Ledgers, run: str, calls: int, seed: int) -> Storm:
     """Send calls to a provider at its worst, all of which it would answer in the end.
 
-    Some go to it in good order first: a caller prices what it can't see, as a reply cut off, like recent calls.
+    Some go to it in good order first: a caller prices what it can't see, as a reply cut off, by its question's length
+    and recent calls. Questions are of many lengths; replies are of one, for what a reply that never came would have
+    taken nobody can know to the cent.
     """
     await provider.set(median_s=0.05, sigma=0.5)
     async with open_caller([provider.card()], ledgers, run, **PATIENCE) as caller:
-        _all_ok(await ask_all(caller, _FIRST, _FIRST, first=calls))
+        _all_ok(await ask_all(caller, _FIRST, _FIRST, first=calls, more=_more))
         first = await provider.books()
         await provider.set(median_s=0.05, sigma=0.5, seed=seed, retry_after_s=0.05, **FAULTS)
-        answered = await ask_all(caller, calls, 256)
+        answered = await ask_all(caller, calls, 256, more=_more)
     books = await provider.books()
     billed = first["usd"] + books["usd"]
     in_time = [c for c in answered if c.status is CallStatus.OK and c.latency_s <= _DEADLINE_S]
@@ -120,6 +122,11 @@ async def faults(provider: Provider, ledgers: Ledgers, run: str, calls: int, see
         attempts=books["requests"] / calls,
         errors=Counter(call.error for call in answered if call.status is not CallStatus.OK),
     )
+
+
+def _more(number: int) -> str:
+    """What makes a question longer: by nothing, or up to six times as long."""
+    return " It lies by a lake." * (number * 7 % 13)
 
 
 async def booked_usd(ledgers: Ledgers, run: str) -> float:

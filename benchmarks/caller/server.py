@@ -17,9 +17,9 @@ from typing import Any, cast
 
 from benchmarks.world.faults import FaultSettings
 
-CHARACTERS_PER_TOKEN = 4
+CHARACTERS_PER_TOKEN = 3.6  # not what callers estimate with: they have to learn it from the usage that is reported
 REPLY = "The answer to this is not known for certain, but the best guess is the town of Example."
-REPLY_TOKENS = -(-len(REPLY) // CHARACTERS_PER_TOKEN)
+REPLY_TOKENS = math.ceil(len(REPLY) / CHARACTERS_PER_TOKEN)
 _MODELS = b'{"object":"list","data":[]}'
 
 
@@ -150,10 +150,8 @@ class Connection(asyncio.Protocol):
         if fault == "server_error":
             self._send(500, b'{"error":{"message":"out of order"}}')
             return
-        # Four characters a token, each message rounded up: what a caller estimates where usage is nonsense, so
-        # that the totals agree where the books do.
         messages = json.loads(body)["messages"]
-        prompt_tokens = sum(-(-len(message["content"]) // CHARACTERS_PER_TOKEN) for message in messages)
+        prompt_tokens = math.ceil(sum(len(message["content"]) for message in messages) / CHARACTERS_PER_TOKEN)
         provider.books.bill(prompt_tokens)
         completion = _completion(prompt_tokens, fault)
         if fault == "invalid_json":

@@ -45,14 +45,14 @@ async def test_the_provider_bills_what_it_generates() -> None:
         status, body = await ask(provider, session)
         usage = json.loads(body)["usage"]
         assert status == 200
-        assert usage["prompt_tokens"] == 10
+        assert usage["prompt_tokens"] == 12  # of 40 characters
         assert usage["completion_tokens"] == REPLY_TOKENS
-        assert (await provider.books())["usd"] == pytest.approx((10 * PRICE_IN + REPLY_TOKENS * PRICE_OUT) / 1e6)
+        assert (await provider.books())["usd"] == pytest.approx((12 * PRICE_IN + REPLY_TOKENS * PRICE_OUT) / 1e6)
 
         await provider.set(wrong_usage=1.0)
         status, body = await ask(provider, session)
         assert json.loads(body)["usage"]["prompt_tokens"] == -1
-        assert (await provider.books())["prompt_tokens"] == 10
+        assert (await provider.books())["prompt_tokens"] == 12
 
         for fault, answer, billed in (("rate_limit", 429, 0), ("server_error", 500, 0), ("invalid_json", 200, 1)):
             await provider.set(**{fault: 1.0})

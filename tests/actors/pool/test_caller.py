@@ -341,6 +341,25 @@ async def test_a_guess_from_dear_calls_is_no_more_than_a_cheap_ones_worst_case(p
     assert caller.stats().usd["small"] - before == pytest.approx(worst_usd(card, cheap))
 
 
+async def test_estimates_know_the_models_tokens_once_it_has_reported_some(pool: Any) -> None:
+    """A model of two characters a token, whose provider then falls silent about usage."""
+    silent = False
+
+    async def handler(request: web.Request) -> web.Response:
+        text = "".join(message["content"] for message in (await request.json())["messages"])
+        usage = {"prompt_tokens": len(text) // 2, "completion_tokens": 20}
+        return completion("x" * 40, usage=None if silent else usage)
+
+    caller = pool.caller([pool.card(await pool.provider(handler))])
+    for number in range(5):
+        await caller.ask(CallRequest("small", "small", "who wrote it?" * number, max_tokens=64))
+    silent = True
+    call = await caller.ask(CallRequest("small", "small", "x" * 400, max_tokens=64))
+    assert call.cost_estimated
+    assert call.prompt_tokens == pytest.approx((len(CANDIDATE_PROMPT) + 400) / 2, rel=0.02)
+    assert call.completion_tokens == 20
+
+
 async def test_a_refusal_without_usage_is_charged_in_full(pool: Any) -> None:
     async def handler(request: web.Request) -> web.Response:
         return web.json_response({"error": {"code": "content_filter", "message": "no"}}, status=400)
