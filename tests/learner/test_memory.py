@@ -22,7 +22,7 @@ from learner.policy import TokenScorer, score
 from learner.settings import LearnerSettings
 
 vocabulary, sequences, length = int(sys.argv[1]), 32, 256
-torch.set_num_threads(1)
+torch.set_num_threads(2)
 model = LlamaForCausalLM(LlamaConfig(
     vocab_size=vocabulary, hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=4,
     tie_word_embeddings=True, attn_implementation=PACKED,
@@ -45,7 +45,7 @@ def peak_kib(vocabulary: int) -> int:
     By the kernel's own account: `ru_maxrss` is that of the tests' process where it was larger before the fork.
     """
     # Freed tensors go back to the system at once, so that the peak is that of the tensors.
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(2**20)}
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2", "MALLOC_MMAP_THRESHOLD_": str(2**20)}
     command = [sys.executable, "-c", FORWARD_AND_BACKWARD, str(vocabulary)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=True)
     return int(done.stdout)
