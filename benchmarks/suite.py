@@ -10,6 +10,7 @@ from benchmarks.figures import Figure
 BENCHES = {
     "caller": "benchmarks.caller.bench",
     "learner": "benchmarks.learner_bench",
+    "rollout": "benchmarks.rollout_bench",
     "score": "benchmarks.score_bench",
     "startup": "benchmarks.startup",
     "sync": "benchmarks.sync_bench",

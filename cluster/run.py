@@ -205,6 +205,7 @@ class Run:
 
     def _checkpoint(self, step: int) -> None:
         """Have the state after a step written, unless it is there; the engines play on meanwhile."""
+        self.writer.finish()
         if not self.folder.checkpoint(step).exists():
             manifest = replace(
                 self._manifests[step],
@@ -255,7 +256,7 @@ class Run:
         self.facts = dict(manifest.summary) or self.facts
         self.crew.probe_max = max(self.crew.probe_max, self.facts.get("probe_max_diff", 0.0))
         groups = read_groups(checkpoint) if checkpoint is not None else {}
-        self.windows.take_up(manifest.cursor, manifest.windows, groups)
+        self.windows.take_up(manifest.step, manifest.cursor, manifest.windows, groups)
         self._manifests = {manifest.step: manifest}
         self.folder.cut_metrics(manifest.step)
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -53,7 +53,7 @@ class RunFolder:
         self.log_file = path / "log.txt"
         self.ledger_file = path / "ledger.sqlite"
         self.checkpoints_path = path / "checkpoints"
-        self._lock: int | None = None
+        self._lock: IO[str] | None = None  # held as long as this object is there
 
     @classmethod
     def create(cls, config: Config, recipe: str, command: str = "train") -> RunFolder:
@@ -111,11 +111,11 @@ class RunFolder:
 
     def _take_lock(self) -> None:
         """One process at a time works in a run folder."""
-        self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        self._lock = (self.path / "run.lock").open("a")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(self._lock)
+            self._lock.close()
             raise RunFolderError(
                 f"{self.path}: another process trains in it now; wait for it, stop it, or give another run.name"
             ) from None

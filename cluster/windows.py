@@ -44,25 +44,30 @@ class Windows:
         self._cards = cards
         self._fleet = fleet
         self._windows: dict[int, Window] = {}
+        self._issued = 0  # the last step of which there was a window
         self._kept: dict[str, list[Trajectory]] = {}  # groups finished before the run was stopped
 
-    def take_up(self, cursor: int, begins: Mapping[int, int], groups: Mapping[str, list[Trajectory]]) -> None:
-        """Go on where a manifest says: windows issued then are issued again, but for their finished groups."""
+    def take_up(
+        self, step: int, cursor: int, begins: Mapping[int, int], groups: Mapping[str, list[Trajectory]]
+    ) -> None:
+        """Go on after `step` as a manifest says: windows issued then are issued again, less their finished groups."""
         self._fleet.forget([play for window in self._windows.values() for play in window.plays])
         self._windows.clear()
         self._kept = dict(groups)
-        for step, start in sorted(begins.items()):
+        self._issued = step
+        for later, start in sorted(begins.items()):
             self._source.cursor = start
-            self.issue(step)
+            self._issue(later)
         self._source.cursor = cursor
 
     def issue_up_to(self, step: int) -> None:
         """Issue every window up to that of `step` which was not yet."""
-        for wanted in range(max(self._windows, default=step - 1) + 1, step + 1):
-            self.issue(wanted)
+        for wanted in range(self._issued + 1, step + 1):
+            self._issue(wanted)
 
-    def issue(self, step: int) -> None:
+    def _issue(self, step: int) -> None:
         """Draw the questions of a step and have them played."""
+        self._issued = step
         begins = self._source.cursor
         window = self._windows[step] = Window(begins, self._source.draw(self._config.run.groups_per_step))
         window.plays = self._play(step, window.questions)

@@ -69,7 +69,7 @@ def test_every_fault_gets_its_line() -> None:
         (["learner.dtype=bfloat16", "learner.zero_stage=0"], ["zero_stage=1"]),
         (["engine.tensor_parallel_size=2"], ["device=cuda"]),
         (["rewards.alpha=1.5"], ["alpha=1.5", "[0, 1]"]),
-        (["run.max_staleness=1"], ["run.max_staleness"]),
+        (["run.max_staleness=-1"], ["run.max_staleness"]),
     ],
 )
 def test_impossible_combinations_tell_the_remedy(overrides: list[str], words: list[str]) -> None:
