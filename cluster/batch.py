@@ -68,24 +68,32 @@ def judge_all(trajectories: Sequence[Trajectory], judge: Judge) -> list[Trajecto
     ]
 
 
-def admit(trajectories: Sequence[Trajectory], *, version: int, max_staleness: int) -> list[Trajectory]:
-    """Keep groups that still have two members or more, none of them sampled by too old a policy.
+def whole_groups(
+    trajectories: Sequence[Trajectory], *, version: int, max_staleness: int, fewest: int = 2
+) -> list[Trajectory]:
+    """Groups that still have `fewest` members or more, none of them sampled by too old a policy.
 
     Void episodes are left out of their group: what the infrastructure did is nobody's reward.
-
-    Raises:
-        RolloutError: nothing is left.
     """
     groups: dict[str, list[Trajectory]] = defaultdict(list)
     for trajectory in trajectories:
         if trajectory.reward is not None:
             groups[trajectory.group].append(trajectory)
-    kept = [
+    return [
         trajectory
         for members in groups.values()
-        if len(members) > 1 and all(version - t.oldest_version <= max_staleness for t in members)
+        if len(members) >= fewest and all(version - t.oldest_version <= max_staleness for t in members)
         for trajectory in members
     ]
+
+
+def admit(trajectories: Sequence[Trajectory], *, version: int, max_staleness: int, fewest: int = 2) -> list[Trajectory]:
+    """The batch's `whole_groups`.
+
+    Raises:
+        RolloutError: there is none.
+    """
+    kept = whole_groups(trajectories, version=version, max_staleness=max_staleness, fewest=fewest)
     if not kept:
         void = [t for t in trajectories if t.reward is None]
         failed = [call for t in void for call in t.transcript.calls if call.status.is_infrastructure]

@@ -53,6 +53,9 @@ class RunSettings(Settings):
     group_retries: int = Field(
         2, ge=0, description="Times that a question is asked anew whose group was lost to failed calls."
     )
+    max_refills: int = Field(
+        3, ge=0, description="Times that further questions are drawn for a batch, to replace groups without signal."
+    )
     retry_pause_s: float = Field(
         10,
         ge=0,
@@ -180,8 +183,11 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
-        if self.run.group_size == 1 and self.run.steps > 0:
-            raise ValueError("run.group_size=1 gives GRPO no baseline, every advantage would be 0; set it to 2 or more")
+        if self.run.group_size == 1 and self.run.steps > 0 and self.learner.needs_groups:
+            raise ValueError(
+                f"run.group_size=1 gives learner.estimator={self.learner.estimator} no baseline, every advantage would "
+                "be 0; set it to 2 or more, or estimator=gae or reinforce_pp"
+            )
         world = any(source.startswith("world:") for source in (*self.data.train, *self.data.eval))
         if world and self.candidates.serve != "world":
             raise ValueError(

@@ -20,6 +20,7 @@ from actors.trajectory import Trajectory
 from cluster.config import Config
 from cluster.fleet import CrewError, Fleet
 from cluster.placement import bundles, reserve
+from cluster.reaper import start_reaper
 from cluster.run_folder import RunFolder
 from cluster.stopping import stop_on_sigterm
 from learner.gang import LearnerError, LearnerGang, RankLost
@@ -45,6 +46,8 @@ def ray_session(address: str | None) -> Iterator[None]:
     local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES, "num_cpus": os.cpu_count()}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     joined = address or os.environ.get("RAY_ADDRESS")
+    if not joined:
+        start_reaper()
     try:
         try:
             ray.init(
@@ -89,6 +92,7 @@ class Crew:
                 workers=config.placement.rollout_workers,
                 max_restarts=config.placement.max_worker_restarts,
                 start_timeout_s=config.engine.start_timeout_s,
+                answer_timeout_s=config.engine.control_timeout_s,
                 admit=self._admit_started,
             )
             self._gang = self._hire_gang(checkpoint, run.path / "bad_batches")

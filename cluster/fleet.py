@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 _POLL_S = 1.0
 _PING_S = 20.0
+_PING_EVERY_S = 10.0
+_ANSWER_GRACE_S = 5.0  # beyond the worker's own deadline, so that its more telling error comes first
 _SHUTDOWN_S = 30.0
 _LONGEST_PAUSE_S = 60.0
 
@@ -52,6 +54,8 @@ class Worker:
     starting: Any  # Ray reference of its start
     ready: bool = False
     plays: set[Play] = field(default_factory=set)
+    ping: Any = None  # Ray reference of the newest, which the worker answers once its engine has
+    pinged_at: float = 0.0
 
     @property
     def episodes(self) -> int:
@@ -68,6 +72,7 @@ class Fleet:
         workers: int,
         max_restarts: int,
         start_timeout_s: float,
+        answer_timeout_s: float,
         admit: Callable[[], None],
     ) -> None:
         """Start all workers.
@@ -76,12 +81,14 @@ class Fleet:
             hire: makes the actor of worker number so and so.
             max_restarts: workers replaced in the whole run, at most.
             start_timeout_s: deadline for a worker to start its engine.
+            answer_timeout_s: deadline for a worker's engine to answer a ping.
             admit: brings workers that have started up to the learner's weights and marks them ready; called when
                 groups wait and nobody is ready.
         """
         self._hire = hire
         self._max_restarts = max_restarts
         self._start_timeout_s = start_timeout_s
+        self._answer_timeout_s = answer_timeout_s + _ANSWER_GRACE_S
         self._admit = admit
         self.restarts = 0
         self._lost_at: dict[int, list[float]] = {}
@@ -129,6 +136,7 @@ class Fleet:
             for play in pending:
                 if play.worker is None:
                     self._assign(play)
+            self._feel_pulses()
             calls = {play.call: play for play in pending if play.worker is not None}
             if calls:
                 done, _ = ray.wait(list(calls), timeout=min(_POLL_S, left_s))
@@ -245,6 +253,22 @@ class Fleet:
                 raise CrewError(why) from error
             if self.workers[worker.index] is worker:
                 self.lost(worker, _first_line(error))
+
+    def _feel_pulses(self) -> None:
+        """Replace workers whose engine hangs, or that hang themselves: they would finish nothing, and say nothing."""
+        now = time.monotonic()
+        for worker in [worker for worker in self.workers if worker.ready]:
+            if worker.ping is None:
+                if now - worker.pinged_at > _PING_EVERY_S:
+                    worker.ping, worker.pinged_at = worker.actor.ping.remote(), now
+            elif ray.wait([worker.ping], timeout=0)[0]:
+                ping, worker.ping = worker.ping, None
+                try:
+                    ray.get(ping)
+                except (RayTaskError, RayActorError) as error:
+                    self.lost(worker, _first_line(error))
+            elif now - worker.pinged_at > self._answer_timeout_s:
+                self.lost(worker, f"did not answer for {now - worker.pinged_at:.0f} s")
 
     def _wait_for_somebody(self, timeout_s: float) -> None:
         """Nobody may play: wait for a start, and bring whoever has started up to date."""

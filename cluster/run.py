@@ -21,6 +21,7 @@ from cluster.batch import (
     pool_metrics,
     refused_for_caps,
     spent_cap,
+    whole_groups,
 )
 from cluster.candidates import Candidates
 from cluster.checkpoints import CheckpointWriter, newest_manifest
@@ -38,7 +39,9 @@ from cluster.terminal import Terminal
 from cluster.tracking import Tracker
 from cluster.windows import Windows
 from learner.bad_batches import NonFiniteError
+from learner.credit import with_signal
 from learner.gang import RankLost
+from learner.metrics import KEEP_RATE
 from rewards.presets import Judge
 
 logger = logging.getLogger(__name__)
@@ -122,10 +125,8 @@ class Run:
         self.terminal.phase("roll out")
         with self.clock("rollout") as rolled:
             self.windows.issue_up_to(min(step + config.run.max_staleness, config.run.steps))
-            judged = judge_all(self.windows.gather(step), self.judge)
+            judged, batch, kept = self._play(step)
         self.folder.write_trajectories(step, "train", judged[: config.run.sample_trajectories])
-        self.spent_cap = spent_cap(judged)  # what was paid for is still learnt from
-        batch = self._admit(judged)
         self._manifests[step] = self._manifest(step)
         row = {"time/checkpoint_s": written} if (written := self.writer.finish()) is not None else {}
         self.terminal.phase("learn")
@@ -143,7 +144,7 @@ class Run:
             self._checkpoint(step)
         row |= {
             **batch_metrics(judged, rolled.seconds),
-            **from_learner(learnt),
+            **from_learner(learnt | kept),
             "sync/probe_max_diff": probe,
             "policy/version": crew.version,
             "rollout/staleness": step - 1 - min((t.oldest_version for t in batch), default=step - 1),
@@ -157,6 +158,37 @@ class Run:
                 row |= self._evaluate("after", "evaluate")
         finally:
             self._record(step, row | pool_metrics(crew.pool.stats()))
+
+    def _play(self, step: int) -> tuple[list[Trajectory], list[Trajectory], dict[str, float]]:
+        """What was played for a step, judged; what of it is to be learnt from; and the share of groups with signal.
+
+        Where groups without signal are dropped, further questions take their places, `run.max_refills` times at most.
+        """
+        run, learner = self.config.run, self.config.learner
+        judged = judge_all(self.windows.gather(step), self.judge)
+        self.spent_cap = spent_cap(judged)  # what was paid for is still learnt from
+        batch = self._admit(judged)
+        if not learner.drop_groups_without_signal:
+            return judged, batch, {}
+        batch, dropped = with_signal(batch, learner)
+        for refill in range(1, run.max_refills + 1):
+            missing = run.groups_per_step - len({t.group for t in batch})
+            if missing <= 0 or self.spent_cap:
+                break
+            more = judge_all(self.windows.refill(step, missing, refill), self.judge)
+            self.spent_cap = spent_cap(more)
+            found, useless = with_signal(self._whole_groups(more), learner)
+            judged, batch, dropped = judged + more, batch + found, dropped + useless
+        kept = len({t.group for t in batch})
+        return judged, batch, {KEEP_RATE: kept / max(kept + dropped, 1)}
+
+    def _whole_groups(self, judged: list[Trajectory]) -> list[Trajectory]:
+        return whole_groups(judged, **self._admission())
+
+    def _admission(self) -> dict[str, int]:
+        """What a group must be to be learnt from."""
+        fewest = 2 if self.config.learner.needs_groups else 1
+        return {"version": self.crew.version, "max_staleness": self.config.run.max_staleness, "fewest": fewest}
 
     def _learn(self, batch: list[Trajectory]) -> dict[str, float]:
         if batch:
@@ -172,7 +204,7 @@ class Run:
             RolloutError: failed calls left nothing.
         """
         try:
-            return admit(judged, version=self.crew.version, max_staleness=self.config.run.max_staleness)
+            return admit(judged, **self._admission())
         except RolloutError:
             if self.spent_cap:
                 raise BudgetSpent(self.spent_cap) from None

@@ -142,4 +142,5 @@ class Windows:
         refused = self._config.candidates.pool.ledger == "replay" or any(
             call.status is CallStatus.OVER_BUDGET for call in calls
         )
-        return len(group) - len(void) < min(2, len(group)) and not refused
+        fewest = 2 if self._config.learner.needs_groups else 1
+        return len(group) - len(void) < fewest and not refused
