@@ -18,7 +18,7 @@ calls = Table(
     "ledger_calls",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("claim", Text),  # digest of place and request; null outside of episodes, and where it failed
+    Column("claim", Text),  # place and digest of the request; null outside of episodes, and where it failed
     Column("run", Text, nullable=False),
     Column("step", BigInteger, nullable=False),
     Column("episode", Text, nullable=False),
