@@ -18,7 +18,7 @@ from actors.pool.pool import CandidatePool
 from actors.rollout_worker import RolloutWorker
 from actors.trajectory import Trajectory
 from cluster.config import Config
-from cluster.fleet import CrewError, Fleet
+from cluster.fleet import CrewError, Fleet, Worker
 from cluster.placement import bundles, reserve
 from cluster.reaper import start_reaper
 from cluster.run_folder import RunFolder
@@ -78,6 +78,7 @@ class Crew:
         self.version = 0
         self.probe_max = 0.0  # nats; the largest difference on the probe so far
         self._checkpoint = checkpoint
+        self._connected: list[Worker] = []  # the members of the weight-sync group
         self._placement: PlacementGroup | None = None
         self._fleet: Fleet | None = None
         self._gang: LearnerGang | None = None
@@ -99,7 +100,7 @@ class Crew:
             self._fleet.wait_started()
             self._probe = self._draw_probe()
             self._connect()
-            for worker in self._fleet.workers:
+            for worker in self._connected:
                 worker.ready = True
             self.check_probe()
         except BaseException:
@@ -143,8 +144,8 @@ class Crew:
             LearnerError, CrewError: the weights could not be sent, though everybody is there.
         """
         fleet = self.fleet
-        joining = [worker for worker in fleet.started() if not worker.ready]
-        if joining:
+        self._wait_for_one()
+        if fleet.started() != self._connected:
             self._connect()
         try:
             self.gang.send_weights(version)
@@ -156,9 +157,8 @@ class Crew:
             self._wait_for_one()
             self._connect()
             self.gang.send_weights(version)
-            joining = fleet.started()
         self.version = version
-        for worker in joining:
+        for worker in self._connected:
             worker.ready = True
         return self.check_probe()
 
@@ -221,20 +221,20 @@ class Crew:
 
     def _wait_for_one(self) -> None:
         """Wait until a worker runs that may be sent weights."""
-        starting = [worker.starting for worker in self.fleet.workers if not worker.ready]
+        timeout_s = self.config.engine.start_timeout_s
         if not self.fleet.started():
-            ray.wait(starting, timeout=self.config.engine.start_timeout_s)
+            ray.wait([worker.starting for worker in self.fleet.workers], timeout=timeout_s)
         if not self.fleet.started():
             raise CrewError(
-                "no rollout worker came back within engine.start_timeout_s="
-                f"{self.config.engine.start_timeout_s:g} s after all were lost"
+                f"no rollout worker came back within engine.start_timeout_s={timeout_s:g} s after all were lost"
             )
 
     def _connect(self) -> None:
         """Form the weight-sync group with all workers that run."""
         config = self.config
+        self._connected = self.fleet.started()
         self.gang.connect_engines(
-            [worker.actor for worker in self.fleet.started()],
+            [worker.actor for worker in self._connected],
             backend=config.weight_backend,
             ranks_per_engine=config.engine.tensor_parallel_size,
             dtype=config.engine.dtype,

@@ -41,6 +41,8 @@ def train(config: Config, recipe: str, *, resume: bool = False, force: bool = Fa
         checkpoint = locate_checkpoint(config.policy.checkpoint, config.run.folder / ".cache")
         folder = _reopen(config, force) if resume else RunFolder.create(config, recipe)
         start = newest_manifest(folder) if resume else None
+        if resume and start is None:
+            folder.cut_after(-1)  # it was stopped before its first checkpoint
         if start is not None and start[1].questions != fingerprint(questions):
             raise ResumeError(f"{folder.path} was trained on other questions than data.train gives now; give it those")
         stack.callback(stop_logging, log_to_file(folder.log_file))

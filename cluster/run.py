@@ -290,7 +290,7 @@ class Run:
         groups = read_groups(checkpoint) if checkpoint is not None else {}
         self.windows.take_up(manifest.step, manifest.cursor, manifest.windows, groups)
         self._manifests = {manifest.step: manifest}
-        self.folder.cut_metrics(manifest.step)
+        self.folder.cut_after(manifest.step)
 
     def _record(self, step: int, row: dict[str, float]) -> None:
         self.folder.append_metrics({"step": step, **row})

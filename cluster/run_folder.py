@@ -120,11 +120,14 @@ class RunFolder:
                 f"{self.path}: another process trains in it now; wait for it, stop it, or give another run.name"
             ) from None
 
-    def cut_metrics(self, step: int) -> None:
-        """Drop the rows of steps after `step`, which are taken again."""
+    def cut_after(self, step: int) -> None:
+        """Drop what was written of steps after `step`, which are taken again; -1 for a run that begins anew."""
         rows = [row for row in self.read_metrics() if row["step"] <= step]
         with _writing(self.metrics_file, "metrics"):
             _write_whole(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
+        for file in (self.path / "trajectories").glob("step_*.md"):
+            if step_of(file) > step:
+                file.unlink()
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Append a step's metrics, `{"step": n, key: value, …}`; numbers that are not finite become null.
@@ -251,9 +254,9 @@ class RunFolder:
         )
 
 
-def step_of(checkpoint: Path) -> int:
-    """The step after which a run wrote a checkpoint."""
-    return int(checkpoint.name.removeprefix("step_"))
+def step_of(path: Path) -> int:
+    """The step that a checkpoint, or a file of trajectories, is of."""
+    return int(path.stem.removeprefix("step_"))
 
 
 def resolve_checkpoint_folder(run_or_checkpoint: Path) -> tuple[Path, Path | None]:
