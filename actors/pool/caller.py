@@ -86,6 +86,7 @@ class CandidateCaller:
         self._stats = CallerStats(usd=Counter(dict.fromkeys(self._candidates, 0)))
         self._means = Means(settings, Transport(settings), funds, self._stats, name)
         self._joining = Joining(self._stats)
+        self._under_way: dict[tuple[object, ...], asyncio.Future[None] | None] = {}  # by place; a future if waited for
         self._ledger: Ledger | None = None
         self._opening = asyncio.Lock()
         self._opened = False
@@ -211,7 +212,7 @@ class CandidateCaller:
         sampling = {name: value for name, value in payload.items() if name not in ("model", "messages")}
         digest = request_hash(candidate.card.model, candidate.card.revision, payload["messages"], sampling)
         if mode == "record":
-            return await self._buy(candidate, request, candidate.read_key(), payload, digest)
+            return await self._buy_once(candidate, request, payload, digest)
         place = _place(request)
         if mode == "replay":
             found = await ledger.recorded(digest, place, self._settings.replay_run)
@@ -228,9 +229,31 @@ class CandidateCaller:
             if found is not None:
                 self._stats.hits += 1
                 return found
-            return await self._buy(candidate, request, candidate.read_key(), payload, digest)
+            return await self._buy_once(candidate, request, payload, digest)
 
         return await self._joining.run(digest, find_or_buy)
+
+    async def _buy_once(
+        self, candidate: Candidate, request: CallRequest, payload: dict[str, Any], digest: str
+    ) -> Settled:
+        """Buy a call; where the same one, of the same place, is under way, wait for it: the ledger then knows.
+
+        It is made twice where an engine died, its episodes are played again by another, and their calls are not over.
+        """
+        key = candidate.read_key()
+        if not request.episode:
+            return await self._buy(candidate, request, key, payload, digest)
+        place = (request.step, request.episode, request.turn, request.index, digest)
+        while place in self._under_way:
+            over = self._under_way[place] = self._under_way[place] or asyncio.get_running_loop().create_future()
+            await asyncio.shield(over)
+        self._under_way[place] = None
+        try:
+            return await self._buy(candidate, request, key, payload, digest)
+        finally:
+            waited_for = self._under_way.pop(place)
+            if waited_for is not None:
+                waited_for.set_result(None)
 
     async def _buy(
         self, candidate: Candidate, request: CallRequest, key: str | None, payload: dict[str, Any], digest: str

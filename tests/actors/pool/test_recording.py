@@ -143,6 +143,31 @@ async def test_the_same_place_of_a_run_is_paid_for_once(pool: Any, ledger_url: s
     assert calls_of(server) == 10
 
 
+async def test_the_same_place_asked_twice_at_once_is_paid_for_once(pool: Any, ledger_url: str) -> None:
+    """As when an engine died, and its episode is played again before its calls are over; also if those end badly."""
+    billed, may_answer = 0, asyncio.Event()
+
+    async def handler(request: web.Request) -> web.Response:
+        nonlocal billed
+        await may_answer.wait()
+        billed += 1
+        usage = {"prompt_tokens": 20, "completion_tokens": 3}
+        return web.json_response(
+            {"choices": [{"message": {"content": "Paris"}, "finish_reason": "stop"}], "usage": usage}
+        )
+
+    caller = pool.caller([pool.card(await pool.provider(handler))], ledger_url)
+    first, second, third = (asyncio.create_task(caller.ask(ASK)) for _ in range(3))
+    await asyncio.sleep(0.2)
+    first.cancel()  # its asker is gone: one of the others asks
+    await asyncio.sleep(0.2)
+    may_answer.set()
+    assert [call.reply for call in await asyncio.gather(second, third)] == ["Paris", "Paris"]
+    assert billed == 1
+    assert caller._under_way == {}
+    await caller.close()
+
+
 async def test_a_cancelled_call_is_completed_at_what_it_may_have_cost(pool: Any, ledger_url: str) -> None:
     server, base_url = await pool.server(hang=1.0)
     caller = pool.caller([pool.card(base_url)], ledger_url)
