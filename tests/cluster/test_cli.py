@@ -121,7 +121,7 @@ def test_a_question_file_with_a_broken_line_is_named(tmp_path: Path) -> None:
 
 _STOPPED = """
 import signal, sys, time
-from cluster import cli, stopping
+from cluster import command, stopping
 
 def wait(*_):
     print("waiting", flush=True)
@@ -130,9 +130,9 @@ def wait(*_):
 def main():
     stopping.stop_on_sigterm()
     try:
-        with cli._stoppable(lambda: "all is saved"):
+        with command.stoppable(lambda: "all is saved"):
             wait()
-    except cli.typer.Exit as stop:
+    except command.typer.Exit as stop:
         sys.exit(stop.exit_code)
 
 main()

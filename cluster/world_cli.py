@@ -1,0 +1,59 @@
+"""`router-r1 world`: the embedded world's experts served alone, and its small policy made anew."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.command import stoppable
+
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="The embedded world: its experts and small policy.")
+
+
+@app.command("serve")
+def world_serve(
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.", min=0, max=65535)] = 8900,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    seed: Annotated[int, typer.Option(help="Seed of the world.")] = 0,
+    replies: Annotated[
+        Path | None, typer.Option(help="Serve these recorded replies of real models instead of the world's experts.")
+    ] = None,
+    latency_scale: Annotated[float, typer.Option(help="Factor on latencies; 0 answers at once.", min=0)] = 1.0,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(help="`NAME=RATE`, may be repeated: rate_limit, server_error, hang, refusal, …"),
+    ] = None,
+    fault_seed: Annotated[int, typer.Option(help="Seed of the faults.")] = 0,
+) -> None:
+    """Serve the candidate experts alone, until stopped."""
+    from benchmarks.world.server import main as serve_candidates
+
+    mode = ["recorded", "--replies", str(replies)] if replies else ["world", "--seed", str(seed)]
+    address = ["--host", host, "--port", str(port), "--latency-scale", str(latency_scale)]
+    faults = [part for rate in fault or () for part in ("--fault", rate)]
+    serve_candidates([*mode, *address, *faults, "--fault-seed", str(fault_seed)])
+
+
+@app.command("coldstart")
+def world_coldstart(
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")],
+    steps: Annotated[int, typer.Option(help="Supervised steps.", min=1)] = 2400,
+    batch_size: Annotated[int, typer.Option(help="Demonstrations per step.", min=1)] = 32,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    seed: Annotated[int, typer.Option(help="Seed of weights and demonstrations.")] = 0,
+) -> None:
+    """Make the world's small cold-started policy.
+
+    Supervised fine-tuning on demonstrations, from random weights; the package ships one made so.
+    """
+    from benchmarks.world.coldstart import make_checkpoint
+    from cluster.logs import quiet_libraries
+
+    quiet_libraries()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with stoppable():
+        losses = make_checkpoint(out, steps=steps, batch_size=batch_size, lr=lr, seed=seed)
+    typer.echo(f"{out}: {steps} steps, loss {losses[0]:.3f} -> {losses[-1]:.3f}")
