@@ -24,6 +24,7 @@ from cluster.candidates import start_candidates
 from cluster.config import Config
 from cluster.policies import locate_checkpoint
 from cluster.requests import training_requests
+from cluster.run_id import keep_run_id
 from cluster.source import QuestionSource
 from learner.demonstrations import (
     Demonstration,
@@ -73,9 +74,10 @@ class Assignment:
 
 
 class Record:
-    """Two files: the demonstrations kept, and beside them a line for every episode played, to go on from.
+    """The demonstrations kept, and beside them a line for every episode played, to go on from, and the calls.
 
-    `FILE.episodes.jsonl` holds id, reward, whether it was kept and why not, and what it took.
+    `FILE.episodes.jsonl` holds id, reward, whether it was kept and why not, and what it took; `FILE.ledger.sqlite` the
+    candidates' calls, unless `pool.ledger_url` names another ledger, booked under the id in `FILE.run_id`.
     """
 
     def __init__(self, out: Path) -> None:
@@ -86,6 +88,9 @@ class Record:
         """
         self.out = out
         self.log = out.with_suffix(".episodes.jsonl")
+        self.ledger = out.with_suffix(".ledger.sqlite")
+        self.run_id_file = out.with_suffix(".run_id")
+        self.candidates_usd: float | None = None  # of all calls that the ledger knows, those of failed episodes too
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             self.rows = [json.loads(line) for line in _mended_lines(self.log)]
@@ -118,7 +123,9 @@ class Record:
         read, written = (sum(row.get(name, 0) for row in self.rows) for name in ("prompt_tokens", "completion_tokens"))
         teacher_usd = (read * assignment.price_in + written * assignment.price_out) / 1e6
         paid = f", ${teacher_usd:.4f}" if teacher_usd else ""
-        candidates_usd = sum(row.get("candidates_usd", 0.0) for row in self.rows)
+        candidates_usd = self.candidates_usd
+        if candidates_usd is None:
+            candidates_usd = sum(row.get("candidates_usd", 0.0) for row in self.rows)
         return (
             f"{len(ended)} of {assignment.episodes} episodes ended: {kept} kept, {len(whys)} not"
             f"{f' ({reasons})' if reasons else ''}; candidates ${candidates_usd:.4f}; "
@@ -132,6 +139,7 @@ def play_all(config: Config, assignment: Assignment, say: Callable[[str], None])
     Raises:
         DemonstrateError: the key is missing, the file can't be used, or no episode comes to an end.
         TeacherError, PoolError, BudgetSpent: the teacher or the candidates can't be asked, or a cap is used up.
+        LedgerError, RunIdError: calls can't be recorded.
     """
     key = assignment.read_key()
     record = Record(assignment.out)
@@ -177,7 +185,7 @@ class _Classroom:
         """Play episodes, `concurrency` of them at a time; each is on disk once it has ended."""
         assignment = self.assignment
         teacher = Teacher(assignment.teacher, assignment.model, key=key, timeout_s=assignment.timeout_s)
-        caller = CandidateCaller(cards, self.config.candidates.pool)
+        caller = self._hire_caller(cards)
         waiting = iter(requests)
         try:
             await caller.check()
@@ -185,8 +193,22 @@ class _Classroom:
                 for _ in range(min(assignment.concurrency, len(requests))):
                     group.create_task(self._play_some(waiting, teacher, caller))
         finally:
+            self._count(caller)
             await caller.close()
             await teacher.close()
+
+    def _hire_caller(self, cards: Sequence[ModelCard]) -> CandidateCaller:
+        """A caller that records its calls, so that a command that goes on counts what was spent before."""
+        pool = self.config.candidates.pool
+        if pool.ledger == "off":
+            return CandidateCaller(cards, pool)
+        run = keep_run_id(self.record.run_id_file, self.record.out.stem)
+        ledger_url = pool.ledger_url or str(self.record.ledger.absolute())
+        return CandidateCaller(cards, pool, ledger_url=ledger_url, run=run)
+
+    def _count(self, caller: CandidateCaller) -> None:
+        if self.config.candidates.pool.ledger != "off":
+            self.record.candidates_usd = float(sum(caller.stats().usd.values()))
 
     async def _play_some(self, waiting: Iterator[EpisodeRequest], teacher: Teacher, caller: CandidateCaller) -> None:
         for request in waiting:
@@ -201,7 +223,9 @@ class _Classroom:
                 observer=player,
             )
             try:
-                self._note(request, player, await episode.run())
+                trajectory = await episode.run()
+                self._count(caller)
+                self._note(request, player, trajectory)
             except TeacherRefusal as refusal:
                 self._fail(request, player, "the teacher's provider refused it", str(refusal))
 

@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from actors.pool.ledger_database import existing_ledger
 from benchmarks.question_sets import load_sources
 from benchmarks.world.coldstart import CHECKPOINT
+from cluster.batch import BudgetSpent
 from cluster.config import Config, load_config
 from cluster.demonstrate import Assignment, DemonstrateError, play_all
+from cluster.ledger_report import spend
 from learner.demonstrations import DemonstrationEncoder, load_demonstrations
 
 pytestmark = pytest.mark.engine  # starts the candidate server
@@ -89,10 +92,10 @@ def sage() -> Iterator[Sage]:
     sage.stop()
 
 
-def play(sage: Sage, out: Path, episodes: int, **changes: Any) -> tuple[Any, list[str]]:
+def play(sage: Sage, out: Path, episodes: int, config: Config = CONFIG, **changes: Any) -> tuple[Any, list[str]]:
     said: list[str] = []
     assignment = Assignment(sage.url, "sage", out, episodes, price_in=1.0, price_out=10.0, concurrency=4, **changes)
-    return play_all(CONFIG, assignment, said.append), said
+    return play_all(config, assignment, said.append), said
 
 
 def drawn(record: Any) -> list[str]:
@@ -151,6 +154,31 @@ def test_what_is_not_kept_is_told_and_not_played_again_but_for_failures(sage: Sa
     assert sage.asked - before == 2 * answers.count(answers[2])
     assert len(record.outcomes) == 6
     assert len(load_demonstrations([out])) == kept + answers.count(answers[2])
+
+
+def test_what_was_spent_before_a_cap_ended_it_counts_when_it_goes_on(sage: Sage, tmp_path: Path) -> None:
+    out = tmp_path / "demos.jsonl"
+    cap = load_config(
+        "quickstart", ["data.two_hop_share=0", "data.train_limit=40", "candidates.pool.cap_usd_per_run=0.0006"]
+    )
+
+    def spent() -> list[dict[str, Any]]:
+        with existing_ledger(out.with_suffix(".ledger.sqlite")) as ledger:
+            return spend(ledger, ["run"])
+
+    for _ in range(2):
+        with pytest.raises(ExceptionGroup) as caught:
+            play(sage, out, 40, cap)
+        error, *_ = [error for error in caught.value.exceptions if isinstance(error, BudgetSpent)]
+        assert "pool.cap_usd_per_run=0.0006" in str(error)
+        assert "the same command goes on" in str(error)
+        [run] = spent()
+        assert run["run"].startswith("demos-")
+        assert 0.0003 < run["cost_usd"] <= 0.0006
+    _, said = play(sage, out, 40)  # without the cap
+    [run] = spent()
+    assert f"candidates ${run['cost_usd']:.4f}" in said[-1]
+    assert run["cost_usd"] > 0.0006
 
 
 def test_a_teacher_that_always_refuses_ends_it(sage: Sage, tmp_path: Path) -> None:
