@@ -21,7 +21,9 @@ FILE, STATE, GROUPS = "manifest.json", "state", "groups.pickle"
 _FREE = (
     "about", "run.steps", "run.folder", "run.name", "run.if_exists", "run.eval_every", "run.checkpoint_every",
     "run.keep_checkpoints", "run.sample_trajectories", "run.rollout_timeout_s", "run.group_retries",
-    "run.retry_pause_s", "placement", "tracking", "candidates.pool", "candidates.faults", "candidates.latency_scale",
+    "run.retry_pause_s", "run.max_refills",
+    "episode.on_failed_call", "episode.timeout_retries", "episode.provider_error_retries", "episode.retry_pause_s",
+    "candidates.unseen_cards", "placement", "tracking", "candidates.pool", "candidates.faults", "candidates.latency_scale",
     "engine.start_timeout_s", "engine.turn_timeout_s", "engine.control_timeout_s", "engine.threads",
     "engine.gpu_memory_utilization", "engine.kv_cache_gib", "engine.tensor_parallel_size", "learner.threads",
     "learner.ranks", "learner.zero_stage", "learner.max_restarts", "learner.start_timeout_s",

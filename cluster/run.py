@@ -218,7 +218,7 @@ class Run:
         if not self.heldout:
             return {}
         self.terminal.phase(phase)
-        cards = self.candidates.unseen if unseen else self.candidates.cards
+        cards = self.candidates.unseen_menu if unseen else self.candidates.cards
         requests = evaluation_requests(
             self.config, self.crew.version, self.heldout, cards, "unseen" if unseen else "seen"
         )
