@@ -49,6 +49,14 @@ _AT_PLACE = (
 _AMOUNT = case((calls.c.status == OPEN, calls.c.reserved_nano), else_=calls.c.cost_nano)
 _SETTLE = (*_SETTLED, "hedged", "cost_nano", "settled_us")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0  # before what failed for an error that passes is tried again
+_UPDATE = ("id", *_SETTLE)
+# SQLite takes rows as VALUES in half the time that it takes to read them out of JSON; still a statement a batch.
+_SQLITE_INSERT = f"INSERT INTO {calls.name} ({', '.join(_BEGIN)}) VALUES "
+_SQLITE_UPDATE = (
+    f"UPDATE {calls.name} SET {', '.join(f'{name} = new.column{at}' for at, name in enumerate(_SETTLE, 2))} "
+    f"FROM (VALUES {{}}) AS new WHERE {calls.name}.id = new.column1 AND {calls.name}.status = '{OPEN}'"
+)
+_SQLITE_VARIABLES = 32766  # that a statement may bind
 
 
 class _NotOpen(Exception):
@@ -276,12 +284,11 @@ class LedgerStore:
             if begin.claim:
                 under_way.add(begin.claim)
         if new:
-            connection.execute(self._insert, {"rows": json_rows(new)})
+            self._insert_rows(connection, new)
         return settled_before
 
     def _write_settles(self, connection: Connection, settles: Sequence[Settle]) -> None:
-        done = connection.execute(self._update, {"rows": json_rows(settle.row for settle in settles)})
-        if done.rowcount != len(settles):
+        if self._update_rows(connection, [settle.row for settle in settles]) != len(settles):
             ids = ", ".join(settle.id for settle in settles)
             raise _NotOpen(
                 f"the ledger {shown(self.url)} has no open entry {ids}: it was settled already, taken over by a "
@@ -291,8 +298,39 @@ class LedgerStore:
         if failed:
             connection.execute(self._free_claims, {"rows": json_rows(failed)})
 
+    def _insert_rows(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        if connection.dialect.name != "sqlite":
+            connection.execute(self._insert, {"rows": json_rows(rows)})
+            return
+        for some in _chunks(rows, len(_BEGIN)):
+            connection.exec_driver_sql(_SQLITE_INSERT + _places(some, _BEGIN), _bound(some, _BEGIN))
+
+    def _update_rows(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Complete open entries; returns how many there were."""
+        if connection.dialect.name != "sqlite":
+            return connection.execute(self._update, {"rows": json_rows(rows)}).rowcount
+        return sum(
+            connection.exec_driver_sql(_SQLITE_UPDATE.format(_places(some, _UPDATE)), _bound(some, _UPDATE)).rowcount
+            for some in _chunks(rows, len(_UPDATE))
+        )
+
     def _write_counts(self, connection: Connection, hits: int, misses: int) -> None:
         make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
         row = make(lookups).values(run=self.run, hits=hits, misses=misses)
         added = {"hits": lookups.c.hits + row.excluded.hits, "misses": lookups.c.misses + row.excluded.misses}
         connection.execute(row.on_conflict_do_update(index_elements=[lookups.c.run], set_=added))
+
+
+def _chunks(rows: Sequence[Mapping[str, Any]], columns: int) -> Iterator[Sequence[Mapping[str, Any]]]:
+    """The rows, as many at a time as one statement takes."""
+    most = _SQLITE_VARIABLES // columns
+    return (rows[first : first + most] for first in range(0, len(rows), most))
+
+
+def _places(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """`(?, …), (?, …), …`"""
+    return ",".join([f"({','.join('?' * len(columns))})"] * len(rows))
+
+
+def _bound(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> tuple[Any, ...]:
+    return tuple([row[name] for row in rows for name in columns])

@@ -75,6 +75,18 @@ async def test_a_place_with_a_reply_is_never_asked_again(ledger_url: str) -> Non
     await again.close()
 
 
+async def test_more_rows_are_written_at_once_than_one_statement_takes(ledger_url: str) -> None:
+    count = 2500  # of 14 columns each; SQLite binds 32,766 values
+    ledger = await Ledger.open(ledger_url, run="r")
+    found = await asyncio.gather(*(ledger.begin(entry(f"c{n:04}", episode=f"e{n}")) for n in range(count)))
+    assert found == [None] * count
+    await asyncio.gather(*(ledger.settle(f"c{n:04}", replace(REPLY, attempts=n)) for n in range(count)))
+    assert rows(ledger_url, "id, status, attempts") == [(f"c{n:04}", "ok", n) for n in range(count)]
+    with pytest.raises(LedgerError, match="no open entry c0007"):
+        await ledger.settle("c0007", REPLY)
+    await ledger.close()
+
+
 @pytest.mark.parametrize(
     "other",
     [
