@@ -15,6 +15,7 @@ from actors.pool.ledger_store import LedgerStore
 __all__ = ["CallEntry", "Ledger", "LedgerError", "Place", "Settled", "request_hash"]
 
 _COUNT_EVERY_S = 1.0
+_MOST_AT_ONCE = 256  # operations of a transaction: of thousands of calls at once, the first go out while others wait
 
 
 class Ledger:
@@ -160,7 +161,7 @@ class Ledger:
         return future
 
     def _write(self) -> None:
-        batch, self._waiting = self._waiting, []
+        batch, self._waiting = self._waiting[:_MOST_AT_ONCE], self._waiting[_MOST_AT_ONCE:]
         written = self._loop.run_in_executor(self._writer, self._store.write, [operation for operation, _ in batch])
         written.add_done_callback(partial(self._deliver, [future for _, future in batch]))
 
