@@ -112,6 +112,34 @@ def test_the_checkpoint_loads_in_transformers_and_differs_from_where_it_started(
     assert AutoTokenizer.from_pretrained(folder).get_vocab() == AutoTokenizer.from_pretrained(CHECKPOINT).get_vocab()
 
 
+def test_a_run_repeated_in_replay_costs_nothing_and_learns_the_same(
+    trained: tuple[RunFolder, str], tmp_path: Path
+) -> None:
+    recorded = trained[0]
+    same = ("learner.ranks=2", "learner.zero_stage=2", "learner.kl_coef=0.01")
+    replay = ("candidates.pool.ledger=replay", f"candidates.pool.ledger_url={recorded.path}")
+    run = program(tmp_path, "again", *same, *replay)
+    try:
+        assert run.process.wait(400) == 0, run.output
+    finally:
+        left = run.left()
+    assert left == []
+    again = RunFolder(tmp_path / "again")
+    assert json.loads(again.summary_file.read_text())["usd_total"] == 0
+    assert again.read_metrics()[-1]["pool/requests"] == 0
+    timed = (
+        "time/", "cost/usd_total", "cost/usd/", "pool/", "learner/tokens_per_s", "learner/mfu", "learner/peak",
+        "rollout/tokens_per_s", "rollout/episode_s", "rollout/call_latency_s",
+    )  # fmt: skip
+
+    def numbers(folder: RunFolder) -> list[dict[str, float]]:
+        return [{k: v for k, v in row.items() if not k.startswith(timed)} for row in folder.read_metrics()]
+
+    assert numbers(again) == numbers(recorded)
+    weights = [folder.checkpoint(2) / "model.safetensors" for folder in (recorded, again)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
 def test_a_spent_cap_ends_the_run_with_a_checkpoint_and_tells_how_to_go_on(tmp_path: Path) -> None:
     evaluation = 16 * 16 * 2e-5  # USD, at the very most: questions, calls, price
     run = program(tmp_path, "poor", "run.steps=500", f"candidates.pool.cap_usd_per_run={evaluation}")
