@@ -9,6 +9,7 @@ from benchmarks.figures import Figure
 # name -> module with `run() -> list[Figure]`
 BENCHES = {
     "caller": "benchmarks.caller.bench",
+    "control": "cluster.control_bench",
     "learner": "benchmarks.learner_bench",
     "rollout": "benchmarks.rollout_bench",
     "score": "benchmarks.score_bench",
