@@ -5,7 +5,7 @@ and `Fleet`, the judge, admission and the batch's numbers, credit and packing; o
 ranks is left out. It lives in this room because they do.
 
 Eight processes stand for all workers, up to 32 for each: the fleet keeps 256 apart, gives each its groups and pings it,
-but the driver holds 8 connections. On two cores 256 processes of Ray's take longer than five minutes to start, and the
+but the driver holds 8 connections. On two cores, of 256 processes of Ray's 163 had started after four minutes, and the
 background threads of 64 that do nothing take half a core, so that they would be measured and not the driver.
 
 Every number of workers gets the same batches, in turns, so that what differs is the workers alone. The driver's
