@@ -70,6 +70,7 @@ class Purchase:
         self.hedged = False
         self.last_fault = ""
         self._waits_for = ""  # what keeps it from being sent, for people; empty while it is under way
+        self._probes = False  # the last request was let through an open breaker
         self._may_be_sent = False  # its clock runs
         self._has_turn = False  # under the limits per minute, and not used yet
 
@@ -117,6 +118,7 @@ class Purchase:
             OverBudget: it would break a cap.
         """
         endpoint = self._candidate.endpoint
+        self._probes = endpoint.breaker.state is not BreakerState.CLOSED
         while not endpoint.breaker.admit():
             if self._means.settings.when_down == "fail":
                 raise self._down()
@@ -138,6 +140,9 @@ class Purchase:
             if not reply.retriable:
                 return reply
             self.last_fault = reply.fault
+            if self._probes and reply.down and settings.when_down == "fail":
+                # Probing on, second by second, would hold its episode, and with it the step, as long as the outage.
+                raise self._down()
             if self.attempts >= settings.max_attempts:
                 return replace(reply, fault=f"{reply.fault} (gave up after {self.attempts} attempts)")
             pause_s, left_s = self._pause_s(reply), settings.total_timeout_s - self.elapsed_s

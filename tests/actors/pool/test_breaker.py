@@ -45,6 +45,19 @@ def test_few_failures_and_failures_between_successes_leave_it_closed() -> None:
     assert breaker.state is BreakerState.CLOSED  # they count anew
 
 
+async def test_no_call_outlasts_the_opening_of_the_breaker_by_probing(pool: Any) -> None:
+    """A call that is let through to probe, in vain, fails as the others do: its episode waits for it."""
+    gone = "http://127.0.0.1:9/v1"  # where nobody listens
+    caller = pool.caller([pool.card(gone)], total_timeout_s=60, max_attempts=30, backoff_s=0.25)
+    began = time.monotonic()
+    calls = await asyncio.gather(*(caller.ask(ASK) for _ in range(3)))
+    alone = await caller.ask(ASK)
+    assert {call.status for call in (*calls, alone)} == {CallStatus.PROVIDER_ERROR}
+    assert all("is down" in call.error for call in (*calls, alone))
+    assert time.monotonic() - began < 10
+    await caller.close()
+
+
 @pytest.mark.engine  # 5 s
 @pytest.mark.parametrize("when_down", ["fail", "wait"])
 async def test_a_provider_that_goes_and_comes_back(pool: Any, when_down: str) -> None:
