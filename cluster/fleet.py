@@ -56,10 +56,19 @@ class Worker:
     plays: set[Play] = field(default_factory=set)
     ping: Any = None  # Ray reference of the newest, which the worker answers once its engine has
     pinged_at: float = 0.0
+    episodes: int = 0  # of its plays
 
-    @property
-    def episodes(self) -> int:
-        return sum(len(play.requests) for play in self.plays)
+    def take(self, play: Play) -> None:
+        """Begin a group."""
+        play.worker, play.call = self, self.actor.rollout.remote(list(play.requests))
+        self.plays.add(play)
+        self.episodes += len(play.requests)
+
+    def drop(self, play: Play) -> None:
+        """A group has ended here, or is broken off."""
+        if play in self.plays:
+            self.plays.remove(play)
+            self.episodes -= len(play.requests)
 
 
 class Fleet:
@@ -141,7 +150,8 @@ class Fleet:
             if calls:
                 done, _ = ray.wait(list(calls), timeout=min(_POLL_S, left_s))
                 for call in done:
-                    self._take(calls[call])
+                    if calls[call].call == call:  # else its worker was lost with the call before
+                        self._take(calls[call])
             else:
                 self._wait_for_somebody(min(_POLL_S, left_s))
         return [play.trajectories for play in plays if play.trajectories is not None]
@@ -150,7 +160,7 @@ class Fleet:
         """Break off plays that nobody waits for any more, and the calls that they are waiting for."""
         for play in plays:
             if play.worker is not None:
-                play.worker.plays.discard(play)
+                play.worker.drop(play)
                 if play.trajectories is None:
                     ray.cancel(play.call)
 
@@ -183,9 +193,9 @@ class Fleet:
         again = len(worker.plays)
         logger.warning("rollout worker %d is lost (%s); %d groups are played again", worker.index, why, again)
         ray.kill(worker.actor)
-        for play in worker.plays:
+        for play in [*worker.plays]:
+            worker.drop(play)
             play.worker = play.call = None
-        worker.plays.clear()
         if self.restarts >= self._max_restarts:
             raise CrewError(
                 f"rollout worker {worker.index} is lost ({why}), after {self.restarts} restarts "
@@ -232,9 +242,7 @@ class Fleet:
         ready = [worker for worker in self.workers if worker.ready]
         if not ready:
             return
-        worker = min(ready, key=lambda worker: (worker.episodes, worker.index))
-        play.worker, play.call = worker, worker.actor.rollout.remote(list(play.requests))
-        worker.plays.add(play)
+        min(ready, key=lambda worker: (worker.episodes, worker.index)).take(play)
 
     def _take(self, play: Play) -> None:
         """Take what a play came to."""
@@ -242,7 +250,7 @@ class Fleet:
         assert worker is not None, "only calls that were made end"
         try:
             play.trajectories = ray.get(play.call)
-            worker.plays.discard(play)
+            worker.drop(play)
         except RayActorError as error:
             if self.workers[worker.index] is worker:
                 self.lost(worker, _first_line(error))
