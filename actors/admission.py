@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from actors.load import Load
+
 
 class Admission:
     """Counts the sequences that generate, and starts a new episode, first come, first served, while they are too few.
@@ -20,9 +22,14 @@ class Admission:
     def __init__(self, target: int) -> None:
         """`target`: sequences that the engine is to generate at a time."""
         self.target = target
-        self.generating = 0
+        self.load = Load()  # of sequences that generate
         self.under_way = 0  # episodes started and not ended
         self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def generating(self) -> int:
+        """Sequences that generate now, and episodes that are about to."""
+        return self.load.count
 
     @asynccontextmanager
     async def episode(self) -> AsyncIterator[Place]:
@@ -37,7 +44,7 @@ class Admission:
                     self._leave()  # the place was given just then
                 raise
         else:
-            self.generating += 1
+            self.load.change(1)
         self.under_way += 1
         place = Place(self)
         try:
@@ -47,11 +54,11 @@ class Admission:
             place.give_up()
 
     def _leave(self) -> None:
-        self.generating -= 1
+        self.load.change(-1)
         while self._waiting and (self._waiting[0].done() or self.generating < self.target):
             turn = self._waiting.popleft()
             if not turn.done():
-                self.generating += 1
+                self.load.change(1)
                 turn.set_result(None)
 
 
@@ -66,7 +73,7 @@ class Place:
     async def turn(self) -> AsyncIterator[None]:
         """One turn of generation."""
         if not self._held:
-            self._admission.generating += 1
+            self._admission.load.change(1)
         self._held = True
         try:
             yield

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
 from actors.admission import Admission
 from actors.episode import Episode, EpisodeRequest
 from actors.generation import Generation
+from actors.load import Reading
+from actors.pool.calls import CallRequest
 from actors.pool.pool import CandidatePool
 from actors.settings import EngineSettings, EpisodeSettings
+from actors.timeline import Slice, Timeline
 from actors.together import run_together
 from actors.trajectory import Trajectory
+from rewards.transcript import RouteCall
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """What a worker has been doing."""
+
+    generating: Reading
+    slices: Sequence[Slice]  # since the last report
 
 
 class RolloutWorker:
@@ -30,6 +44,7 @@ class RolloutWorker:
         pool: CandidatePool,
         weight_backend: Literal["gloo", "nccl"],
         seed: int,
+        trace: bool = False,
     ) -> None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # vLLM reads it as it is imported
         # Frames of vLLM's import stay alive with what they hold: not the engine, where it is imported before.
@@ -43,6 +58,7 @@ class RolloutWorker:
         self.episode = episode if retries else episode.without_retries()
         self.pool = pool
         self.admission = Admission(engine.max_num_seqs)
+        self.timeline = Timeline(trace)
 
     async def start(self, pause_s: float = 0.0) -> None:
         """Load tokenizer and engine, `pause_s` seconds from now.
@@ -74,21 +90,41 @@ class RolloutWorker:
         return await run_together(self._play(request) for request in requests)
 
     async def _play(self, request: EpisodeRequest) -> Trajectory:
+        timeline = self.timeline
         async with self.admission.episode() as place:
+            with (
+                timeline.lane("episodes") as row,
+                timeline.slice("episode", row, question=request.question.id, group=request.group) as facts,
+            ):
 
-            async def generate(*arguments: Any, **options: Any) -> Generation:
-                async with place.turn():
-                    return await self.engine.generate(*arguments, **options)
+                async def generate(prompt_ids: list[int], **options: Any) -> Generation:
+                    async with place.turn():
+                        with timeline.slice("turn", row, context_tokens=len(prompt_ids)) as told:
+                            generation = await self.engine.generate(prompt_ids, **options)
+                            told |= {"tokens": len(generation.token_ids), "version": self.engine.version}
+                            return generation
 
-            episode = Episode(
-                request,
-                tokenizer=self.tokenizer,
-                generate=generate,
-                ask=self.pool.ask,
-                settings=self.episode,
-                max_model_len=self.engine.settings.max_model_len,
-            )
-            return await episode.run()
+                episode = Episode(
+                    request,
+                    tokenizer=self.tokenizer,
+                    generate=generate,
+                    ask=self._ask,
+                    settings=self.episode,
+                    max_model_len=self.engine.settings.max_model_len,
+                )
+                trajectory = await episode.run()
+                facts["stop_reason"] = str(trajectory.transcript.stop_reason)
+                return trajectory
+
+    async def _ask(self, request: CallRequest) -> RouteCall:
+        with self.timeline.lane("calls") as row, self.timeline.slice(request.model, row) as facts:
+            call = await self.pool.ask(request)
+            facts |= {"status": str(call.status), "attempts": call.attempts, "usd": call.cost_usd}
+            return call
+
+    async def report(self) -> WorkerReport:
+        """How many sequences have been generating, and the slices of the trace since the last report."""
+        return WorkerReport(self.admission.load.read(), self.timeline.take())
 
     async def score(self, token_ids: list[int]) -> list[float]:
         return await self.engine.score(token_ids)
@@ -106,7 +142,9 @@ class RolloutWorker:
         return await self.engine.reception_progress()
 
     async def finish_weight_update(self, version: int) -> float:
-        return await self.engine.finish_weight_update(version)
+        paused_s = await self.engine.finish_weight_update(version)
+        self.timeline.add("pause", "engine", paused_s, version=version)
+        return paused_s
 
     async def shutdown(self) -> None:
         """Stop the engine; leaves no process behind."""

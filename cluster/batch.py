@@ -138,6 +138,20 @@ def batch_metrics(trajectories: Sequence[Trajectory], rollout_s: float) -> dict[
     return row | _shares("rollout/stop_reason", Counter(str(t.transcript.stop_reason) for t in trajectories))
 
 
+def staleness_metrics(
+    judged: Sequence[Trajectory], batch: Sequence[Trajectory], *, version: int, max_staleness: int
+) -> dict[str, float]:
+    """How old what is learnt from is, under the names of `cluster.metrics`, and what of `judged` was too old for it."""
+    sampled = [t.versions[t.sampled] for t in batch]
+    lags = version - np.concatenate(sampled) if sampled else np.zeros(0)
+    old = {t.group for t in judged if t.reward is not None and version - t.oldest_version > max_staleness}
+    return {
+        "rollout/staleness": float(lags.max(initial=0)),
+        "rollout/staleness_mean": float(lags.mean()) if lags.size else 0.0,
+        "rollout/stale_groups": len(old),
+    }
+
+
 def pool_metrics(stats: CallerStats) -> dict[str, float]:
     """What the candidates' calls have come to since the run began, under the names of `cluster.metrics`."""
     row = {

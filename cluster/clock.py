@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from actors.timeline import Timeline
+
 
 class Lap:
     """One timed stretch; `seconds` is known once it has ended."""
@@ -15,10 +17,11 @@ class Lap:
 
 
 class Clock:
-    """Wall seconds by phase."""
+    """Wall seconds by phase; each is a slice of the timeline, too."""
 
-    def __init__(self, elapsed_s: float = 0.0) -> None:
+    def __init__(self, elapsed_s: float = 0.0, timeline: Timeline | None = None) -> None:
         """`elapsed_s`: what the run had taken before it was stopped."""
+        self.timeline = timeline or Timeline(on=False)
         self.started = time.monotonic() - elapsed_s
         self.seconds: Counter[str] = Counter()
 
@@ -30,6 +33,7 @@ class Clock:
         finally:
             lap.seconds = time.monotonic() - began
             self.seconds[phase] += lap.seconds  # type: ignore[assignment]
+            self.timeline.add(phase, "phases", lap.seconds)
 
     @property
     def elapsed_s(self) -> float:

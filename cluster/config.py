@@ -61,6 +61,10 @@ class RunSettings(Settings):
         ge=0,
         description="Pause before a batch is asked anew of which nothing is left, as where providers are down.",
     )
+    trace: bool = Field(
+        False,
+        description="Write a trace of episodes, calls, pauses and steps into the run folder, for ui.perfetto.dev.",
+    )
     sample_trajectories: int = Field(4, ge=0, description="Trajectories of each step written out for people.")
     rollout_timeout_s: float = Field(3600, gt=0, description="Deadline for the episodes of one batch.")
     probe_tolerance: float = Field(

@@ -259,6 +259,7 @@ class Crew:
                 self._pool,
                 config.weight_backend,
                 config.run.seed * 1000 + index,
+                trace=config.run.trace,
             )
         )
 

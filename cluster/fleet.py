@@ -19,6 +19,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from actors.episode import EpisodeRequest
 from actors.policy_engine import EngineLost
+from actors.rollout_worker import WorkerReport
 from actors.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ _PING_S = 20.0
 _PING_EVERY_S = 10.0
 _ANSWER_GRACE_S = 5.0  # beyond the worker's own deadline, so that its more telling error comes first
 _SHUTDOWN_S = 30.0
+_REPORT_S = 5.0
 _LONGEST_PAUSE_S = 60.0
 
 
@@ -169,6 +171,18 @@ class Fleet:
         if play.trajectories is None and play.call is not None and ray.wait([play.call], timeout=0)[0]:
             self._take(play)
         return play.trajectories
+
+    def reports(self) -> dict[Worker, WorkerReport]:
+        """What the workers have been doing, of those that say so in time."""
+        calls = {worker.actor.report.remote(): worker for worker in self.workers if worker.ready}
+        done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=_REPORT_S) if calls else ([], [])
+        found = {}
+        for call in done:
+            try:
+                found[calls[call]] = ray.get(call)
+            except (RayTaskError, RayActorError) as error:
+                logger.info("rollout worker %d gave no report: %s", calls[call].index, _first_line(error))
+        return found
 
     def drop_dead(self) -> list[int]:
         """Replace workers that do not answer; return their numbers."""

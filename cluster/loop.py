@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+from actors.timeline import Timeline
 from benchmarks.question_sets import load_sources
 from cluster.candidates import start_candidates
 from cluster.checkpoints import newest_manifest
@@ -49,7 +50,7 @@ def train(config: Config, recipe: str, *, resume: bool = False, force: bool = Fa
         terminal = stack.enter_context(Terminal(config.run.steps))
         terminal.announce(f"run folder: {folder.path}" + (f", going on from {start[0].name}" if start else ""))
         terminal.phase("start Ray, engines and learner")
-        clock = Clock(start[1].elapsed_s if start else 0.0)
+        clock = Clock(start[1].elapsed_s if start else 0.0, Timeline(config.run.trace))
         with clock("start"):
             tracker = stack.enter_context(Tracker(config, folder.path, folder.run_id))
             candidates = stack.enter_context(start_candidates(config))
@@ -60,6 +61,7 @@ def train(config: Config, recipe: str, *, resume: bool = False, force: bool = Fa
         run = Run(config, folder, tracker, terminal, crew, candidates, clock, source, heldout)
         if start is not None:
             run.go_on(*start)
+        stack.callback(run.watch.close)
         summary = run.all_the_way()
         folder.write_summary(summary)
         tracker.finish(summary)

@@ -21,6 +21,7 @@ from cluster.batch import (
     pool_metrics,
     refused_for_caps,
     spent_cap,
+    staleness_metrics,
     whole_groups,
 )
 from cluster.candidates import Candidates
@@ -29,12 +30,14 @@ from cluster.clock import Clock
 from cluster.config import Config
 from cluster.crew import Crew, SyncError
 from cluster.fleet import CrewError
+from cluster.idleness import advice
 from cluster.manifest import STATE, Manifest, fingerprint, read_groups
 from cluster.metrics import from_learner
 from cluster.plot import plot_run
 from cluster.requests import evaluation_requests
 from cluster.run_folder import RunFolder
 from cluster.source import QuestionSource
+from cluster.step_watch import StepWatch
 from cluster.terminal import Terminal
 from cluster.tracking import Tracker
 from cluster.windows import Windows
@@ -76,8 +79,10 @@ class Run:
         self.heldout = heldout
         self.judge = Judge(candidates.price_rewards(config))
         self.windows = Windows(config, source, candidates.cards, crew.fleet)
+        self.watch = StepWatch(config, crew, clock.timeline, folder)
         self.writer = CheckpointWriter(crew.gang, folder, config.run.keep_checkpoints)
         self.step = 0
+        self._advised: set[str] = set()
         self.facts: dict[str, Any] = {}  # of the summary, known before its end
         self.spent_cap: str | None = None  # why no more money may be spent
         self._questions = fingerprint(source.questions)
@@ -122,6 +127,7 @@ class Run:
     def _take_step(self, step: int) -> None:
         """Play and learn from a batch, put what was learnt into the engines, and write the numbers down."""
         config, crew, began = self.config, self.crew, time.monotonic()
+        self.watch.begin(step)
         self.terminal.phase("roll out")
         with self.clock("rollout") as rolled:
             self.windows.issue_up_to(min(step + config.run.max_staleness, config.run.steps))
@@ -130,7 +136,7 @@ class Run:
         self._manifests[step] = self._manifest(step)
         row = {"time/checkpoint_s": written} if (written := self.writer.finish()) is not None else {}
         self.terminal.phase("learn")
-        with self.clock("learn"):
+        with self.clock("learn") as learning:
             learnt = self._learn(batch)
         self.terminal.phase("sync")
         with self.clock("sync") as synced:
@@ -147,12 +153,14 @@ class Run:
             **from_learner(learnt | kept),
             "sync/probe_max_diff": probe,
             "policy/version": crew.version,
-            "rollout/staleness": step - 1 - min((t.oldest_version for t in batch), default=step - 1),
+            **staleness_metrics(judged, batch, version=step - 1, max_staleness=config.run.max_staleness),
             "rollout/worker_restarts": crew.fleet.restarts,
             "time/sync_s": synced.seconds,
-            "time/step_s": time.monotonic() - began,
+            "time/step_s": (step_s := time.monotonic() - began),
             "time/elapsed_s": self.clock.elapsed_s,
+            **self.watch.end(learn_s=learning.seconds, step_s=step_s),
         }
+        self._advise(row)
         try:
             if step == config.run.steps or _due(step, config.run.eval_every):
                 row |= self._evaluate("after", "evaluate")
@@ -291,6 +299,13 @@ class Run:
         self.windows.take_up(manifest.step, manifest.cursor, manifest.windows, groups)
         self._manifests = {manifest.step: manifest}
         self.folder.cut_after(manifest.step)
+
+    def _advise(self, row: dict[str, float]) -> None:
+        """Say what to change where one side starves; each piece of advice once in a run."""
+        if (said := advice(row, self.config)) and (kind := said.partition(": ")[2]) not in self._advised:
+            self._advised.add(kind)
+            self.terminal.announce(f"advice: {said}")
+            logger.info("advice: %s", said)
 
     def _record(self, step: int, row: dict[str, float]) -> None:
         self.folder.append_metrics({"step": step, **row})

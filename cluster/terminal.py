@@ -23,6 +23,9 @@ _SHOWN = (
     ("loss", "sft/loss", "{:.4f}"),
     ("held-out loss", "sft/heldout_loss", "{:.4f}"),
     ("s/step", "time/step_s", "{:.1f}"),
+    ("idle engines", "idle/engines", "{:.0%}"),
+    ("learner", "idle/learner", "{:.0%}"),
+    ("callers", "idle/callers", "{:.0%}"),
 )
 _USD = "cost/usd/"  # a model's share of what was spent
 _MODELS = 3  # whose dollars are told one by one

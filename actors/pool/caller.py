@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from copy import copy
 from typing import Any
 
+from actors.load import Load
 from actors.pool.calls import CANDIDATE_PROMPT, CallRequest
 from actors.pool.candidate import Candidate, Endpoint
 from actors.pool.cards import ModelCard, check_names, resolve
@@ -83,6 +84,7 @@ class CandidateCaller:
         if funds is None and caps.any:
             hosts = {name: candidate.endpoint.host for name, candidate in self._candidates.items()}
             funds = Purse(caps, self._ledger_url, run, hosts)
+        self._load = Load()
         self._stats = CallerStats(usd=Counter(dict.fromkeys(self._candidates, 0)))
         self._means = Means(settings, Transport(settings), funds, self._stats, name)
         self._joining = Joining(self._stats)
@@ -132,7 +134,7 @@ class CandidateCaller:
         assert task is not None
         self._asking.add(task)
         stats.calls += 1
-        stats.in_flight += 1
+        self._load.change(1)
         try:
             if not self._opened:
                 await self._open()
@@ -145,7 +147,7 @@ class CandidateCaller:
                 raise PoolError(_CLOSED) from None
             raise
         finally:
-            stats.in_flight -= 1
+            self._load.change(-1)
             self._asking.discard(task)
             if self._closed and not self._asking:
                 self._ended.set()
@@ -164,6 +166,8 @@ class CandidateCaller:
     def stats(self) -> CallerStats:
         stats = copy(self._stats)
         stats.status, stats.usd = copy(stats.status), copy(stats.usd)
+        load = self._load.read()
+        stats.in_flight, stats.up_s, stats.busy_s = self._load.count, load.seconds, load.busy_s
         endpoints = self._endpoints.values()
         stats.breakers = {endpoint.host: endpoint.breaker.state.value for endpoint in endpoints}
         stats.limits = {endpoint.host: endpoint.gate.limit for endpoint in endpoints}

@@ -14,6 +14,8 @@ class CallerStats:
     calls: int = 0  # asked, whatever became of them
     attempts: int = 0  # HTTP requests for them, hedges included
     in_flight: int = 0
+    up_s: float = 0.0  # since the caller started
+    busy_s: float = 0.0  # of them, those with a call under way
     cancelled: int = 0
     status: Counter[str] = field(default_factory=Counter)  # finished calls by CallStatus
     usd: Counter[str] = field(default_factory=Counter)  # spent, by card name, for attempts that failed too

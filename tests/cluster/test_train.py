@@ -38,7 +38,7 @@ def program(folder: Path, name: str, *overrides: str) -> Program:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str]:
     """A whole run, on two learner ranks under ZeRO-2, with the reference policy's KL."""
     folder = tmp_path_factory.mktemp("runs")
-    run = program(folder, "whole", "learner.ranks=2", "learner.zero_stage=2", "learner.kl_coef=0.01")
+    run = program(folder, "whole", "learner.ranks=2", "learner.zero_stage=2", "learner.kl_coef=0.01", "run.trace=true")
     try:
         assert run.process.wait(400) == 0, run.output
     finally:
@@ -69,6 +69,32 @@ def test_metrics_have_a_line_a_step_under_declared_names(trained: tuple[RunFolde
     assert [row["policy/version"] for row in steps] == [1, 2]
     assert all(row["rollout/staleness"] == 0 for row in steps)
     assert all(row["policy/kl_ref"] >= 0 for row in steps)
+
+
+def test_idle_shares_are_told_and_a_trace_shows_every_episode(trained: tuple[RunFolder, str]) -> None:
+    run, output = trained
+    steps = [row for row in run.read_metrics() if "learner/loss" in row]
+    for row in steps:
+        assert all(0 < row[f"idle/{who}"] < 1 for who in ("engines", "learner", "callers"))
+        assert 0 < row["rollout/engine_fill"] <= 1
+        assert row["rollout/staleness_mean"] == row["rollout/stale_groups"] == 0
+    assert "idle engines" in output
+    events = json.loads((run.path / "trace_from_step_000001.json").read_text() + "]")
+    names = {number["pid"]: number["args"]["name"] for number in events if number["name"] == "process_name"}
+    rows = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    assert set(names.values()) == {"driver", "rollout worker 0"}
+    slices = [e for e in events if e["ph"] == "X"]
+    assert {e["name"] for e in slices if names[e["pid"]] == "driver"} >= {"rollout", "learn", "sync", "evaluate"}
+    episodes = [e for e in slices if e["name"] == "episode"]
+    assert len({(e["args"]["group"], e["ts"]) for e in episodes}) >= 2 * 16
+    turns = [e for e in slices if e["name"] == "turn"]
+    for turn in turns:  # each lies within an episode of its row
+        assert any(
+            e["tid"] == turn["tid"] and e["ts"] <= turn["ts"] and turn["ts"] + turn["dur"] <= e["ts"] + e["dur"] + 2
+            for e in episodes
+        )
+    assert sum(rows[e["tid"]].startswith("calls") for e in slices) > 0
+    assert [e["args"]["version"] for e in slices if e["name"] == "pause"][:1] == [1]
 
 
 def test_tokens_trained_on_are_the_tokens_sampled(trained: tuple[RunFolder, str]) -> None:

@@ -1,0 +1,51 @@
+"""The step watch: what engines, callers and driver did in a step, as idle shares and as slices of the trace."""
+
+from __future__ import annotations
+
+from actors.timeline import Timeline
+from cluster.config import Config
+from cluster.crew import Crew
+from cluster.idleness import Readings, idleness
+from cluster.run_folder import RunFolder
+from cluster.trace_file import TraceFile
+
+
+class StepWatch:
+    """Asks the actors what they have been doing, at a step's begin and at its end."""
+
+    def __init__(self, config: Config, crew: Crew, timeline: Timeline, folder: RunFolder) -> None:
+        """`timeline` is the driver's own; where it is on, a trace file is begun in the run folder."""
+        self._config = config
+        self._crew = crew
+        self._timeline = timeline
+        self._folder = folder
+        self._file: TraceFile | None = None
+        self._before: Readings | None = None
+
+    def begin(self, step: int) -> None:
+        """The step begins."""
+        if self._timeline.on and self._file is None:
+            self._file = TraceFile(self._folder.path / f"trace_from_step_{step:06d}.json")
+        self._before = self._read()
+
+    def end(self, *, learn_s: float, step_s: float) -> dict[str, float]:
+        """The step is over; its idle shares, under the names of `cluster.metrics`."""
+        assert self._before is not None, "a step ends that never began"
+        target = self._config.engine.max_num_seqs
+        return idleness(self._before, self._read(), learn_s=learn_s, step_s=step_s, target=target)
+
+    def close(self) -> None:
+        """Write what is left of the trace."""
+        if self._file is not None:
+            self._file.write("driver", self._timeline.take())
+            self._file.close()
+            self._file = None
+
+    def _read(self) -> Readings:
+        """Ask everybody who answers; those that don't are the fleet's and the pool's to deal with."""
+        reports = self._crew.fleet.reports()
+        if self._file is not None:
+            self._file.write("driver", self._timeline.take())
+            for worker, report in reports.items():
+                self._file.write(f"rollout worker {worker.index}", report.slices)
+        return Readings({worker: r.generating for worker, r in reports.items()}, self._crew.pool.stats())
