@@ -91,6 +91,16 @@ class EpisodeRequest:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """An episode up to the end of its last whole turn; any engine may play it on from its tokens."""
+
+    request: EpisodeRequest
+    buffer: TokenBuffer
+    turns: tuple[Turn, ...]
+    wall_s: float
+
+
 class Episode:
     """Runs one episode. Tokens only ever go in as they came out: nothing is decoded and encoded again."""
 
@@ -104,7 +114,9 @@ class Episode:
         settings: EpisodeSettings,
         max_model_len: int,
         observer: Observer | None = None,
+        begun: Unfinished | None = None,
     ) -> None:
+        """`begun`: what it had come to on another engine, from which it goes on."""
         self.request = request
         self.reader = Reader(tokenizer, settings.max_reply_tokens)
         self.generate = generate
@@ -112,8 +124,10 @@ class Episode:
         self.settings = settings
         self.max_model_len = max_model_len
         self.observer = observer
-        self.buffer = TokenBuffer()
-        self.turns: list[Turn] = []
+        self.buffer = TokenBuffer() if begun is None else begun.buffer
+        self.turns: list[Turn] = [] if begun is None else [*begun.turns]
+        self._began = time.monotonic() - (0.0 if begun is None else begun.wall_s)
+        self._whole = (len(self.buffer), len(self.turns))  # tokens and turns before the one that is played now
 
     async def run(self) -> Trajectory:
         """Play until an answer, the last turn, or an end of tokens; see `EpisodeSettings.on_failed_call` for failures.
@@ -122,10 +136,11 @@ class Episode:
             PromptTooLong: the prompt alone fills `max_model_len`.
             LedgerError, PoolError: a call can't be recorded, or not be made at all.
         """
-        started = time.monotonic()
         request, settings = self.request, self.settings
         prompt = request.prompt(settings)
-        self.buffer.extend_context(self.reader.encode_chat(prompt))
+        if not self.turns:
+            self.buffer = TokenBuffer()
+            self.buffer.extend_context(self.reader.encode_chat(prompt))
         if len(self.buffer) >= self.max_model_len:
             raise PromptTooLong(
                 f"question {request.question.id!r}: the prompt takes {len(self.buffer)} tokens of "
@@ -134,6 +149,7 @@ class Episode:
             )
         reason: StopReason | None = None
         while reason is None:
+            self._whole = (len(self.buffer), len(self.turns))
             reason = await self._play_turn()
         return Trajectory.freeze(
             self.buffer,
@@ -142,9 +158,16 @@ class Episode:
             seed=request.seed,
             transcript=Transcript(tuple(self.turns), reason),
             prompt=prompt,
-            wall_s=time.monotonic() - started,
+            wall_s=time.monotonic() - self._began,
             budget_usd=request.budget_usd,
         )
+
+    def so_far(self) -> Unfinished:
+        """What can be gone on from: a turn under way is played again, and its calls, which have their places in the
+        ledger, are not paid for again."""
+        tokens, turns = self._whole
+        wall_s = time.monotonic() - self._began
+        return Unfinished(self.request, self.buffer.first(tokens), tuple(self.turns[:turns]), wall_s)
 
     async def _play_turn(self) -> StopReason | None:
         """Sample one turn and act on it; return why the episode is over, or None."""

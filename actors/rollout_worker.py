@@ -10,14 +10,14 @@ from importlib import import_module
 from typing import Any, Literal
 
 from actors.admission import Admission
-from actors.episode import Episode, EpisodeRequest
+from actors.episode import Episode, EpisodeRequest, Unfinished
 from actors.generation import Generation
 from actors.load import Reading
+from actors.policy_engine import EngineLost
 from actors.pool.calls import CallRequest
 from actors.pool.pool import CandidatePool
 from actors.settings import EngineSettings, EpisodeSettings
 from actors.timeline import Slice, Timeline
-from actors.together import run_together
 from actors.trajectory import Trajectory
 from rewards.transcript import RouteCall
 
@@ -59,6 +59,7 @@ class RolloutWorker:
         self.pool = pool
         self.admission = Admission(engine.max_num_seqs)
         self.timeline = Timeline(trace)
+        self._played: dict[str, Episode | Trajectory] = {}  # of rollouts that are not over, or ended with the engine
 
     async def start(self, pause_s: float = 0.0) -> None:
         """Load tokenizer and engine, `pause_s` seconds from now.
@@ -80,17 +81,40 @@ class RolloutWorker:
         """
         await self.engine.ping()
 
-    async def rollout(self, requests: list[EpisodeRequest]) -> list[Trajectory]:
+    async def rollout(self, episodes: Sequence[EpisodeRequest | Unfinished]) -> list[Trajectory]:
         """Run episodes to their ends; they start as the engine has room, and then none waits for another.
 
         Raises:
             PromptTooLong, LedgerError, PoolError: an episode's; the others were cancelled.
-            EngineLost: the engine died or hangs.
+            EngineLost: the engine died or hangs; `salvage` tells what they had come to. Their calls are not cancelled:
+                they are paid for, and whoever plays the episodes on gets the replies.
         """
-        return await run_together(self._play(request) for request in requests)
+        tasks = [asyncio.ensure_future(self._play(episode)) for episode in episodes]
+        try:
+            trajectories = await asyncio.gather(*tasks)
+        except EngineLost:
+            raise
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._forget(episodes)
+            raise
+        self._forget(episodes)
+        return trajectories
 
-    async def _play(self, request: EpisodeRequest) -> Trajectory:
-        timeline = self.timeline
+    async def salvage(self) -> dict[str, Trajectory | Unfinished]:
+        """What the episodes of rollouts that are not over have come to, by name; those not begun are left out."""
+        return {
+            name: played.so_far() if isinstance(played, Episode) else played for name, played in self._played.items()
+        }
+
+    def _forget(self, episodes: Sequence[EpisodeRequest | Unfinished]) -> None:
+        for job in episodes:
+            self._played.pop(_request(job).episode, None)
+
+    async def _play(self, job: EpisodeRequest | Unfinished) -> Trajectory:
+        request, timeline = _request(job), self.timeline
         async with self.admission.episode() as place:
             with (
                 timeline.lane("episodes") as row,
@@ -111,8 +135,10 @@ class RolloutWorker:
                     ask=self._ask,
                     settings=self.episode,
                     max_model_len=self.engine.settings.max_model_len,
+                    begun=job if isinstance(job, Unfinished) else None,
                 )
-                trajectory = await episode.run()
+                self._played[request.episode] = episode
+                trajectory = self._played[request.episode] = await episode.run()
                 facts["stop_reason"] = str(trajectory.transcript.stop_reason)
                 return trajectory
 
@@ -149,3 +175,7 @@ class RolloutWorker:
     async def shutdown(self) -> None:
         """Stop the engine; leaves no process behind."""
         await self.engine.shutdown()
+
+
+def _request(job: EpisodeRequest | Unfinished) -> EpisodeRequest:
+    return job.request if isinstance(job, Unfinished) else job

@@ -46,6 +46,10 @@ class TokenBuffer:
         self.logprobs += logprobs
         self.versions += versions
 
+    def first(self, count: int) -> TokenBuffer:
+        """A copy of the first `count` tokens."""
+        return TokenBuffer(self.token_ids[:count], self.sampled[:count], self.logprobs[:count], self.versions[:count])
+
     def __len__(self) -> int:
         return len(self.token_ids)
 

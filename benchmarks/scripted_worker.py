@@ -98,6 +98,10 @@ class ScriptedWorker:
         """The episodes, at once."""
         return [play(self._scripts[request.seed % SCRIPTS], request) for request in requests]
 
+    async def salvage(self) -> dict[str, Trajectory]:
+        """Nothing is under way for long enough."""
+        return {}
+
     async def shutdown(self) -> None:
         """There is nothing to stop."""
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from actors.episode import EpisodeRequest
+from actors.episode import EpisodeRequest, Unfinished
 from actors.policy_engine import EngineLost
 from actors.rollout_worker import WorkerReport
 from actors.trajectory import Trajectory
@@ -30,6 +30,7 @@ _PING_EVERY_S = 10.0
 _ANSWER_GRACE_S = 5.0  # beyond the worker's own deadline, so that its more telling error comes first
 _SHUTDOWN_S = 30.0
 _REPORT_S = 5.0
+_SALVAGE_S = 3.0
 _LONGEST_PAUSE_S = 60.0
 
 
@@ -45,6 +46,24 @@ class Play:
     worker: Worker | None = None  # None while nobody may play it
     call: Any = None  # Ray reference of the worker's call
     trajectories: list[Trajectory] | None = None
+    parts: list[EpisodeRequest | Unfinished | Trajectory] | None = None  # where an engine was lost in the midst of it
+
+    def jobs(self) -> list[EpisodeRequest | Unfinished]:
+        """What a worker is to play: everything, or what an engine that was lost left to play."""
+        return [part for part in self.parts or self.requests if not isinstance(part, Trajectory)]
+
+    def keep(self, salvaged: Mapping[str, Trajectory | Unfinished]) -> None:
+        """Go on from what its episodes had come to when their engine was lost."""
+        parts = self.parts or [*self.requests]
+        self.parts = [salvaged.get(request.episode, part) for request, part in zip(self.requests, parts, strict=True)]
+
+    def finish(self, played: list[Trajectory]) -> None:
+        """Its jobs have been played."""
+        if self.parts is None:
+            self.trajectories = played
+        else:
+            rest = iter(played)
+            self.trajectories = [part if isinstance(part, Trajectory) else next(rest) for part in self.parts]
 
 
 @dataclass(eq=False, slots=True)
@@ -62,7 +81,7 @@ class Worker:
 
     def take(self, play: Play) -> None:
         """Begin a group."""
-        play.worker, play.call = self, self.actor.rollout.remote(list(play.requests))
+        play.worker, play.call = self, self.actor.rollout.remote(play.jobs())
         self.plays.add(play)
         self.episodes += len(play.requests)
 
@@ -204,12 +223,20 @@ class Fleet:
         Raises:
             CrewError: the budget of restarts is spent.
         """
-        again = len(worker.plays)
-        logger.warning("rollout worker %d is lost (%s); %d groups are played again", worker.index, why, again)
+        salvaged = self._salvage(worker)
         ray.kill(worker.actor)
+        logger.warning(
+            "rollout worker %d is lost (%s); of %d groups, %d episodes are played on from what they had come to, and "
+            "the others again",
+            worker.index,
+            why,
+            len(worker.plays),
+            len(salvaged),
+        )
         for play in [*worker.plays]:
             worker.drop(play)
             play.worker = play.call = None
+            play.keep(salvaged)
         if self.restarts >= self._max_restarts:
             raise CrewError(
                 f"rollout worker {worker.index} is lost ({why}), after {self.restarts} restarts "
@@ -252,6 +279,16 @@ class Fleet:
         actor = self._hire(index)
         return Worker(index, actor, actor.start.remote(pause_s))
 
+    def _salvage(self, worker: Worker) -> dict[str, Trajectory | Unfinished]:
+        """What its episodes have come to, where a worker still answers though its engine does not."""
+        if not worker.plays:
+            return {}
+        try:
+            return ray.get(worker.actor.salvage.remote(), timeout=_SALVAGE_S)
+        except (RayTaskError, RayActorError, GetTimeoutError) as error:
+            logger.info("nothing of rollout worker %d's episodes could be kept: %s", worker.index, _first_line(error))
+            return {}
+
     def _assign(self, play: Play) -> None:
         ready = [worker for worker in self.workers if worker.ready]
         if not ready:
@@ -263,7 +300,7 @@ class Fleet:
         worker = play.worker
         assert worker is not None, "only calls that were made end"
         try:
-            play.trajectories = ray.get(play.call)
+            play.finish(ray.get(play.call))
             worker.drop(play)
         except RayActorError as error:
             if self.workers[worker.index] is worker:
