@@ -11,6 +11,7 @@ BENCHES = {
     "caller": "benchmarks.caller.bench",
     "control": "cluster.control_bench",
     "learner": "benchmarks.learner_bench",
+    "overlap": "cluster.overlap_bench",
     "rollout": "benchmarks.rollout_bench",
     "score": "benchmarks.score_bench",
     "startup": "benchmarks.startup",

@@ -100,6 +100,7 @@ def _arguments(settings: CandidateSettings) -> list[str]:
         *mode,
         "--latency-scale",
         str(settings.latency_scale),
+        *(("--lognormal", *map(str, settings.latency_lognormal)) if settings.latency_lognormal else ()),
         *(part for fault in faults for part in ("--fault", fault)),
         "--fault-seed",
         str(settings.faults.seed),

@@ -117,6 +117,11 @@ class CandidateSettings(Settings):
     )
     replies: Path | None = Field(None, description="JSONL of recorded replies, for serve=recorded.")
     latency_scale: float = Field(0.0, ge=0, description="The local server sleeps its latencies times this.")
+    latency_lognormal: tuple[float, float] | None = Field(
+        None,
+        description="Median and 99th percentile in seconds: the local server draws its latencies from these, not from "
+        "its models' own; latency_scale then multiplies them.",
+    )
     faults: FaultSettings = Field(FaultSettings(), description="What the local server does wrong.")
     pool: PoolSettings = Field(PoolSettings(), description="Cards and callers.")
     unseen_cards: Path | None = Field(
@@ -124,6 +129,15 @@ class CandidateSettings(Settings):
         description="Further cards, as pool.cards, for serve=none: never in training, they join the others in one more "
         "evaluation at the end.",
     )
+
+    @field_validator("latency_lognormal")
+    @classmethod
+    def _rising(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not 0 < value[0] <= value[1]:
+            raise ValueError(
+                f"needs a median above 0 and a 99th percentile no less, such as [0.8,8]; got {list(value)}"
+            )
+        return value
 
     @model_validator(mode="after")
     def _possible(self) -> CandidateSettings:

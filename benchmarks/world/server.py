@@ -7,12 +7,14 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import random
 import signal
 import socket
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -43,6 +45,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
+_Z99 = NormalDist().inv_cdf(0.99)
 _HANG_S = 600.0  # a hanging request ends at last, should its client never go
 
 
@@ -70,16 +73,28 @@ class CandidateServer:
     the faults that come before the answer (see `faults.BEFORE_ANSWER`) are billed nothing.
     """
 
-    def __init__(self, answerer: Answerer, *, latency_scale: float = 1.0, faults: FaultSettings | None = None) -> None:
-        """`latency_scale` multiplies the answers' latency; 0 answers at once.
+    def __init__(
+        self,
+        answerer: Answerer,
+        *,
+        latency_scale: float = 1.0,
+        lognormal: tuple[float, float] | None = None,
+        faults: FaultSettings | None = None,
+    ) -> None:
+        """`latency_scale` multiplies the answers' latency; 0 answers at once. With `lognormal` they are drawn, of this
+        median and 99th percentile in seconds.
 
         Raises:
-            ValueError: `latency_scale` is negative.
+            ValueError: `latency_scale` is negative, or the 99th percentile below the median.
         """
+        if lognormal is not None and not 0 < lognormal[0] <= lognormal[1]:
+            raise ValueError(f"latencies need a median above 0 and a 99th percentile no less, got {lognormal}")
         if not latency_scale >= 0:
             raise ValueError(f"latency_scale must be 0 or more, got {latency_scale}")
         self._answerer = answerer
         self._latency_scale = latency_scale
+        self._lognormal = lognormal
+        self._latencies = random.Random("latencies")
         self._faults = faults or FaultSettings()
         self._random = random.Random(self._faults.seed)
         self._runner: web.AppRunner | None = None
@@ -160,7 +175,7 @@ class CandidateServer:
             self._fault_counts[fault] += 1
         if fault in BEFORE_ANSWER:
             return await self._fail(fault)
-        await asyncio.sleep(answer.latency_s * self._latency_scale)
+        await asyncio.sleep(self._draw_latency(answer) * self._latency_scale)
         self._prompt_tokens[chat.model] += answer.prompt_tokens
         self._completion_tokens[chat.model] += min(answer.completion_tokens, chat.max_tokens)
         reply = write_reply(chat, answer, fault)
@@ -169,6 +184,12 @@ class CandidateServer:
         if chat.stream:
             return await _stream(request, chat, reply)
         return web.json_response(reply)
+
+    def _draw_latency(self, answer: Answer) -> float:
+        if self._lognormal is None:
+            return answer.latency_s
+        median, p99 = self._lognormal
+        return median * math.exp(math.log(p99 / median) / _Z99 * self._latencies.gauss(0, 1))
 
     async def _fail(self, fault: str) -> web.Response:
         if fault == "rate_limit":
@@ -221,7 +242,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         exit_with_parent(options.parent)
     listener = None if options.fd is None else socket.socket(fileno=options.fd)
     try:
-        server = CandidateServer(_answerer(options), latency_scale=options.latency_scale, faults=faults)
+        lognormal = tuple(options.lognormal) if options.lognormal else None
+        server = CandidateServer(
+            _answerer(options), latency_scale=options.latency_scale, lognormal=lognormal, faults=faults
+        )
         asyncio.run(_serve(server, options.host, options.port, listener))
     except (ServerError, ValueError) as error:
         parser.error(str(error))
@@ -238,6 +262,9 @@ def _parser() -> argparse.ArgumentParser:
         mode.add_argument("--host", default="127.0.0.1")
         mode.add_argument("--port", type=int, default=8900, help="0 for a free one")
         mode.add_argument("--latency-scale", type=float, default=1.0, help="factor on latencies; 0 answers at once")
+        mode.add_argument(
+            "--lognormal", type=float, nargs=2, metavar=("MEDIAN", "P99"), help="latencies in seconds, for all models"
+        )
         mode.add_argument("--fault", action="append", default=[], metavar="NAME=RATE", help="may be repeated")
         mode.add_argument("--fault-seed", type=int, default=0)
         mode.add_argument("--fd", type=int, help="a listening socket handed down by the parent process")

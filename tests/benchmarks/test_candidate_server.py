@@ -305,3 +305,12 @@ def test_a_server_that_can_not_start_says_why(tmp_path: Path) -> None:
         spawn_server(["world", "--fault", "rate_limit"])
     with pytest.raises(ServerError, match=r"did not answer /healthz within 0\.01 s"):
         spawn_server(["world"], timeout_s=0.01)
+
+
+def test_latencies_are_lognormal_where_told() -> None:
+    server = CandidateServer(Parrot(), lognormal=(0.8, 8.0))
+    drawn = sorted(server._draw_latency(Answer("a", 1, 1, 0.0)) for _ in range(20_000))
+    assert drawn[10_000] == pytest.approx(0.8, rel=0.05)
+    assert drawn[19_800] == pytest.approx(8.0, rel=0.15)
+    with pytest.raises(ValueError, match="median above 0"):
+        CandidateServer(Parrot(), lognormal=(8.0, 0.8))
