@@ -1,10 +1,13 @@
-"""Questions with their accepted answers, read from JSON lines."""
+"""Questions with their accepted answers, and the one place where a row of data becomes one."""
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+
+ROW_NUMBER = "#"  # as the id's column: rows are named by their number
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,61 +21,115 @@ class Question:
 
 
 class QuestionError(ValueError):
-    """A question file that can't be used; the message names file, line, fault and remedy."""
+    """Questions that can't be had or used; the message names file, line, fault and remedy."""
 
 
-def parse_question(row: object, where: str) -> Question:
-    """Read one decoded JSON row `{"id", "dataset", "question", "answers": […]}`.
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which column of a source holds which field; `name` is the data set of rows that state none."""
 
-    Raises:
-        QuestionError: a field is missing, of the wrong type or blank, or holds a lone surrogate.
-    """
-    if not isinstance(row, dict):
-        raise QuestionError(f"{where}: expected a JSON object, got {type(row).__name__}")
-    for field in ("id", "question"):
-        value = row.get(field)
+    id: str = "id"
+    question: str = "question"
+    answers: str = "answers"
+    dataset: str = "dataset"
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionRow:
+    """A row as its source has it, not judged yet: where it stands, and its values by column."""
+
+    where: str  # file and line, or set and row
+    values: Mapping[str, object]
+    columns: Columns = Columns()
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether it has no answer at all, so that nothing could be right."""
+        answers = _listed(self._value(self.columns.answers), self.where, self.columns.answers)
+        return all(isinstance(answer, str) and not answer.strip() for answer in answers)
+
+    def question(self) -> Question:
+        """The question of this row.
+
+        Answers may be a list, a JSON list in a string, or one string; an id may be a whole number.
+
+        Raises:
+            QuestionError: a column is missing, a value of the wrong type or blank, or a text holds a lone surrogate.
+        """
+        columns = self.columns
+        identity, text = self._text(columns.id), self._text(columns.question)
+        listed = _listed(self._value(columns.answers), self.where, columns.answers)
+        answers = tuple(answer for answer in listed if isinstance(answer, str) and answer.strip())
+        if not answers or len(answers) < len(listed):
+            raise QuestionError(
+                f"{self.where}: field {columns.answers!r} must be a non-empty list of non-blank strings, or one "
+                f"string, got {self.values[columns.answers]!r}; leave out questions without answers"
+            )
+        question = Question(identity, str(self.values.get(columns.dataset) or columns.name), text, answers)
+        for part in (question.id, question.dataset, question.text, *question.answers):
+            if not _is_unicode(part):
+                raise QuestionError(
+                    f"{self.where}: {part!r} holds a lone surrogate, which no tokenizer takes; remove it"
+                )
+        return question
+
+    def _value(self, column: str) -> object:
+        if column not in self.values:
+            raise missing_column(self.where, column, self.columns, list(self.values))
+        return self.values[column]
+
+    def _text(self, column: str) -> str:
+        value = self._value(column)
+        if column == self.columns.id and isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
         if not isinstance(value, str) or not value.strip():
-            raise QuestionError(f"{where}: field {field!r} must be a non-empty string, got {value!r}")
-    answers = row.get("answers")
-    if not isinstance(answers, list) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
-        raise QuestionError(f"{where}: field 'answers' must be a non-empty list of non-blank strings, got {answers!r}")
-    question = Question(row["id"], str(row.get("dataset", "")), row["question"], tuple(answers))
-    for text in (question.id, question.dataset, question.text, *question.answers):
-        if not _is_unicode(text):
-            raise QuestionError(f"{where}: {text!r} holds a lone surrogate, which no tokenizer takes; remove it")
-    return question
+            raise QuestionError(f"{self.where}: field {column!r} must be a non-empty string, got {value!r}")
+        return value
 
 
-def load_questions(path: Path, limit: int | None = None) -> list[Question]:
-    """Read a JSONL question file, the first `limit` rows if given.
+def take_questions(rows: Iterable[QuestionRow], limit: int | None = None) -> list[Question]:
+    """The questions of rows, the first `limit` if given; rows behind them are not looked at.
 
     Raises:
-        QuestionError: the file is missing or empty, a line is malformed or not UTF-8 (it is named), an id
-            comes twice.
+        QuestionError: a row is no question, or an id comes twice.
     """
-    if not path.is_file():
-        raise QuestionError(f"{path}: no such question file; give a JSONL file with id, question and answers")
     questions: dict[str, Question] = {}
-    with path.open("rb") as lines:  # decoded line by line, so that a fault has a line
-        for number, line in enumerate(lines, 1):
-            if limit is not None and len(questions) >= limit:
-                break
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            try:
-                row = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise QuestionError(f"{where}: not UTF-8 (byte {error.start}); convert the file to UTF-8") from error
-            except json.JSONDecodeError as error:
-                raise QuestionError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
-            question = parse_question(row, where)
-            if question.id in questions:
-                raise QuestionError(f"{where}: id {question.id!r} was given before; ids must be unique")
-            questions[question.id] = question
-    if not questions:
-        raise QuestionError(f"{path}: holds no questions")
+    for row in itertools.islice(rows, limit):
+        question = row.question()
+        if question.id in questions:
+            raise QuestionError(f"{row.where}: id {question.id!r} was given before; ids must be unique")
+        questions[question.id] = question
     return list(questions.values())
+
+
+def missing_column(where: str, column: str, columns: Columns, present: list[str]) -> QuestionError:
+    """The error of a column that a source lacks, with those that it has."""
+    field = next(field for field in ("id", "question", "answers", "dataset") if getattr(columns, field) == column)
+    there = ", ".join(name for name in present if name != ROW_NUMBER) or "none"
+    numbers = ", or id=# to number the rows" if field == "id" else ""
+    return QuestionError(
+        f"{where}: no column {column!r} for {field}; its columns: {there}. Name the right one, as "
+        f"FILE:{field}=COLUMN{numbers}"
+    )
+
+
+def _listed(value: object, where: str, column: str) -> list[object]:
+    """Answers as a list, whichever way they are written."""
+    if value is None:
+        return []
+    if not isinstance(value, str):
+        return list(value) if isinstance(value, list | tuple) else [value]
+    text = value.strip()
+    if not (text.startswith("[") and text.endswith("]")):
+        return [value] if text else []
+    try:
+        listed = json.loads(text)
+    except json.JSONDecodeError as error:  # one answer that looks so is rarer than a list in another notation
+        raise QuestionError(
+            f'{where}: field {column!r} looks like a list but is not JSON ({error.msg}): {text[:80]}; write ["…", "…"]'
+        ) from error
+    return list(listed)
 
 
 def _is_unicode(text: str) -> bool:

@@ -101,7 +101,7 @@ def admit(trajectories: Sequence[Trajectory], *, version: int, max_staleness: in
         why = f"the last call to {last.model} ended {last.status}: {last.error}" if last else "no call was made"
         raise RolloutError(
             f"no group of the batch can be trained on: {len(void)} of {len(trajectories)} episodes are void; {why}. "
-            "Check that the candidates are reachable (candidates.*), then train again from the last checkpoint"
+            "Check that the candidates are reachable (candidates.*), then go on with `router-r1 train --resume RUN`"
         )
     return kept
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from actors.trajectory import Trajectory
 from cluster.manifest import STATE, Manifest, ResumeError, read_manifest, write_groups
 from cluster.run_folder import RunFolder, check_checkpoint
-from learner.gang import LearnerGang
+from learner.gang import Call, LearnerGang
+
+logger = logging.getLogger(__name__)
 
 Groups = Mapping[str, list[Trajectory]]
 
@@ -24,7 +26,7 @@ class _Writing:
 
     stack: ExitStack  # its end makes the checkpoint whole, or removes it
     stage: Path
-    calls: list[Any]
+    call: Call
     manifest: Manifest
     groups: Groups
     began: float
@@ -49,8 +51,8 @@ class CheckpointWriter:
         stack = ExitStack()
         stage = stack.enter_context(self._folder.new_checkpoint(manifest.step))
         with stack:  # on the way out by an error, nothing stays
-            calls = [self._gang.begin("save_pretrained", stage), self._gang.begin("save_state", stage / STATE)]
-            self._writing = _Writing(stack.pop_all(), stage, calls, manifest, groups, time.monotonic())
+            call = self._gang.begin("save_checkpoint", stage, stage / STATE)
+            self._writing = _Writing(stack.pop_all(), stage, call, manifest, groups, time.monotonic())
 
     def finish(self) -> float | None:
         """Wait for the checkpoint under way and make it whole; returns the seconds since it was begun, None for none.
@@ -63,8 +65,7 @@ class CheckpointWriter:
         if writing is None:
             return None
         with writing.stack:
-            for call in writing.calls:
-                self._gang.end(call)
+            self._gang.end(writing.call)
             write_groups(writing.groups, writing.stage)
             writing.manifest.write(writing.stage)
             check_checkpoint(writing.stage)  # on another node's own disk it would be missing here
@@ -95,6 +96,7 @@ def newest_manifest(folder: RunFolder) -> tuple[Path, Manifest] | None:
         try:
             return checkpoint, read_manifest(checkpoint)
         except ResumeError as error:
+            logger.warning("a checkpoint is passed over: %s", error)
             first = first or error
     if first is not None:
         raise first

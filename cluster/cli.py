@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cluster import ledger_cli, policy_cli, pool_cli, stopping, train_cli, world_cli
+from cluster import data_cli, ledger_cli, policy_cli, pool_cli, stopping, train_cli, world_cli
 from cluster.command import fail, stoppable
 from rewards.settings import Metric, Preset
 
@@ -36,6 +36,7 @@ for _command in (
 app.add_typer(world_cli.app, name="world")
 app.add_typer(pool_cli.app, name="pool")
 app.add_typer(ledger_cli.app, name="ledger")
+app.add_typer(data_cli.app, name="data")
 
 # Errors that say what to do about them: shown as one message, without a traceback.
 _EXPLAINED = (
@@ -47,6 +48,7 @@ _EXPLAINED = (
     ("benchmarks.caller.provider", "CallerBenchError"),
     ("benchmarks.evaluation", "EvaluationError"),
     ("benchmarks.learner_memory", "MemoryBenchError"),
+    ("benchmarks.statistics", "StatisticsError"),
     ("benchmarks.suite", "UnknownBench"),
     ("benchmarks.world.process", "ServerError"),
     ("benchmarks.world_bench", "BenchError"),

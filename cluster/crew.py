@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PROBE_TOKENS = 64
+_POLL_S = 1.0
 _OBJECT_STORE_BYTES = 256 * 2**20  # a single machine's; trajectories are small and weights don't pass through
 
 
@@ -143,20 +145,19 @@ class Crew:
             RankLost: a rank of the learner died or was late.
             LearnerError, CrewError: the weights could not be sent, though everybody is there.
         """
-        fleet = self.fleet
-        self._wait_for_one()
-        if fleet.started() != self._connected:
-            self._connect()
-        try:
-            self.gang.send_weights(version)
-        except RankLost:
-            raise
-        except LearnerError:
-            if not fleet.drop_dead():
-                raise
+        while True:
             self._wait_for_one()
-            self._connect()
-            self.gang.send_weights(version)
+            try:
+                if self.fleet.started() != self._connected:
+                    self._connect()
+                self.gang.send_weights(version)
+                break
+            except RankLost:
+                raise
+            except LearnerError:
+                self._connected = []  # the group is broken
+                if not self.fleet.drop_dead():
+                    raise
         self.version = version
         for worker in self._connected:
             worker.ready = True
@@ -198,21 +199,22 @@ class Crew:
             LearnerError: the budget of `learner.max_restarts` is spent.
         """
         batches = self.gang.restart()
-        self._connect()
+        self._connected = []
         self.sync(batches)
         return batches
 
     def close(self) -> None:
         """End every actor, engines first, within a deadline; nothing stays behind."""
-        if self._fleet is not None:
-            self._fleet.close()
-        if self._gang is not None:
-            self._gang.shutdown()
-        if self._pool is not None:
-            self._pool.close()
-        if self._placement is not None:
-            remove_placement_group(self._placement)
-        self._fleet, self._gang, self._pool, self._placement = None, None, None, None
+        with ExitStack() as stack:  # where one fails to end, the others still are ended
+            if self._placement is not None:
+                stack.callback(remove_placement_group, self._placement)
+            if self._pool is not None:
+                stack.callback(self._pool.close)
+            if self._gang is not None:
+                stack.callback(self._gang.shutdown)
+            if self._fleet is not None:
+                stack.callback(self._fleet.close)
+            self._fleet, self._gang, self._pool, self._placement = None, None, None, None
 
     def _admit_started(self) -> None:
         """Give workers that have started the policy of now, where groups wait for them."""
@@ -222,23 +224,24 @@ class Crew:
     def _wait_for_one(self) -> None:
         """Wait until a worker runs that may be sent weights."""
         timeout_s = self.config.engine.start_timeout_s
-        if not self.fleet.started():
-            ray.wait([worker.starting for worker in self.fleet.workers], timeout=timeout_s)
-        if not self.fleet.started():
-            raise CrewError(
-                f"no rollout worker came back within engine.start_timeout_s={timeout_s:g} s after all were lost"
-            )
+        deadline = time.monotonic() + timeout_s
+        while not self.fleet.started():  # which replaces those that failed to
+            if time.monotonic() > deadline:
+                raise CrewError(
+                    f"no rollout worker came back within engine.start_timeout_s={timeout_s:g} s after all were lost"
+                )
+            ray.wait([worker.starting for worker in self.fleet.workers], timeout=_POLL_S)
 
     def _connect(self) -> None:
         """Form the weight-sync group with all workers that run."""
-        config = self.config
-        self._connected = self.fleet.started()
+        config, workers = self.config, self.fleet.started()
         self.gang.connect_engines(
-            [worker.actor for worker in self._connected],
+            [worker.actor for worker in workers],
             backend=config.weight_backend,
             ranks_per_engine=config.engine.tensor_parallel_size,
             dtype=config.engine.dtype,
         )
+        self._connected = workers
 
     def _hire_worker(self, index: int) -> Any:
         config = self.config

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayError, RayTaskError
 
 from actors.episode import EpisodeRequest, Unfinished
 from actors.policy_engine import EngineLost
@@ -31,6 +31,7 @@ _ANSWER_GRACE_S = 5.0  # beyond the worker's own deadline, so that its more tell
 _SHUTDOWN_S = 30.0
 _REPORT_S = 5.0
 _SALVAGE_S = 3.0
+_FETCH_S = 30.0
 _LONGEST_PAUSE_S = 60.0
 
 
@@ -140,7 +141,7 @@ class Fleet:
             if worker.starting in done:
                 try:
                     ray.get(worker.starting)
-                except (RayTaskError, RayActorError) as error:
+                except RayError as error:
                     done.remove(worker.starting)
                     self.lost(worker, f"could not start its engine: {_first_line(error)}")
         return [worker for worker in self.workers if worker.ready or worker.starting in done]
@@ -185,10 +186,16 @@ class Fleet:
                 if play.trajectories is None:
                     ray.cancel(play.call)
 
-    def look(self, play: Play) -> list[Trajectory] | None:
-        """What a play has come to, None if it is not done; does not wait."""
-        if play.trajectories is None and play.call is not None and ray.wait([play.call], timeout=0)[0]:
-            self._take(play)
+    def peek(self, play: Play) -> list[Trajectory] | None:
+        """What a play has come to, None if it is not done; neither waits nor acts on a failure, which whoever collects
+        the play does."""
+        if play.trajectories is None and play.call is not None:
+            done, _ = ray.wait([play.call], timeout=0, fetch_local=False)  # a result on another node is there, too
+            try:
+                if done:
+                    self._finish(play)
+            except RayError as error:
+                logger.info("a group is not there yet: %s", _first_line(error))
         return play.trajectories
 
     def reports(self) -> dict[Worker, WorkerReport]:
@@ -199,30 +206,32 @@ class Fleet:
         for call in done:
             try:
                 found[calls[call]] = ray.get(call)
-            except (RayTaskError, RayActorError) as error:
+            except RayError as error:
                 logger.info("rollout worker %d gave no report: %s", calls[call].index, _first_line(error))
         return found
 
     def drop_dead(self) -> list[int]:
-        """Replace workers that do not answer; return their numbers."""
-        calls = {worker.actor.ping.remote(): worker for worker in self.workers if worker.ready}
+        """Replace workers that run and do not answer; return their numbers."""
+        calls = {worker.actor.ping.remote(): worker for worker in self.started()}
         done, late = ray.wait(list(calls), num_returns=len(calls), timeout=_PING_S) if calls else ([], [])
         dead = {calls[call]: f"did not answer within {_PING_S:g} s" for call in late}
         for call in done:
             try:
                 ray.get(call)
-            except (RayTaskError, RayActorError) as error:
+            except RayError as error:
                 dead[calls[call]] = _first_line(error)
         for worker, why in dead.items():
             self.lost(worker, why)
         return [worker.index for worker in dead]
 
     def lost(self, worker: Worker, why: str) -> None:
-        """End a worker and start another in its place; its groups wait for somebody.
+        """End a worker and start another in its place; the other workers play its groups on.
 
         Raises:
             CrewError: the budget of restarts is spent.
         """
+        for play in [*worker.plays]:
+            self.peek(play)  # what is done is done
         salvaged = self._salvage(worker)
         ray.kill(worker.actor)
         logger.warning(
@@ -233,9 +242,9 @@ class Fleet:
             len(worker.plays),
             len(salvaged),
         )
-        for play in [*worker.plays]:
-            worker.drop(play)
-            play.worker = play.call = None
+        orphans = [*worker.plays]
+        for play in orphans:
+            self._take_away(play)
             play.keep(salvaged)
         if self.restarts >= self._max_restarts:
             raise CrewError(
@@ -245,6 +254,8 @@ class Fleet:
             )
         self.restarts += 1
         self.workers[worker.index] = self._start(worker.index)
+        for play in orphans:
+            self._assign(play)
 
     def get(self, calls: list[Any], timeout_s: float, what: str) -> list[Any]:
         """The results of calls, one of each worker.
@@ -258,7 +269,7 @@ class Fleet:
             done, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
             late = [index for index, call in enumerate(calls) if call not in done]
             raise CrewError(f"rollout workers {late} did not {what} within {timeout_s:g} s") from error
-        except (RayTaskError, RayActorError) as error:
+        except RayError as error:
             raise CrewError(f"a rollout worker could not {what}: {_first_line(error)}") from error
 
     def close(self) -> None:
@@ -285,7 +296,7 @@ class Fleet:
             return {}
         try:
             return ray.get(worker.actor.salvage.remote(), timeout=_SALVAGE_S)
-        except (RayTaskError, RayActorError, GetTimeoutError) as error:
+        except RayError as error:
             logger.info("nothing of rollout worker %d's episodes could be kept: %s", worker.index, _first_line(error))
             return {}
 
@@ -296,22 +307,34 @@ class Fleet:
         min(ready, key=lambda worker: (worker.episodes, worker.index)).take(play)
 
     def _take(self, play: Play) -> None:
-        """Take what a play came to."""
+        """Take what a play came to; its worker, or what it had finished, may be lost."""
         worker = play.worker
         assert worker is not None, "only calls that were made end"
         try:
-            play.finish(ray.get(play.call))
-            worker.drop(play)
-        except RayActorError as error:
-            if self.workers[worker.index] is worker:
-                self.lost(worker, _first_line(error))
-        except RayTaskError as error:
-            cause = getattr(error, "cause", None)
-            if not isinstance(cause, EngineLost):
+            self._finish(play)
+        except GetTimeoutError:
+            logger.warning("a group of rollout worker %d did not arrive within %g s", worker.index, _FETCH_S)
+        except ObjectLostError as error:
+            logger.warning("a group is lost with the node that it lay on, and is played again: %s", _first_line(error))
+            self._take_away(play)
+            play.parts = None
+        except RayError as error:
+            if isinstance(error, RayTaskError) and not isinstance(error.cause, EngineLost):
                 why = f"rollout worker {worker.index} could not play an episode: {_first_line(error)}"
                 raise CrewError(why) from error
             if self.workers[worker.index] is worker:
                 self.lost(worker, _first_line(error))
+
+    def _finish(self, play: Play) -> None:
+        play.finish(ray.get(play.call, timeout=_FETCH_S))
+        if play.worker is not None:
+            play.worker.drop(play)
+
+    def _take_away(self, play: Play) -> None:
+        """Its worker plays it no more; it waits for somebody."""
+        if play.worker is not None:
+            play.worker.drop(play)
+        play.worker = play.call = None
 
     def _feel_pulses(self) -> None:
         """Replace workers whose engine hangs, or that hang themselves: they would finish nothing, and say nothing."""
@@ -324,7 +347,7 @@ class Fleet:
                 ping, worker.ping = worker.ping, None
                 try:
                     ray.get(ping)
-                except (RayTaskError, RayActorError) as error:
+                except RayError as error:
                     self.lost(worker, _first_line(error))
             elif now - worker.pinged_at > self._answer_timeout_s:
                 self.lost(worker, f"did not answer for {now - worker.pinged_at:.0f} s")

@@ -72,4 +72,5 @@ def train(config: Config, recipe: str, *, resume: bool = False, force: bool = Fa
 def _reopen(config: Config, force: bool) -> RunFolder:
     folder = RunFolder.reopen(config.run.folder / str(config.run.name))
     check_same_run(folder.read_config(), config, force=force)
+    folder.replace_config(config)
     return folder

@@ -6,7 +6,7 @@ import hashlib
 import json
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,13 @@ class Manifest:
     spent_usd: dict[str, float]  # by card, so far; the ledger says it to the call
     elapsed_s: float
     summary: dict[str, Any] = field(default_factory=dict)  # of before training and of all steps so far
+    files: dict[str, int] = field(default_factory=dict)  # what lies beside it, and its bytes
     format: int = FORMAT
 
     def write(self, folder: Path) -> None:
-        """Write it into a checkpoint that is being made."""
-        (folder / FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        """Write it into a checkpoint that is being made, as the last of its files."""
+        listed = replace(self, files=_sizes(folder))
+        (folder / FILE).write_text(json.dumps(asdict(listed), indent=1) + "\n", encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -89,7 +91,20 @@ def read_manifest(folder: Path) -> Manifest:
         raise ResumeError(
             f"{folder} holds no learner state ({STATE}/): it was kept for its policy alone; go on from the newest"
         )
+    there = _sizes(folder)
+    wrong = [name for name, size in manifest.files.items() if there.get(name) != size]
+    if wrong:
+        raise ResumeError(
+            f"{folder} is damaged: {', '.join(wrong[:3])} {'is' if len(wrong) == 1 else 'are'} missing or cut short, "
+            f"as after a copy that was broken off; copy it again, or remove {folder} to use the checkpoint before"
+        )
     return manifest
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """The bytes of each file, by its path in the folder, less the manifest's own."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path != folder / FILE]
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(files)}
 
 
 def write_groups(groups: Mapping[str, list[Trajectory]], folder: Path) -> None:

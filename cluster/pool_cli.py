@@ -158,7 +158,7 @@ def measure(
     from actors.pool.card_file import check_writable, write_measurements
     from actors.pool.cards import find_pool, load_cards
     from actors.pool.measure import most_usd
-    from actors.questions import load_questions
+    from actors.question_files import load_questions
 
     path = find_pool(pool)
     cards, asked = load_cards(path), load_questions(questions, limit)

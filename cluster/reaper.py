@@ -44,11 +44,24 @@ def reap(driver: int) -> None:
         except psutil.NoSuchProcess:
             break
         family = {member for member in family if member.is_running() and member.pid != os.getpid()}
-    for member in psutil.wait_procs(list(family), timeout=_GRACE_S)[1]:
+    family |= _descendants(family)  # born since the last look: the driver can't be asked any more
+    alive = set(psutil.wait_procs(list(family), timeout=_GRACE_S)[1])
+    for member in alive | _descendants(alive):
         try:
             member.kill()
         except psutil.NoSuchProcess:
             continue
+
+
+def _descendants(family: set[psutil.Process]) -> set[psutil.Process]:
+    """The children of those who are there, and theirs."""
+    found: set[psutil.Process] = set()
+    for member in family:
+        try:
+            found |= set(member.children(recursive=True))
+        except psutil.NoSuchProcess:
+            continue
+    return found
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ from cluster.manifest import STATE, Manifest, fingerprint, read_groups
 from cluster.metrics import from_learner
 from cluster.plot import plot_run
 from cluster.requests import evaluation_requests
-from cluster.run_folder import RunFolder
+from cluster.run_folder import RunFolder, RunFolderError
 from cluster.source import QuestionSource
 from cluster.step_watch import StepWatch
 from cluster.terminal import Terminal
@@ -43,14 +45,16 @@ from cluster.tracking import Tracker
 from cluster.windows import Windows
 from learner.bad_batches import NonFiniteError
 from learner.credit import with_signal
-from learner.gang import RankLost
+from learner.gang import LearnerError, RankLost
 from learner.metrics import KEEP_RATE
 from rewards.presets import Judge
 
 logger = logging.getLogger(__name__)
 
 # What ends a run while its learner is sound, so that what was learnt is worth saving.
-_SAVED_AFTER = (KeyboardInterrupt, RolloutError, EvaluationError, CrewError, SyncError, NonFiniteError)
+_SAVED_AFTER = (
+    KeyboardInterrupt, RolloutError, EvaluationError, CrewError, SyncError, NonFiniteError, RunFolderError,
+)  # fmt: skip
 
 
 class Run:
@@ -83,6 +87,8 @@ class Run:
         self.writer = CheckpointWriter(crew.gang, folder, config.run.keep_checkpoints)
         self.step = 0
         self._advised: set[str] = set()
+        self._recorded = -1  # the last step whose row of metrics is written
+        self._half_a_row: dict[str, float] = {}  # of the step under way: what its batch came to
         self.facts: dict[str, Any] = {}  # of the summary, known before its end
         self.spent_cap: str | None = None  # why no more money may be spent
         self._questions = fingerprint(source.questions)
@@ -94,51 +100,66 @@ class Run:
         Raises:
             LearnerError: the checkpoint is of another model.
         """
-        self.crew.gang.load_state(checkpoint / STATE)
-        self.crew.sync(manifest.step)
-        self._take_up(checkpoint, manifest)
+        self.crew.gang.newest_state = checkpoint / STATE
+        try:
+            self.crew.gang.load_state(checkpoint / STATE)
+            self.crew.sync(manifest.step)
+            self._take_up(checkpoint, manifest)
+        except RankLost as lost:
+            self._step_back(lost)
 
     def all_the_way(self) -> dict[str, Any]:
         """Evaluate, train every step, evaluate again; return the summary."""
         try:
-            if self.step == 0 and "before" not in self.facts:
-                row = self._evaluate("before", "evaluate before training")
-                self._record(0, row | pool_metrics(self.crew.pool.stats()))
-            while self.step < self.config.run.steps:
+            while True:
                 try:
-                    self._take_step(self.step + 1)
+                    self._train()
+                    summary = self._summary()
+                    break
                 except RankLost as lost:
                     self._step_back(lost)
-                if self.spent_cap:
-                    raise BudgetSpent(self.spent_cap)
-            if self.facts.get("after_step") != self.step:
-                self._evaluate("after", "evaluate")
-            self._checkpoint(self.step)
-            self.writer.finish()
         except BudgetSpent as spent:
             self._save_what_was_learnt()
-            raise BudgetSpent(f"{spent}. {self.folder.how_to_go_on()}") from None
+            raise BudgetSpent(f"{spent}. {self.folder.how_to_go_on()} candidates.pool.cap_…=MORE") from None
         except _SAVED_AFTER:
-            self._save_what_was_learnt()
+            try:
+                self._save_what_was_learnt()
+            except (CrewError, LearnerError, RunFolderError) as error:  # what is raised is what came first
+                logger.warning("what was learnt since the last checkpoint can't be saved: %s", error)
             raise
-        plot_run(self.folder.read_metrics(), self.folder.plot_file)
-        return self._summary()
+        self._plot()
+        return summary
+
+    def _train(self) -> None:
+        """What is left to do of the run, up to its last checkpoint."""
+        if self.step == 0 and "before" not in self.facts:
+            row = self._evaluate("before", "evaluate before training")
+            self._record(0, row | pool_metrics(self.crew.pool.stats()))
+        while self.step < self.config.run.steps:
+            self._take_step(self.step + 1)
+            if self.spent_cap:
+                raise BudgetSpent(self.spent_cap)
+        if self.facts.get("after_step") != self.step:
+            self._evaluate("after", "evaluate")
+        self._checkpoint(self.step)
+        self.writer.finish()
 
     def _take_step(self, step: int) -> None:
         """Play and learn from a batch, put what was learnt into the engines, and write the numbers down."""
         config, crew, began = self.config, self.crew, time.monotonic()
         self.watch.begin(step)
-        self.terminal.phase("roll out")
+        self._phase(step, "roll out")
         with self.clock("rollout") as rolled:
             self.windows.issue_up_to(min(step + config.run.max_staleness, config.run.steps))
             judged, batch, kept = self._play(step)
-        self.folder.write_trajectories(step, "train", judged[: config.run.sample_trajectories])
+        row = self._half_a_row = batch_metrics(judged, rolled.seconds) | from_learner(kept)
+        self._show(step, "train", judged)
         self._manifests[step] = self._manifest(step)
-        row = {"time/checkpoint_s": written} if (written := self.writer.finish()) is not None else {}
-        self.terminal.phase("learn")
+        row |= self._finish_checkpoint()
+        self._phase(step, "learn")
         with self.clock("learn") as learning:
             learnt = self._learn(batch)
-        self.terminal.phase("sync")
+        self._phase(step, "sync")
         with self.clock("sync") as synced:
             probe = crew.sync(step)
         self.step = step
@@ -147,10 +168,10 @@ class Run:
         if "ratio_max_deviation" in learnt:  # a batch that was skipped has none
             self.facts.setdefault("first_step_ratio_deviation", learnt["ratio_max_deviation"])
         if step == config.run.steps or _due(step, config.run.checkpoint_every):
-            self._checkpoint(step)
+            with self._missed_at_worst():
+                self._checkpoint(step)
         row |= {
-            **batch_metrics(judged, rolled.seconds),
-            **from_learner(learnt | kept),
+            **from_learner(learnt),
             "sync/probe_max_diff": probe,
             "policy/version": crew.version,
             **staleness_metrics(judged, batch, version=step - 1, max_staleness=config.run.max_staleness),
@@ -225,7 +246,7 @@ class Run:
         """Ask the held-out questions; what comes of it is the summary's `name`, and the row returned."""
         if not self.heldout:
             return {}
-        self.terminal.phase(phase)
+        self._phase(self.step, phase)
         cards = self.candidates.unseen_menu if unseen else self.candidates.cards
         requests = evaluation_requests(
             self.config, self.crew.version, self.heldout, cards, "unseen" if unseen else "seen"
@@ -236,7 +257,7 @@ class Run:
             raise BudgetSpent(cap)
         judged = judge_all(trajectories, Judge(self.judge.settings))  # of its own: training's depends on no evaluation
         label = "eval-unseen" if unseen else "eval"
-        self.folder.write_trajectories(self.crew.version, label, judged[: self.config.run.sample_trajectories])
+        self._show(self.crew.version, label, judged)
         found = evaluate(judged)
         self.facts |= {name: found.as_dict(), f"{name}_step": self.step}
         if self.step == 0:
@@ -255,13 +276,53 @@ class Run:
             )
             self.writer.begin(manifest, self.windows.finished_after(step))
 
+    def _finish_checkpoint(self) -> dict[str, float]:
+        """Wait for the checkpoint under way, if any."""
+        written = None
+        with self._missed_at_worst():
+            written = self.writer.finish()
+        if written is None:
+            return {}
+        self.clock.timeline.add("checkpoint", "checkpoints", written)
+        return {"time/checkpoint_s": written}
+
+    @contextmanager
+    def _missed_at_worst(self) -> Iterator[None]:
+        """A checkpoint that can't be written is missed: the next may be, and what was saved before is still there."""
+        try:
+            yield
+        except RankLost:
+            raise
+        except (LearnerError, RunFolderError) as error:
+            logger.warning("a checkpoint was not written, and training goes on: %s", error)
+
     def _save_what_was_learnt(self) -> None:
         """On the way out: a checkpoint of the newest step, unless there is one."""
-        self.writer.finish()
+        self._finish_checkpoint()
         step = self.crew.gang.batches_trained()  # may be one more than the engines have
         if step > 0:
+            if step > self._recorded:
+                self._record(step, self._half_a_row)
             self._checkpoint(step)
             self.writer.finish()
+
+    def _show(self, step: int, label: str, judged: list[Trajectory]) -> None:
+        """Write some trajectories out for people; training does not end for want of them."""
+        try:
+            self.folder.write_trajectories(step, label, judged[: self.config.run.sample_trajectories])
+        except RunFolderError as error:
+            logger.warning("the step's trajectories are not shown: %s", error)
+
+    def _plot(self) -> None:
+        try:
+            plot_run(self.folder.read_metrics(), self.folder.plot_file)
+        except OSError as error:
+            logger.warning("%s was not drawn: %s", self.folder.plot_file, error)
+
+    def _phase(self, step: int, name: str) -> None:
+        """Say on the terminal and in the log what the run does now."""
+        self.terminal.phase(name)
+        logger.info("step %d: %s", step, name)
 
     def _manifest(self, step: int) -> Manifest:
         """Where everything but the learner stands once it has learnt from `step`."""
@@ -278,10 +339,15 @@ class Run:
     def _step_back(self, lost: RankLost) -> None:
         """The learner lost a rank: start it anew from the newest checkpoint, and the rest from where that was."""
         logger.warning("the learner lost a rank, and starts anew from the newest checkpoint: %s", lost)
-        self.terminal.phase("restart the learner")
+        self._phase(self.step, "restart the learner")
         self.writer.abandon()
         found = newest_manifest(self.folder)
-        batches = self.crew.restart_gang()
+        batches = None
+        while batches is None:
+            try:
+                batches = self.crew.restart_gang()
+            except RankLost as again:  # until the budget of restarts is spent
+                logger.warning("the learner lost a rank as it started anew: %s", again)
         if found is None:
             self._take_up(None, Manifest(0, 0, {}, self._questions, Judge(self.judge.settings).state(), {}, 0.0))
         else:
@@ -290,7 +356,7 @@ class Run:
 
     def _take_up(self, checkpoint: Path | None, manifest: Manifest) -> None:
         """Everything but the learner and the engines as the manifest has it."""
-        self.step = manifest.step
+        self.step = self._recorded = manifest.step
         self.source.cursor = manifest.cursor
         self.judge.restore(manifest.judge)
         self.facts = dict(manifest.summary) or self.facts
@@ -309,6 +375,7 @@ class Run:
 
     def _record(self, step: int, row: dict[str, float]) -> None:
         self.folder.append_metrics({"step": step, **row})
+        self._recorded = step
         self.tracker.log(step, row)
         self.terminal.step(step, row)
 

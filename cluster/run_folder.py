@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import logging
 import math
 import os
 import shutil
@@ -24,6 +25,9 @@ from cluster.report import trajectory_report
 from cluster.run_id import FILE_NAME as RUN_ID
 from cluster.run_id import keep_run_id
 
+logger = logging.getLogger(__name__)
+
+_LEFTOVER_S = 10.0
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Writers in other languages and other processes report a full disk in words only.
 _DISK_FULL_WORDS = ("no space left", "disk quota", "file too large", "file write failed")
@@ -65,15 +69,33 @@ class RunFolder:
         path = config.run.folder / (config.run.name or default_name(recipe))
         folder = cls(path)
         with _writing(path, "the run folder"):
-            if path.is_dir() and any(path.iterdir()):
+            if path.is_dir() and not _is_begun(path):
                 raise RunFolderError(f"run folder {path}: is not empty; give another run.name, or move it away")
             path.mkdir(parents=True, exist_ok=True)
             folder._take_lock()
-            folder.checkpoints_path.mkdir()
-            dumped = yaml.safe_dump(config.dump(), sort_keys=False, allow_unicode=True)
-            _write_whole(folder.config_file, f"# Resolved from recipe {recipe!r}; {command} it again with\n"
-                         f"# router-r1 {command} {folder.config_file} run.name=NEW\n{dumped}")  # fmt: skip
+            folder.checkpoints_path.mkdir(exist_ok=True)
+            folder._write_config(config, f"# Resolved from recipe {recipe!r}; {command} it again with\n"
+                                 f"# router-r1 {command} {folder.config_file} run.name=NEW\n")  # fmt: skip
         return folder
+
+    def _write_config(self, config: Config, header: str) -> None:
+        dumped = yaml.safe_dump(config.dump(), sort_keys=False, allow_unicode=True)
+        _write_whole(self.config_file, header + dumped)
+
+    def replace_config(self, config: Config) -> None:
+        """Write down the configuration that the run goes on with; the one before is kept as `config.1.yaml`, ….
+
+        Raises:
+            RunFolderError: it can't be written.
+        """
+        if config.dump() == self.read_config():
+            return
+        with _writing(self.path, "the configuration"):
+            number = 1 + len(list(self.path.glob("config.*.yaml")))
+            text = self.config_file.read_text(encoding="utf-8")
+            _write_whole(self.path / f"config.{number}.yaml", text)
+            header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+            self._write_config(config, header)
 
     @classmethod
     def reopen(cls, path: Path) -> RunFolder:
@@ -87,8 +109,13 @@ class RunFolder:
             raise RunFolderError(f"{path}: holds no config.yaml, so it is no run; give the folder of one (runs/NAME)")
         with _writing(path, "the run folder"):
             folder._take_lock()
-            for leftover in folder.checkpoints_path.glob(".*"):
-                shutil.rmtree(leftover)
+            until = time.monotonic() + _LEFTOVER_S  # those who wrote it may still be ending
+            while (left := [path for path in folder.checkpoints_path.glob(".*") if not _remove(path)]) and (
+                time.monotonic() < until
+            ):
+                time.sleep(0.5)
+            if left:
+                logger.warning("%s can't be removed, and does no harm but to the space it takes", left[0])
         return folder
 
     @property
@@ -128,6 +155,12 @@ class RunFolder:
         for file in (self.path / "trajectories").glob("step_*.md"):
             if step_of(file) > step:
                 file.unlink()
+        for path in self.checkpoints():
+            if step_of(path) > step:  # damaged, else the run would go on from it
+                aside = path.with_name(f"damaged_{path.name}")
+                _remove(aside)
+                path.rename(aside)
+                logger.warning("%s is damaged and was set aside as %s", path, aside.name)
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Append a step's metrics, `{"step": n, key: value, …}`; numbers that are not finite become null.
@@ -141,8 +174,15 @@ class RunFolder:
         if "step" not in row:
             raise ValueError(f"a row of metrics needs its 'step'; got {sorted(row)}")
         line = json.dumps({key: _finite(value) for key, value in row.items()}) + "\n"
-        with _writing(self.metrics_file, "metrics"), self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(line)
+        with _writing(self.metrics_file, "metrics"):
+            whole = self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
+            try:
+                with self.metrics_file.open("a", encoding="utf-8") as file:
+                    file.write(line)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.truncate(self.metrics_file, whole)  # a disk that is full may have taken half a line
+                raise
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The rows written so far; a last line cut short by a crash is left out."""
@@ -171,9 +211,7 @@ class RunFolder:
 
     def how_to_go_on(self) -> str:
         """What was saved, and the command that trains on from it."""
-        latest = self.latest_checkpoint()
-        start = f" policy.checkpoint={latest}" if latest else ""
-        return f"{self.saved()}; to go on:\n  router-r1 train {self.config_file} run.name=NEW{start}"
+        return f"{self.saved()}; to go on:\n  router-r1 train --resume {self.path}"
 
     @contextmanager
     def new_checkpoint(self, step: int) -> Iterator[Path]:
@@ -225,8 +263,13 @@ class RunFolder:
             kept = [path for path in whole[:-2] if path not in old and (path / heavy).is_dir()]
             doomed += [(path / heavy, path.with_name(f".{path.name}.{heavy}")) for path in kept]
         for path, aside in doomed:
-            path.rename(aside)
-            shutil.rmtree(aside)
+            try:
+                path.rename(aside)
+            except OSError as error:
+                logger.warning("%s is older than run.keep_checkpoints and can't be removed: %s", path, error)
+            else:
+                if not _remove(aside):
+                    logger.warning("%s can't be removed; somebody has it open", aside)
         return old
 
     def best_checkpoint(self) -> Path | None:
@@ -341,6 +384,22 @@ def _writing(path: Path, what: str) -> Iterator[None]:
                 f"{path}: {what} can't be written ({error}); make it writable, or set run.folder"
             ) from error
         raise
+
+
+def _is_begun(path: Path) -> bool:
+    """Whether a folder holds no more than a run that was killed as it was made, or nothing."""
+    names = {child.name for child in path.iterdir()}
+    return names <= {"run.lock", "checkpoints", ".config.yaml.partial"} and not any((path / "checkpoints").glob("*"))
+
+
+def _remove(path: Path) -> bool:
+    """Remove a file or a folder; whether it is gone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+    return not path.exists()
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from actors.timeline import Timeline
 from cluster.config import Config
 from cluster.crew import Crew
 from cluster.idleness import Readings, idleness
 from cluster.run_folder import RunFolder
 from cluster.trace_file import TraceFile
+
+logger = logging.getLogger(__name__)
 
 
 class StepWatch:
@@ -25,7 +31,8 @@ class StepWatch:
     def begin(self, step: int) -> None:
         """The step begins."""
         if self._timeline.on and self._file is None:
-            self._file = TraceFile(self._folder.path / f"trace_from_step_{step:06d}.json")
+            with self._tracing():
+                self._file = TraceFile(self._folder.path / f"trace_from_step_{step:06d}.json")
         self._before = self._read()
 
     def end(self, *, learn_s: float, step_s: float) -> dict[str, float]:
@@ -36,16 +43,27 @@ class StepWatch:
 
     def close(self) -> None:
         """Write what is left of the trace."""
-        if self._file is not None:
-            self._file.write("driver", self._timeline.take())
-            self._file.close()
-            self._file = None
+        with self._tracing():
+            if self._file is not None:
+                self._file.write("driver", self._timeline.take())
+                self._file.close()
+        self._file = None
 
     def _read(self) -> Readings:
         """Ask everybody who answers; those that don't are the fleet's and the pool's to deal with."""
         reports = self._crew.fleet.reports()
-        if self._file is not None:
-            self._file.write("driver", self._timeline.take())
-            for worker, report in reports.items():
-                self._file.write(f"rollout worker {worker.index}", report.slices)
+        with self._tracing():
+            if self._file is not None:
+                self._file.write("driver", self._timeline.take())
+                for worker, report in reports.items():
+                    self._file.write(f"rollout worker {worker.index}", report.slices)
         return Readings({worker: r.generating for worker, r in reports.items()}, self._crew.pool.stats())
+
+    @contextmanager
+    def _tracing(self) -> Iterator[None]:
+        """No run ends for want of its trace."""
+        try:
+            yield
+        except OSError as error:
+            logger.warning("the trace ends here, and training goes on: %s", error)
+            self._timeline.on, self._file = False, None

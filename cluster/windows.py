@@ -56,6 +56,9 @@ class Windows:
         self._kept = dict(groups)
         self._issued = step
         for later, start in sorted(begins.items()):
+            if later > self._config.run.steps:  # the run was made shorter
+                cursor = min(cursor, start)
+                continue
             self._source.cursor = start
             self._issue(later)
         self._source.cursor = cursor
@@ -119,7 +122,7 @@ class Windows:
         return {
             play.requests[0].group: trajectories
             for play in plays
-            if (trajectories := self._fleet.look(play)) is not None
+            if (trajectories := self._fleet.peek(play)) is not None
         }
 
     def _play(self, step: int, questions: Sequence[Question], attempt: int = 0) -> list[Play]:

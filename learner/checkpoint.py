@@ -30,12 +30,12 @@ def staged(path: Path, *, leader: bool, barrier: Callable[[], None]) -> Iterator
     """A directory beside `path` that every rank fills, and that the leader then renames to `path`.
 
     `path` is thus whole or absent, whenever the process dies; one that was there before is replaced. Where a
-    rank fails to fill it, the unfinished directory is removed.
+    rank fails to fill it, the unfinished directory is removed. The directory that `path` is to be in must be there.
     """
     stage = path.parent / f".{path.name}.partial"
     if leader:
         shutil.rmtree(stage, ignore_errors=True)
-        stage.mkdir(parents=True)
+        stage.mkdir()  # without its parents: where whoever asked for it has given it up, it stays away
     barrier()
     try:
         yield stage

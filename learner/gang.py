@@ -312,6 +312,8 @@ class LearnerGang:
         self._batches += 1
 
     def _begin_each(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> Call:
+        if not self._actors:
+            raise RankLost(f"{method}: the gang was shut down")
         deadline = time.monotonic() + self.settings.step_timeout_s
         refs = [actor.call.remote(method, *args) for actor, args in zip(self._actors, arguments, strict=True)]
         return Call(method, refs, deadline)

@@ -135,6 +135,11 @@ class LearnerRank:
             scores = score(self.networks.policy.module, ids, boundaries, positions, ids[1:], 1.0, chunks)
         return scores.logprobs.tolist()
 
+    def save_checkpoint(self, path: Path, state: Path) -> None:
+        """Write the policy, and then, beside it or within, what a resume needs; collective."""
+        self.save_pretrained(path)
+        self.save_state(state)
+
     def save_pretrained(self, path: Path) -> None:
         """Write the policy in Hugging Face format, whole or not at all; collective.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayError, RayTaskError, TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.pool.caller import CandidateCaller
@@ -140,7 +140,9 @@ class CandidatePool:
                 f"{self._name(index)} returned nothing within {deadline_s:g} s (pool.queue_timeout_s + "
                 "pool.total_timeout_s and a grace); it hangs or its node is gone"
             )
-        except RayActorError as error:
+        except (RayTaskError, TaskCancelledError):
+            raise
+        except RayError as error:  # its process or node is gone
             if self.purse is not None and isinstance(error, ActorDiedError):
                 self.purse.forfeit.remote(_caller_name(index))
             status = CallStatus.PROVIDER_ERROR
@@ -166,10 +168,12 @@ class CandidatePool:
                 continue
             try:
                 self._known[index] = ray.get(call, timeout=timeout_s)
-            except RayActorError as error:
-                _log.warning("%s died; its last known numbers are used: %s", self._name(index), error)
             except LedgerError as error:
                 _log.warning("%s: its last known numbers are used: %s", self._name(index), error)
+            except RayTaskError:
+                raise
+            except RayError as error:
+                _log.warning("%s died; its last known numbers are used: %s", self._name(index), error)
         return add_stats(self._known.values())
 
     def spent_usd(self) -> dict[str, float]:

@@ -39,7 +39,7 @@ class Scripted:
                 play.trajectories = [self._play(request) for request in play.requests]
         return [play.trajectories for play in plays if play.trajectories is not None]
 
-    def look(self, play: Play) -> list[Trajectory] | None:
+    def peek(self, play: Play) -> list[Trajectory] | None:
         return play.trajectories
 
     def forget(self, plays: Sequence[Play]) -> None:
