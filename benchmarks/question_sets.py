@@ -1,35 +1,41 @@
-"""Question sets: the embedded world's, JSONL files, and the seven QA sets that Router-R1 uses."""
+"""Question sources: the embedded world's questions, the seven QA sets by name, and files, as one string each."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
-from actors.questions import Question, QuestionError, load_questions, parse_question
+from actors.question_files import FORMATS, read_rows
+from actors.questions import Columns, Question, QuestionError, QuestionRow, take_questions
+from benchmarks.flashrag import SETS, flashrag_rows, split_of
 from benchmarks.world.facts import World
 
 WORLD_QUESTIONS = 4000  # of a `world:` source, where no limit is given
-FLASHRAG = "RUC-NLPIR/FlashRAG_datasets"  # the collection that Router-R1 trains and evaluates on
+SOURCES = f"world:train, world:heldout, a set or SET/SPLIT of {', '.join(SETS)}, or a file ({FORMATS})"
+
+_MAPPING = re.compile(r"^(?P<rest>.*):(?P<field>[a-z]+)=(?P<column>[^:=]*)$", re.DOTALL)
+_FIELDS = tuple(field.name for field in fields(Columns))
 
 
 def load_source(source: str, *, limit: int | None, two_hop_share: float) -> list[Question]:
-    """Questions of one source: `world:train`, `world:heldout`, `flashrag:NAME/SPLIT`, or a JSONL file.
+    """Questions of one source, the first `limit` of them if given.
+
+    A source is `world:train`, `world:heldout`, `SET` or `SET/SPLIT` of the seven QA sets (without a split: test,
+    else dev; `flashrag:NAME/SPLIT` names any set of that collection), or a file. A file's columns may be named
+    behind it, `FILE:id=COLUMN:question=COLUMN:answers=COLUMN:dataset=COLUMN`, `id=#` to number its rows, and
+    `name=SET` for the data set of rows that state none (the file's name, if left out).
 
     Raises:
-        QuestionError: the source is unknown, missing or malformed.
+        QuestionError: the source is unknown, missing or malformed, or holds an id twice.
     """
     if source in ("world:train", "world:heldout"):
         split = "train" if source == "world:train" else "heldout"
         drawn = World().questions(split, 0, two_hop_share)  # type: ignore[arg-type]
         return [question for question, _ in itertools.islice(drawn, limit or WORLD_QUESTIONS)]
-    if source.startswith("flashrag:"):
-        return _load_flashrag(source.removeprefix("flashrag:"), limit)
-    if ":" in source and not Path(source).is_file():
-        raise QuestionError(
-            f"question source {source!r}: unknown; use world:train, world:heldout, flashrag:NAME/SPLIT or a JSONL file"
-        )
-    return load_questions(Path(source), limit)
+    return take_questions(source_rows(source, limit), limit)
 
 
 def load_sources(
@@ -48,21 +54,41 @@ def load_sources(
     return mixed[:total]
 
 
-def _load_flashrag(name: str, limit: int | None) -> list[Question]:
-    config, slash, split = name.partition("/")
-    if not slash:
-        raise QuestionError(f"question source 'flashrag:{name}': give NAME/SPLIT, such as flashrag:nq/train")
-    from datasets import load_dataset
+def source_rows(source: str, limit: int | None = None) -> Iterator[QuestionRow]:
+    """Rows of a set or a file as they stand, not judged. A limit is a hint that no more will be taken.
 
-    try:
-        rows = load_dataset(FLASHRAG, config, split=split, streaming=limit is not None)
-    except (OSError, ValueError) as error:
-        raise QuestionError(f"question source 'flashrag:{name}': can't load it from {FLASHRAG}: {error}") from error
-    taken = itertools.islice(rows, limit)
-    return [
-        parse_question(
-            {"id": row["id"], "dataset": config, "question": row["question"], "answers": list(row["golden_answers"])},
-            f"flashrag:{name}, row {number}",
+    Raises:
+        QuestionError: the source is unknown, missing or malformed.
+    """
+    if source.startswith("world:"):
+        raise QuestionError(
+            f"question source {source!r}: of the world there are world:train and world:heldout, drawn and not read"
         )
-        for number, row in enumerate(taken, 1)
-    ]
+    name, slash, split = source.removeprefix("flashrag:").partition("/")
+    if source.startswith("flashrag:") or name in SETS:
+        return flashrag_rows(name, split_of(name, split if slash else None), limit)
+    path, columns = file_source(source)
+    return read_rows(path, columns)
+
+
+def file_source(source: str) -> tuple[Path, Columns]:
+    """The file and the columns that `FILE:field=COLUMN:…` means.
+
+    Raises:
+        QuestionError: a field is unknown or its column empty, or the source means nothing else and is no file.
+    """
+    given: dict[str, str] = {}
+    rest = source
+    while not Path(rest).is_file() and (found := _MAPPING.match(rest)):
+        rest, field, column = found["rest"], found["field"], found["column"]
+        if field not in _FIELDS or not column:
+            raise QuestionError(
+                f"question source {source!r}: '{field}={column}' names no column; behind a file stand "
+                + ", ".join(f"{name}=COLUMN" for name in _FIELDS[:-1])
+                + ", or name=SET"
+            )
+        given[field] = column
+    path = Path(rest)
+    if not path.is_file() and not path.suffix:
+        raise QuestionError(f"question source {source!r}: unknown; give {SOURCES}")
+    return path, replace(Columns(name=path.stem), **given)

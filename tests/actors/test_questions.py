@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.questions import QuestionError, load_questions
+from actors.question_files import load_questions
+from actors.questions import QuestionError
 
 GOOD = {"id": "q1", "dataset": "nq", "question": "who?", "answers": ["me"]}
 

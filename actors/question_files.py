@@ -1,0 +1,120 @@
+"""Question files: JSON lines, CSV, TSV and Parquet, read row by row with columns to choose."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from actors.questions import ROW_NUMBER, Columns, Question, QuestionError, QuestionRow, missing_column, take_questions
+
+_ROWS_AT_ONCE = 1000  # of a Parquet file, in memory
+DEFAULT_COLUMNS = Columns()
+FORMATS = "JSON lines, .csv, .tsv or .parquet with id, question and answers"
+
+
+def load_questions(path: Path, limit: int | None = None, columns: Columns = DEFAULT_COLUMNS) -> list[Question]:
+    """Read a question file, the first `limit` questions if given; what comes after them is not looked at.
+
+    Raises:
+        QuestionError: the file is missing, empty or not of its format, a row is malformed or not UTF-8 (it is
+            named), a column is missing, an id comes twice.
+    """
+    return take_questions(read_rows(path, columns), limit)
+
+
+def read_rows(path: Path, columns: Columns = DEFAULT_COLUMNS) -> Iterator[QuestionRow]:
+    """The rows of a file as they stand, in order; the ending tells the format, JSON lines if it is no other's.
+
+    Raises:
+        QuestionError: as for `load_questions`, but rows are not judged.
+    """
+    if not path.is_file():
+        raise QuestionError(f"{path}: no such question file; give {FORMATS}")
+    rows = {".csv": _csv_rows, ".tsv": _csv_rows, ".parquet": _parquet_rows}.get(path.suffix.lower(), _json_rows)
+    number = 0
+    for number, (where, values) in enumerate(rows(path, columns), 1):
+        if columns.id == ROW_NUMBER:
+            values = {**values, ROW_NUMBER: f"{path.stem}-{number}"}
+        yield QuestionRow(where, values, columns)
+    if not number:
+        raise QuestionError(f"{path}: holds no questions")
+
+
+Rows = Iterator[tuple[str, dict[str, Any]]]
+
+
+def _json_rows(path: Path, columns: Columns) -> Rows:
+    with path.open("rb") as file:
+        for where, line in _lines(path, file):
+            if not line.strip():
+                continue
+            try:
+                values = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise QuestionError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
+            if not isinstance(values, dict):
+                raise QuestionError(f"{where}: expected a JSON object, got {type(values).__name__}")
+            yield where, values
+
+
+def _csv_rows(path: Path, columns: Columns) -> Rows:
+    with path.open("rb") as file:
+        reader = csv.reader(
+            (line for _, line in _lines(path, file)),
+            delimiter="\t" if path.suffix.lower() == ".tsv" else ",",
+            strict=True,
+        )
+        try:
+            header = next(reader, [])
+            _check_columns(str(path), columns, header)
+            for cells in reader:
+                where = f"{path}, line {reader.line_num}"
+                if not cells:
+                    continue
+                if len(cells) != len(header):
+                    raise QuestionError(
+                        f"{where}: {len(cells)} cells, but the header names {len(header)}; quote cells that hold the "
+                        "delimiter or a line break"
+                    )
+                yield where, dict(zip(header, cells, strict=True))
+        except csv.Error as error:
+            raise QuestionError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
+
+
+def _parquet_rows(path: Path, columns: Columns) -> Rows:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            present = file.schema_arrow.names
+            _check_columns(str(path), columns, present)
+            wanted = {columns.id, columns.question, columns.answers, columns.dataset}
+            batches = file.iter_batches(_ROWS_AT_ONCE, columns=[name for name in present if name in wanted])
+            rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+            for number, values in enumerate(rows, 1):
+                yield f"{path}, row {number}", values
+    except pa.ArrowException as error:
+        raise QuestionError(f"{path}: not a readable Parquet file ({error})") from error
+
+
+def _check_columns(where: str, columns: Columns, present: list[str]) -> None:
+    for column in (columns.id, columns.question, columns.answers):
+        if column not in present and column != ROW_NUMBER:
+            raise missing_column(where, column, columns, present)
+    if columns.dataset != DEFAULT_COLUMNS.dataset and columns.dataset not in present:
+        raise missing_column(where, columns.dataset, columns, present)
+
+
+def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[str, str]]:
+    """Decoded line by line, so that a fault has a line; a byte order mark is no part of the text."""
+    for number, line in enumerate(file, 1):
+        where = f"{path}, line {number}"
+        try:
+            yield where, line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise QuestionError(f"{where}: not UTF-8 (byte {error.start}); convert the file to UTF-8") from error
