@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,6 +14,8 @@ from typing import Any
 from actors.questions import Question
 from actors.trajectory import Trajectory
 from cluster.config import Config
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 FILE, STATE, GROUPS = "manifest.json", "state", "groups.pickle"
@@ -116,7 +119,11 @@ def write_groups(groups: Mapping[str, list[Trajectory]], folder: Path) -> None:
 def read_groups(folder: Path) -> dict[str, list[Trajectory]]:
     """What `write_groups` wrote. Unpickled: read only what your own run wrote."""
     path = folder / GROUPS
-    return pickle.loads(path.read_bytes()) if path.is_file() else {}
+    try:
+        return pickle.loads(path.read_bytes()) if path.is_file() else {}
+    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
+        logger.warning("%s can't be read (%s): its groups are played again", path, error)
+        return {}
 
 
 def fingerprint(questions: Sequence[Question]) -> str:

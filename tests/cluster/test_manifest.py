@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from test_batch import trajectory
 from cluster.config import load_config
 from cluster.manifest import (
     FILE,
+    GROUPS,
     STATE,
     Manifest,
     ResumeError,
@@ -26,12 +29,28 @@ MANIFEST = Manifest(7, 84, {8: 72}, "abc", {"normaliser": {"window": [0.5]}}, {"
 
 def checkpoint(folder: Path) -> Path:
     (folder / STATE).mkdir()
+    (folder / STATE / "policy-00000.safetensors").write_bytes(b"12345")
+    (folder / "config.json").write_text("{}")
     MANIFEST.write(folder)
     return folder
 
 
 def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
-    assert read_manifest(checkpoint(tmp_path)) == MANIFEST
+    files = {"config.json": 2, f"{STATE}/policy-00000.safetensors": 5}
+    assert read_manifest(checkpoint(tmp_path)) == replace(MANIFEST, files=files)
+
+
+def test_what_was_added_later_does_no_harm(tmp_path: Path) -> None:
+    (checkpoint(tmp_path) / "README.md").write_text("our best")
+    assert read_manifest(tmp_path).step == MANIFEST.step
+
+
+def test_groups_that_cant_be_read_are_played_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_groups({"8-0": [trajectory("8-0")]}, tmp_path)
+    whole = (tmp_path / GROUPS).read_bytes()
+    (tmp_path / GROUPS).write_bytes(whole[:-9])
+    assert read_groups(tmp_path) == {}
+    assert "played again" in caplog.text
 
 
 def test_finished_groups_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -50,7 +69,9 @@ def test_finished_groups_are_read_as_they_were_written(tmp_path: Path) -> None:
         (lambda folder: (folder / FILE).write_text("[]"), "damaged"),
         (lambda folder: (folder / FILE).write_text(json.dumps({"format": 1})), "damaged"),
         (lambda folder: (folder / FILE).write_text(json.dumps({"format": 99})), "format 99"),
-        (lambda folder: (folder / STATE).rmdir(), "learner state"),
+        (lambda folder: shutil.rmtree(folder / STATE), "learner state"),
+        (lambda folder: (folder / STATE / "policy-00000.safetensors").write_bytes(b"1234"), "policy-00000.safetensors"),
+        (lambda folder: (folder / "config.json").unlink(), "config.json is missing or cut short"),
     ],
 )
 def test_what_is_not_whole_is_refused(tmp_path: Path, spoil: object, message: str) -> None:

@@ -59,6 +59,60 @@ def test_a_folder_in_use_is_refused(folder: RunFolder, config: Config) -> None:
         RunFolder.create(config, "quickstart")
 
 
+def test_a_folder_of_a_run_killed_as_it_was_made_is_taken(tmp_path: Path, config: Config) -> None:
+    path = tmp_path / "one"
+    (path / "checkpoints").mkdir(parents=True)
+    (path / "run.lock").touch()
+    (path / ".config.yaml.partial").write_text("half")
+    assert RunFolder.create(config, "quickstart").config_file.is_file()
+
+
+def test_a_run_that_goes_on_keeps_what_it_was_told_then(folder: RunFolder, config: Config) -> None:
+    longer = load_config(str(folder.config_file), ["run.steps=77"])
+    first = folder.config_file.read_text()
+    folder.replace_config(load_config(str(folder.config_file)))
+    assert not list(folder.path.glob("config.*.yaml"))
+    folder.replace_config(longer)
+    assert load_config(str(folder.config_file)).run.steps == 77
+    assert (folder.path / "config.1.yaml").read_text() == first
+    assert folder.config_file.read_text().startswith("# Resolved from recipe 'quickstart'")
+
+
+def test_leftovers_that_are_no_folders_are_removed_too(folder: RunFolder) -> None:
+    (folder.checkpoints_path / ".nfs0001").write_text("x")
+    (folder.checkpoints_path / ".step_000002.partial").mkdir()
+    path = folder.path
+    del folder._lock
+    folder._lock = None
+    RunFolder.reopen(path)
+    assert list((path / "checkpoints").iterdir()) == []
+
+
+def test_a_checkpoint_that_was_passed_over_is_set_aside(folder: RunFolder) -> None:
+    for step in (2, 4):
+        with folder.new_checkpoint(step) as stage:
+            write_checkpoint(stage)
+        folder.append_metrics({"step": step, "reward/mean": 0.5})
+    folder.cut_after(2)
+    assert folder.checkpoints() == [folder.checkpoint(2)]
+    assert (folder.checkpoints_path / "damaged_step_000004").is_dir()
+    assert [row["step"] for row in folder.read_metrics()] == [2]
+
+
+def test_a_full_disk_leaves_no_half_line(small_disk: Path) -> None:
+    folder = RunFolder.create(load_config("quickstart", [f"run.folder={small_disk}", "run.name=full"]), "quickstart")
+    folder.append_metrics({"step": 1, "reward/mean": 0.5})
+    filler = small_disk / "filler"
+    with pytest.raises(OSError, match="No space"):
+        filler.write_bytes(b"x" * (2 << 20))
+    row = {"step": 2} | {f"rollout/call_share/expert-{n}": 0.1 for n in range(500)}  # longer than the page's rest
+    with pytest.raises(RunFolderError, match="the disk is full"):
+        folder.append_metrics(row)
+    filler.unlink()
+    folder.append_metrics({"step": 2, "reward/mean": 0.25})
+    assert [row["reward/mean"] for row in folder.read_metrics()] == [0.5, 0.25]
+
+
 def test_a_place_that_cant_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     config = load_config("quickstart", [f"run.folder={tmp_path / 'file'}", "run.name=x"])

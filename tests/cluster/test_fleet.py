@@ -1,0 +1,185 @@
+"""The fleet: real Ray actors that die, hang and fail; what they were playing is played on, once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import ray
+
+from actors.episode import EpisodeRequest, Unfinished
+from actors.menu import Menu
+from actors.policy_engine import EngineLost
+from actors.questions import Question
+from actors.trajectory import TokenBuffer, Trajectory
+from benchmarks.scripted_worker import play, write_script
+from cluster.fleet import CrewError, Fleet, Play
+
+pytestmark = pytest.mark.engine
+
+QUESTION = Question("q", "world", "what ?", ("sena",))
+SCRIPT = write_script(0)
+
+
+class Worker:
+    """A rollout worker without an engine: it does as the groups' names tell it."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+        self._lost = asyncio.Event()
+        self._unfinished: dict[str, Trajectory | Unfinished] = {}
+        self.asked: list[str] = []
+
+    async def start(self, pause_s: float = 0.0) -> None:
+        await asyncio.sleep(pause_s)
+
+    async def ping(self) -> None:
+        if self._lost.is_set():
+            raise EngineLost("the engine's processes died")
+
+    async def rollout(self, jobs: list[EpisodeRequest | Unfinished]) -> list[Trajectory]:
+        requests = [job.request if isinstance(job, Unfinished) else job for job in jobs]
+        self.asked += [
+            f"{request.episode}{'+' if isinstance(job, Unfinished) else ''}"
+            for job, request in zip(jobs, requests, strict=True)
+        ]
+        name = requests[0].group
+        if name.startswith("wrong"):
+            raise ValueError("the prompt is too long")
+        if name.startswith("wait") and self._index == 0:
+            done, begun, *_ = requests
+            self._unfinished |= {
+                done.episode: play(SCRIPT, done),
+                begun.episode: Unfinished(begun, TokenBuffer(), (), 1.0),
+            }
+            await self._lost.wait()
+            raise EngineLost("the engine's processes died")
+        return [play(SCRIPT, request) for request in requests]
+
+    async def salvage(self) -> dict[str, Trajectory | Unfinished]:
+        return self._unfinished
+
+    async def lose_engine(self) -> None:
+        self._lost.set()
+
+    async def log(self) -> list[str]:
+        return self.asked
+
+    async def die(self) -> None:
+        os._exit(1)
+
+    async def shutdown(self) -> None:
+        pass
+
+
+def group(name: str, size: int = 3) -> list[EpisodeRequest]:
+    return [EpisodeRequest(QUESTION, Menu(()), name, seed, step=1) for seed in range(size)]
+
+
+@pytest.fixture
+def fleet(ray_cluster: None) -> Iterator[Fleet]:
+    kind = ray.remote(Worker).options(num_cpus=0, max_concurrency=100)
+
+    def admit() -> None:
+        for worker in made.started():
+            worker.ready = True
+
+    hired: list[int] = []
+
+    def hire(index: int) -> Any:
+        hired.append(index)
+        return kind.remote(index if hired.count(index) == 1 else 100 + index)  # the next of its number is well
+
+    made = Fleet(hire, workers=2, max_restarts=2, start_timeout_s=60, answer_timeout_s=60, admit=admit)
+    made.wait_started()
+    admit()
+    yield made
+    made.close()
+
+
+def names(played: list[list[Trajectory]]) -> list[list[tuple[str, int]]]:
+    return [[(t.group, t.seed) for t in members] for members in played]
+
+
+def expected(groups: list[list[EpisodeRequest]]) -> list[list[tuple[str, int]]]:
+    return [[(request.group, request.seed) for request in members] for members in groups]
+
+
+def wait_until_asked(worker: Any, episode: str) -> None:
+    until = time.monotonic() + 20
+    while episode not in ray.get(worker.actor.log.remote()):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_what_a_lost_engine_left_is_played_on_by_the_other_and_its_finished_groups_are_kept(fleet: Fleet) -> None:
+    groups = [group("wait-0"), group("b"), group("wait-1"), group("c"), group("quick")]
+    plays = fleet.submit(groups)
+    first = fleet.workers[0]
+    assert {p.requests[0].group for p in first.plays} >= {"wait-0", "wait-1"}
+    wait_until_asked(first, "wait-1/2")
+    ray.get(first.actor.lose_engine.remote())
+    assert names(fleet.collect(plays, 30, "limit")) == expected(groups)
+    assert fleet.restarts == 1
+    asked = ray.get(fleet.workers[1].actor.log.remote())
+    for name in ("wait-0", "wait-1"):  # the first episode was done, the second begun, the third not
+        assert [each for each in asked if each.startswith(name)] == [f"{name}/1+", f"{name}/2"]
+    assert all(worker.episodes == 0 for worker in fleet.workers)
+
+
+def test_a_worker_that_dies_leaves_its_finished_groups_and_the_rest_is_played_again_at_once(fleet: Fleet) -> None:
+    groups = [group("wait-0"), group("b"), group("a")]
+    plays = fleet.submit(groups)
+    first = fleet.workers[0]
+    wait_until_asked(first, "wait-0/0")
+    finished = [p for p in first.plays if not p.requests[0].group.startswith("wait")]
+    ray.wait([p.call for p in finished], num_returns=len(finished), timeout=20)
+    first.actor.die.remote()
+    played = fleet.collect(plays[:1], 30, "limit")  # the others are waited for by nobody yet
+    assert names(played) == expected(groups[:1])
+    assert [each for each in ray.get(fleet.workers[1].actor.log.remote()) if each.startswith("a/")] == (
+        [] if plays[2] in finished else ["a/0", "a/1", "a/2"]
+    )
+    assert names(fleet.collect(plays, 30, "limit")) == expected(groups)
+
+
+def test_an_episode_that_fails_is_an_error_for_whoever_collects_it_alone(fleet: Fleet) -> None:
+    bad, good = fleet.submit([group("wrong"), group("a")])
+    ray.wait([bad.call, good.call], num_returns=2, timeout=20)
+    assert fleet.peek(bad) is None
+    assert fleet.peek(bad) is None  # and again: it must not raise for a checkpoint on the way out
+    assert names([fleet.peek(good) or []]) == expected([group("a")])
+    with pytest.raises(CrewError, match="the prompt is too long"):
+        fleet.collect([bad, good], 30, "limit")
+    assert fleet.restarts == 0
+
+
+def test_the_budget_of_restarts_is_kept(fleet: Fleet) -> None:
+    for _ in range(2):
+        fleet.workers[1].actor.die.remote()
+        plays = fleet.submit([group("a"), group("b")])
+        fleet.collect(plays, 60, "limit")
+        until = time.monotonic() + 30
+        while fleet.drop_dead() == [] and len(fleet.started()) < 2:
+            assert time.monotonic() < until
+        for worker in fleet.started():
+            worker.ready = True
+    assert fleet.restarts == 2
+    ray.kill(fleet.workers[1].actor)
+    with pytest.raises(CrewError, match=r"placement\.max_worker_restarts=2"):
+        fleet.drop_dead()
+
+
+def test_nobody_there_in_time_is_told(fleet: Fleet) -> None:
+    plays = [Play(group("late"))]
+    for worker in fleet.workers:
+        worker.ready = False
+    fleet._admit = lambda: None
+    with pytest.raises(
+        CrewError, match=r"no rollout worker was there to play 1 groups of episodes within 1 s \(limit\)"
+    ):
+        fleet.collect(plays, 1, "limit")
