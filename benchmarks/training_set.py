@@ -152,13 +152,13 @@ def _sift(
 
 
 def normal_text(text: str) -> str:
-    """A question as it is compared: letters and digits alone, in one case, compatible forms alike.
+    """A question as it is compared: its letters and digits alone, in one case, compatible forms alike.
 
-    Unlike answers, it keeps its articles. One without any letter or digit stays as it is.
+    Without spaces too: NQ has questions twice, with "it's" and with "its". One without any letter or digit stays as
+    it is.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
-    words = "".join(character if character.isalnum() else " " for character in folded).split()
-    return " ".join(words) or folded.strip()
+    return "".join(character for character in folded if character.isalnum()) or folded.strip()
 
 
 def _check_ids(questions: Sequence[Question]) -> None:

@@ -73,7 +73,8 @@ class RunSettings(Settings):
 
 
 class DataSettings(Settings):
-    """The questions. A source is a JSONL file, `world:train`, `world:heldout`, or `flashrag:NAME/SPLIT`."""
+    """The questions. A source is `world:train`, `world:heldout`, a QA set by name (`nq`, `hotpotqa/train`), or a file:
+    JSON lines, CSV, TSV or Parquet, its columns named behind it (`FILE:id=#:question=COLUMN:answers=COLUMN`)."""
 
     train: tuple[str, ...] = Field(("world:train",), description="Sources to train on, mixed and shuffled.")
     eval: tuple[str, ...] = Field(("world:heldout",), description="Sources to evaluate on.")

@@ -54,7 +54,7 @@ def prepare(
     id, question and answers.
 
     Questions are duplicates, or overlap with a test set, where their texts agree but for case, punctuation and
-    spacing. Questions without an answer are left out and counted. A source with too few gives all it has.
+    spaces. Questions without an answer are left out and counted. A source with too few gives all it has.
 
     \b
     Examples:
@@ -114,14 +114,18 @@ def show(
 
 
 def _show_report(report: Report) -> None:
-    tests = list(report.overlap_left)
-    columns = ("rows", "empty answers", "duplicates", "in earlier ones", *(f"in {_short(test)}" for test in tests))
-    table = _table("source", *columns, "left", "asked", "taken")
+    columns = ("rows", "empty answers", "duplicates", "in earlier ones", "left", "asked", "taken")
+    table = _table("source", *columns)
     for found in report.sources:
-        faults = (found.rows, found.empty_answers, found.duplicates, found.in_earlier_sources)
-        numbers = (*faults, *(found.overlap[test] for test in tests), found.left, found.asked, found.taken)
+        faults = (found.empty_answers, found.duplicates, found.in_earlier_sources)
+        numbers = (found.rows, *faults, found.left, found.asked, found.taken)
         _add(table, _short(found.source), *(f"{number:,}" for number in numbers))
     _print(table)
+    if report.overlap_left:
+        table = _table("also in", *(_short(found.source) for found in report.sources), "training set")
+        for test, number in report.overlap_left.items():
+            _add(table, _short(test), *(f"{found.overlap[test]:,}" for found in report.sources), f"{number:,}")
+        _print(table)
     for found in report.sources:
         if found.taken < found.asked:
             _warn(f"{found.source}: {found.asked:,} questions were asked for, {found.taken:,} could be had")
