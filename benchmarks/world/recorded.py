@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import NormalDist
@@ -139,34 +140,50 @@ def count_tokens(text: str) -> int:
     return max(1, len(_PIECE.findall(text)))
 
 
-def _load(path: Path) -> list[_Recorded]:
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a JSONL file of replies, each with where it stands.
+
+    Raises:
+        RepliesError: the file is missing, or a line is no JSON object.
+    """
     if not path.is_file():
         raise RepliesError(f"{path}: no such file; give a JSONL file with id, question, model, response, correct")
-    questions: dict[str, _Recorded] = {}
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
-            if line.strip():
-                row = _read_row(line, f"{path}, line {number}")
-                dataset = str(row.get("dataset", ""))
-                question = questions.setdefault(row["id"], _Recorded(row["id"], row["question"], dataset))
-                question.replies[row["model"]] = row["response"]
-                question.correct[row["model"]] = row["correct"]
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise RepliesError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
+            if not isinstance(row, dict):
+                raise RepliesError(f"{where}: expected a JSON object, got {type(row).__name__}")
+            yield where, row
+
+
+def check_fields(row: dict[str, Any], where: str, **kinds: type) -> None:
+    """Check that fields are there and of these types.
+
+    Raises:
+        RepliesError: one is not.
+    """
+    for name, kind in kinds.items():
+        if not isinstance(row.get(name), kind):
+            raise RepliesError(f"{where}: field {name!r} must be a {kind.__name__}, got {row.get(name)!r}")
+
+
+def _load(path: Path) -> list[_Recorded]:
+    questions: dict[str, _Recorded] = {}
+    for where, row in read_rows(path):
+        check_fields(row, where, id=str, question=str, model=str, response=str, correct=bool)
+        dataset = str(row.get("dataset", ""))
+        question = questions.setdefault(row["id"], _Recorded(row["id"], row["question"], dataset))
+        question.replies[row["model"]] = row["response"]
+        question.correct[row["model"]] = row["correct"]
     if not questions:
         raise RepliesError(f"{path}: holds no replies")
     return list(questions.values())
-
-
-def _read_row(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise RepliesError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
-    if not isinstance(row, dict):
-        raise RepliesError(f"{where}: expected a JSON object, got {type(row).__name__}")
-    for name, kind in (("id", str), ("question", str), ("model", str), ("response", str), ("correct", bool)):
-        if not isinstance(row.get(name), kind):
-            raise RepliesError(f"{where}: field {name!r} must be a {kind.__name__}, got {row.get(name)!r}")
-    return row
 
 
 def _words(text: str) -> list[str]:

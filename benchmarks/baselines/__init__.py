@@ -1,0 +1,1 @@
+"""Baselines: routers that a trained policy should beat, behind one interface, over reply tables."""

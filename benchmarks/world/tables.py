@@ -1,0 +1,88 @@
+"""Reply tables of the world: its experts on whole questions or hop by hop, without an engine or a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from actors.questions import Question
+from benchmarks.baselines.router import Router
+from benchmarks.evaluation import Outcome
+from benchmarks.reply_table import Reply, ReplyTable
+from benchmarks.world.experts import Cohort, Expert, count_tokens, experts
+from benchmarks.world.facts import Hop, World, hops_of, question_text
+from rewards.outcome import outcomes
+
+_NOWHERE = "http://127.0.0.1:8900/v1"  # nobody is asked there
+_NOTE = "assumed: latencies are the experts' medians"
+
+
+def whole_table(questions: Sequence[Question], cohort: Cohort = "seen") -> ReplyTable:
+    """Every expert answers every question on its own: the second hop asks for what it said to the first."""
+    world, pool = World(), experts(cohort)
+    return _table(questions, pool, [[_answer_all(q, expert, world) for expert in pool] for q in questions])
+
+
+def hop_table(questions: Iterable[Question], cohort: Cohort = "seen") -> ReplyTable:
+    """Every expert answers every sub-question of the questions, each once: what a router that chooses anew for each
+    hop is trained on."""
+    world, pool = World(), experts(cohort)
+    hops = dict.fromkeys(hop for question in questions for hop in hops_of(question.text, world))
+    return _hop_table({hop.query: hop for hop in hops}, pool, world)
+
+
+def play_by_hop(router: Router, questions: Sequence[Question], cohort: Cohort = "seen") -> list[Outcome]:
+    """Answer questions hop by hop; the router chooses for each hop, and the reply is believed."""
+    world, pool = World(), experts(cohort)
+    chains = {question.id: hops_of(question.text, world) for question in questions}
+    answers = dict.fromkeys(chains, "")
+    costs = dict.fromkeys(chains, 0.0)
+    asked: dict[str, tuple[str, ...]] = dict.fromkeys(chains, ())
+    for step in range(max(map(len, chains.values()))):
+        hops = {
+            key: hops[0] if step == 0 else Hop(hops[step].relation, answers[key])
+            for key, hops in chains.items()
+            if step < len(hops)
+        }
+        table = _hop_table(hops, pool, world)
+        for key, columns, outcome in zip(hops, router.route(table), router.play(table), strict=True):
+            answers[key] = pool[columns[-1]].answer(hops[key], world)
+            costs[key] += outcome.cost_usd
+            asked[key] += outcome.asked
+    return [Outcome(*outcomes(answers[q.id], q.answers), costs[q.id], asked[q.id]) for q in questions]
+
+
+def _hop_table(hops: dict[str, Hop], pool: Sequence[Expert], world: World) -> ReplyTable:
+    """Sub-questions by id."""
+    questions = [Question(key, "world-hop", question_text((hop,)), (world.fact(hop),)) for key, hop in hops.items()]
+    return _table(questions, pool, [[_answer(hop, expert, world) for expert in pool] for hop in hops.values()])
+
+
+def _table(questions: Sequence[Question], pool: Sequence[Expert], replies: Sequence[Sequence[Reply]]) -> ReplyTable:
+    cards = tuple(expert.card(_NOWHERE) for expert in pool)
+    return ReplyTable(tuple(questions), cards, tuple(map(tuple, replies)), _NOTE)
+
+
+def _answer_all(question: Question, expert: Expert, world: World) -> Reply:
+    """The replies to all hops as one: the last one's text, the tokens of all."""
+    replies: list[Reply] = []
+    answer = ""
+    for index, hop in enumerate(hops_of(question.text, world)):
+        hop = hop if index == 0 else Hop(hop.relation, answer)
+        replies.append(_answer(hop, expert, world))
+        answer = expert.answer(hop, world)
+    em, f1 = outcomes(answer, question.answers)
+    return Reply(
+        text=replies[-1].text,
+        correct=em,
+        f1=f1,
+        prompt_tokens=sum(reply.prompt_tokens for reply in replies),
+        completion_tokens=sum(reply.completion_tokens for reply in replies),
+        cost_usd=sum(reply.cost_usd for reply in replies),
+        latency_s=sum(reply.latency_s for reply in replies),
+    )
+
+
+def _answer(hop: Hop, expert: Expert, world: World) -> Reply:
+    text, right = expert.reply(hop, world), float(expert.answers_rightly(hop, world))
+    prompt, completion = count_tokens(hop.query), count_tokens(text)
+    return Reply(text, right, right, prompt, completion, expert.cost_usd(prompt, completion), expert.latency_s)
