@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +26,7 @@ class Outcome:
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """Means over questions. `call_share` is each expert's share of all calls; `void` counts episodes that
-    infrastructure spoilt, which no other number includes."""
+    infrastructure spoilt, which no other number includes. `f1` is nan where a question's answers are not known."""
 
     questions: int
     em: float
@@ -36,7 +37,8 @@ class Evaluation:
     void: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As JSON takes it: a number that is not known is None."""
+        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(self).items()}
 
 
 class EvaluationError(ValueError):

@@ -145,7 +145,7 @@ def check_apart(train: ReplyTable, test: ReplyTable) -> None:
     if common:
         shown = "; ".join(repr(text) for text in common[:_SHOWN])
         raise ReplyTableError(
-            f"{len(common)} of {len(test)} test questions are trained on, too, such as {shown}; split() keeps them apart"
+            f"{len(common)} of {len(test)} test questions are trained on, such as {shown}; split() keeps them apart"
         )
 
 

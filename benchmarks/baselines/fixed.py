@@ -76,7 +76,8 @@ class Largest(Constant):
         sizes = [billions(card) for card in train.cards]
         if unknown := [card.name for card, size in zip(train.cards, sizes, strict=True) if size is None]:
             raise RouterError(
-                f"the size of {', '.join(unknown)} is not known; say it in the card's descriptor, such as '70B'"
+                f"{len(unknown)} of {len(sizes)} cards tell no size, such as {unknown[0]}'s; say it in the descriptor, "
+                "such as '70B'"
             )
         return int(np.argmax([size or 0.0 for size in sizes]))
 
