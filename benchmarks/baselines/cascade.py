@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.baselines.router import Asked, Router, RouterError, cost_scale
+from benchmarks.baselines.router import Asked, Router, check_enough, cost_scale
 from benchmarks.reply_table import Floats, ReplyTable
 
 _LONGEST = 3  # candidates of a cascade, as in the paper
@@ -40,8 +40,7 @@ class Cascade(Router):
     """
 
     def fit(self, train: ReplyTable) -> None:
-        if len(train) < 2 * _FOLDS:
-            raise RouterError(f"a cascade needs at least {2 * _FOLDS} training questions, got {len(train)}")
+        check_enough(train)
         self._scorers = [_Scorer(self.terms.seed) for _ in train.cards]
         rows = range(len(train))
         right = train.correct >= 0.5

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.baselines.embedding import Embedder, Embeddings
-from benchmarks.baselines.router import Asked, Router, best_columns, cost_scale, utilities
+from benchmarks.baselines.router import Asked, Router, best_columns, check_enough, cost_scale, utilities
 from benchmarks.baselines.torch_fit import minimise, seeded
 from benchmarks.reply_table import Floats, ReplyTable
 
@@ -51,6 +51,7 @@ class Contrastive(Router):
     learns_lambda = True
 
     def fit(self, train: ReplyTable) -> None:
+        check_enough(train)
         self._costs = train.cost_usd.mean(axis=0) / cost_scale(train)
         self._embedder = Embedder(self.terms)
         embedded = self._embedder.fit(train.queries)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.baselines.embedding import Embedder, Embeddings, widen
-from benchmarks.baselines.router import Asked, Router, best_columns, cost_scale
+from benchmarks.baselines.router import Asked, Router, best_columns, check_enough, cost_scale
 from benchmarks.reply_table import Floats, ReplyTable
 
 _FOLDS = 5
@@ -22,6 +22,7 @@ class ExpectedRouter(Router):
     """
 
     def fit(self, train: ReplyTable) -> None:
+        check_enough(train)
         self._costs = train.cost_usd.mean(axis=0) / cost_scale(train)
         self._embedder = Embedder(self.terms)
         self.learn(self._embedder.fit(train.queries), train.correct)
@@ -49,9 +50,9 @@ class NearestNeighbours(ExpectedRouter):
         from sklearn.model_selection import GridSearchCV, KFold
         from sklearn.neighbors import KNeighborsRegressor
 
-        folds = KFold(min(_FOLDS, len(questions)), shuffle=True, random_state=self.terms.seed)
-        fewest = len(questions) - -(-len(questions) // folds.n_splits)  # that a fold leaves to look among
-        choices = [k for k in self.CHOICES if k <= fewest] or [1]
+        folds = KFold(_FOLDS, shuffle=True, random_state=self.terms.seed)
+        fewest = len(questions) - -(-len(questions) // _FOLDS)  # that a fold leaves to look among
+        choices = [k for k in self.CHOICES if k <= fewest]
         search = GridSearchCV(
             KNeighborsRegressor(metric="cosine"), {"n_neighbors": choices}, scoring="neg_mean_squared_error", cv=folds
         )
@@ -77,7 +78,7 @@ class Perceptron(ExpectedRouter):
         network = MLPRegressor(
             hidden_layer_sizes=(64,), learning_rate_init=0.001, max_iter=100, random_state=self.terms.seed
         )
-        folds = KFold(min(3, len(questions)), shuffle=True, random_state=self.terms.seed)
+        folds = KFold(3, shuffle=True, random_state=self.terms.seed)
         search = GridSearchCV(network, {"alpha": self.CHOICES}, scoring="neg_mean_squared_error", cv=folds)
         with warnings.catch_warnings():
             from sklearn.exceptions import ConvergenceWarning

@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 
 from benchmarks.baselines.embedding import Embedder, Embeddings, widen
-from benchmarks.baselines.router import Asked, Router, best_columns, cost_scale, utilities
+from benchmarks.baselines.router import Asked, Router, best_columns, check_enough, cost_scale, utilities
 from benchmarks.reply_table import Floats, ReplyTable
 
 ITERATIONS = 40
@@ -39,6 +39,7 @@ class RoutingEnv(gymnasium.Env[np.ndarray, int]):
         self.action_space = gymnasium.spaces.Discrete(self._utility.shape[1])
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
         if seed is not None:
             self._draw = np.random.default_rng(seed)
         self._row = int(self._draw.integers(len(self._questions)))
@@ -57,6 +58,7 @@ class PPO(Router):
     learns_lambda = True
 
     def fit(self, train: ReplyTable) -> None:
+        check_enough(train)
         from ray.rllib.algorithms.ppo import PPOConfig
         from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 

@@ -13,6 +13,7 @@ from benchmarks.evaluation import Outcome
 from benchmarks.reply_table import Floats, ReplyTable
 
 Asked = tuple[int, ...]  # columns of the table in the order of asking; the last one's reply is the answer
+_FEWEST = 10  # training questions of a router that learns from them
 _TIE = 1e-9  # of a normalised cost: enough to choose the cheaper of two that are alike
 
 
@@ -71,6 +72,16 @@ class Router(ABC):
 def cost_scale(train: ReplyTable) -> float:
     """USD that the dearest candidate costs a question, on the mean; 1 where all are free."""
     return float(train.cost_usd.mean(axis=0).max()) or 1.0
+
+
+def check_enough(train: ReplyTable) -> None:
+    """Check that there is something to learn from and to cross-validate on.
+
+    Raises:
+        RouterError: there are fewer than ten training questions.
+    """
+    if len(train) < _FEWEST:
+        raise RouterError(f"needs at least {_FEWEST} training questions, got {len(train)}; give more")
 
 
 def utilities(train: ReplyTable, lambda_: float) -> Floats:

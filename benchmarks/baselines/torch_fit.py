@@ -10,6 +10,7 @@ import torch
 
 _SET_ASIDE = 0.15
 _EVERY = 5  # epochs between looks at what was set aside
+_PATIENCE = 30  # epochs without a new best before it stops
 _BATCH = 128
 
 LossOf = Callable[[torch.Tensor], torch.Tensor]  # row numbers -> mean loss over them
@@ -39,14 +40,14 @@ def minimise(
     aside = torch.as_tensor(order[: int(_SET_ASIDE * rows)] if rows >= 20 else order[:0])
     kept = order[len(aside) :]
     optimiser = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    best, best_epoch, state = float("inf"), epochs, copy.deepcopy(module.state_dict())
+    best, best_epoch, state = float("inf"), 0, copy.deepcopy(module.state_dict())
     for epoch in range(epochs + 1):
         if len(aside) and epoch % _EVERY == 0:
             with torch.no_grad():
                 loss = float(loss_of(aside))
             if loss < best:
                 best, best_epoch, state = loss, epoch, copy.deepcopy(module.state_dict())
-        if epoch == epochs:
+        if epoch == epochs or (len(aside) and epoch - best_epoch >= _PATIENCE):
             break
         draw.shuffle(kept)
         for start in range(0, len(kept), _BATCH):
@@ -55,4 +56,5 @@ def minimise(
             optimiser.step()
     if len(aside):
         module.load_state_dict(state)
-    return best_epoch
+        return best_epoch
+    return epochs
