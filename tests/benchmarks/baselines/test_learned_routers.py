@@ -15,13 +15,19 @@ from router_tables import table_of, topics_table
 from benchmarks.baselines.comparison import LEARNED, NAMES, make_router
 from benchmarks.baselines.contrastive import _candidates_loss
 from benchmarks.baselines.embedding import Embedder
-from benchmarks.baselines.expected import NearestNeighbours
+from benchmarks.baselines.expected import NearestNeighbours, Perceptron
 from benchmarks.baselines.router import Router, RouterError, Terms
 from benchmarks.evaluation import summarise
 from benchmarks.reply_table import ReplyTable
 
 TRAIN, TEST = topics_table(250, 1), topics_table(150, 2)
 QUICK = [name for name in LEARNED if name != "ppo"]  # which starts Ray
+
+
+@pytest.fixture(autouse=True)
+def _one_weight_decay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thirteen perceptrons a test would be too slow."""
+    monkeypatch.setattr(Perceptron, "CHOICES", (10.0,))
 
 
 @cache
