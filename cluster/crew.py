@@ -14,10 +14,8 @@ import ray
 from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.episode import EpisodeRequest
 from actors.pool.pool import CandidatePool
 from actors.rollout_worker import RolloutWorker
-from actors.trajectory import Trajectory
 from cluster.config import Config
 from cluster.fleet import CrewError, Fleet, Worker
 from cluster.placement import bundles, reserve
@@ -123,16 +121,6 @@ class Crew:
     def pool(self) -> CandidatePool:
         assert self._pool is not None, "the crew was closed"
         return self._pool
-
-    def rollout(self, requests: Sequence[EpisodeRequest]) -> list[Trajectory]:
-        """Run episodes on all engines; trajectories come in the order of the requests.
-
-        Raises:
-            CrewError: a worker failed, or was not done within `run.rollout_timeout_s`.
-        """
-        plays = self.fleet.submit([[request] for request in requests])
-        played = self.fleet.collect(plays, self.config.run.rollout_timeout_s, "run.rollout_timeout_s")
-        return [trajectory for group in played for trajectory in group]
 
     def sync(self, version: int) -> float:
         """Put the learner's weights into every engine, as `version`; return the probe's largest difference in nats.

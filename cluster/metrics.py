@@ -31,6 +31,10 @@ _DECLARED = (
     Metric("eval/cost_usd_per_1k_questions", "USD", "candidates' price of 1,000 held-out questions"),
     Metric("eval/calls_per_question", "calls", "routes per held-out question"),
     Metric("eval/void_share", "share", "held-out episodes voided by infrastructure; no other number includes them"),
+    Metric("eval/version", "versions", "version of the policy that the evaluation began with"),
+    Metric(
+        "eval/newest_version", "versions", "newest version that sampled any of it, where training went on meanwhile"
+    ),
     Metric("eval/call_share/*", "share", "an expert's share of the calls, held-out questions"),
     Metric("cost/usd_per_1k_questions", "USD", "candidates' price of 1,000 episodes of the batch"),
     Metric("cost/usd_total", "USD", "spent on candidates since the run began"),

@@ -12,7 +12,7 @@ from typing import Any
 
 from actors.questions import Question
 from actors.trajectory import Trajectory
-from benchmarks.evaluation import Evaluation, EvaluationError, evaluate
+from benchmarks.evaluation import Evaluation, EvaluationError
 from benchmarks.world.baselines import baselines
 from cluster.batch import (
     BudgetSpent,
@@ -31,12 +31,12 @@ from cluster.checkpoints import CheckpointWriter, newest_manifest
 from cluster.clock import Clock
 from cluster.config import Config
 from cluster.crew import Crew, SyncError
+from cluster.evaluator import Asked, Evaluator
 from cluster.fleet import CrewError
 from cluster.idleness import advice
 from cluster.manifest import STATE, Manifest, fingerprint, read_groups
 from cluster.metrics import from_learner
 from cluster.plot import plot_run
-from cluster.requests import evaluation_requests
 from cluster.run_folder import RunFolder, RunFolderError
 from cluster.source import QuestionSource
 from cluster.step_watch import StepWatch
@@ -83,6 +83,8 @@ class Run:
         self.heldout = heldout
         self.judge = Judge(candidates.price_rewards(config))
         self.windows = Windows(config, source, candidates.cards, crew.fleet)
+        self.evaluator = Evaluator(config, crew, candidates, heldout, self.judge)
+        self._asked: Asked | None = None  # an evaluation under way beside training
         self.watch = StepWatch(config, crew, clock.timeline, folder)
         self.writer = CheckpointWriter(crew.gang, folder, config.run.keep_checkpoints)
         self.step = 0
@@ -183,8 +185,7 @@ class Run:
         }
         self._advise(row)
         try:
-            if step == config.run.steps or _due(step, config.run.eval_every):
-                row |= self._evaluate("after", "evaluate")
+            row |= self._evaluate_beside(step)
         finally:
             self._record(step, row | pool_metrics(crew.pool.stats()))
 
@@ -243,26 +244,36 @@ class Run:
             return []
 
     def _evaluate(self, name: str, phase: str, *, unseen: bool = False) -> dict[str, float]:
-        """Ask the held-out questions; what comes of it is the summary's `name`, and the row returned."""
+        """Ask the held-out questions and wait; what comes of it is the summary's `name`, and the row returned."""
         if not self.heldout:
             return {}
         self._phase(self.step, phase)
-        cards = self.candidates.unseen_menu if unseen else self.candidates.cards
-        requests = evaluation_requests(
-            self.config, self.crew.version, self.heldout, cards, "unseen" if unseen else "seen"
-        )
         with self.clock("evaluate"):
-            trajectories = self.crew.rollout(requests)
-        if cap := spent_cap(trajectories):
-            raise BudgetSpent(cap)
-        judged = judge_all(trajectories, Judge(self.judge.settings))  # of its own: training's depends on no evaluation
-        label = "eval-unseen" if unseen else "eval"
-        self._show(self.crew.version, label, judged)
-        found = evaluate(judged)
-        self.facts |= {name: found.as_dict(), f"{name}_step": self.step}
+            return self._take_evaluation(self.evaluator.begin(unseen=unseen), name)
+
+    def _evaluate_beside(self, step: int) -> dict[str, float]:
+        """Evaluate as often as the run is to: at once where the engines would wait anyway, else while training goes on;
+        the row of metrics is then that of the step at whose end the last episode had ended."""
+        row: dict[str, float] = {}
+        due, last = _due(step, self.config.run.eval_every), step == self.config.run.steps
+        if self._asked is not None and (due or last or self.evaluator.is_done(self._asked)):
+            asked, self._asked = self._asked, None
+            with self.clock("evaluate"):
+                row = self._take_evaluation(asked, "after")
+        if last or (due and self.config.run.max_staleness == 0):
+            row |= self._evaluate("after", "evaluate")
+        elif due and self.heldout:
+            self._asked = self.evaluator.begin()
+        return row
+
+    def _take_evaluation(self, asked: Asked, name: str) -> dict[str, float]:
+        found = self.evaluator.finish(asked)
+        self._show(asked.version, "eval-unseen" if asked.unseen else "eval", found.judged)
+        result = found.evaluation.as_dict()
+        self.facts |= {name: result, f"{name}_step": asked.version}
         if self.step == 0:
-            self.facts |= {"after": found.as_dict(), "after_step": 0}
-        return _eval_row(found)
+            self.facts |= {"after": result, "after_step": 0}
+        return found.row
 
     def _checkpoint(self, step: int) -> None:
         """Have the state after a step written, unless it is there; the engines play on meanwhile."""
@@ -272,7 +283,11 @@ class Run:
                 self._manifests[step],
                 spent_usd=self.crew.pool.spent_usd(),
                 elapsed_s=self.clock.elapsed_s,
-                summary={**self.facts, "probe_max_diff": self.crew.probe_max},
+                summary={
+                    **self.facts,
+                    "probe_max_diff": self.crew.probe_max,
+                    "evaluating": self._asked is not None,
+                },
             )
             self.writer.begin(manifest, self.windows.finished_after(step))
 
@@ -362,7 +377,10 @@ class Run:
         self.facts = dict(manifest.summary) or self.facts
         self.crew.probe_max = max(self.crew.probe_max, self.facts.get("probe_max_diff", 0.0))
         groups = read_groups(checkpoint) if checkpoint is not None else {}
+        if self._asked is not None:
+            self.crew.fleet.forget(self._asked.plays)
         self.windows.take_up(manifest.step, manifest.cursor, manifest.windows, groups)
+        self._asked = self.evaluator.begin() if self.facts.pop("evaluating", False) else None
         self._manifests = {manifest.step: manifest}
         self.folder.cut_after(manifest.step)
 
@@ -405,9 +423,3 @@ class Run:
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _eval_row(evaluation: Evaluation) -> dict[str, float]:
-    row = {f"eval/{name}": value for name, value in evaluation.as_dict().items() if isinstance(value, float)}
-    row["eval/void_share"] = evaluation.void / (evaluation.void + evaluation.questions)
-    return row | {f"eval/call_share/{name}": share for name, share in evaluation.call_share.items()}

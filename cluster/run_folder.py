@@ -274,7 +274,8 @@ class RunFolder:
 
     def best_checkpoint(self) -> Path | None:
         """The checkpoint whose step had the best exact match on the held-out questions, if any was evaluated."""
-        scores = {row["step"]: row["eval/em"] for row in self.read_metrics() if row.get("eval/em") is not None}
+        evaluations = [row for row in self.read_metrics() if row.get("eval/em") is not None]
+        scores = {row.get("eval/version", row["step"]): row["eval/em"] for row in evaluations}
         evaluated = [(scores[step], step, path) for path in self.checkpoints() if (step := step_of(path)) in scores]
         return max(evaluated)[2] if evaluated else None
 

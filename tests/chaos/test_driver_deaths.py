@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -51,7 +52,7 @@ def test_killed_in_every_phase_it_goes_on_and_ends_with_the_same_parameters(
 
 
 def test_stale_by_two_versions_a_run_trains_and_says_so(tmp_path: Path) -> None:
-    run = Struck(tmp_path, "stale", *_SETTINGS, "run.max_staleness=2")
+    run = Struck(tmp_path, "stale", *_SETTINGS, "run.max_staleness=2", "run.eval_every=2")
     run.finish()
     run.check(STEPS)
     rows = run.folder.read_metrics()[1:]
@@ -59,6 +60,10 @@ def test_stale_by_two_versions_a_run_trains_and_says_so(tmp_path: Path) -> None:
     assert max(staleness) > 0
     assert max(staleness) <= 2
     assert all("policy/importance_mean" in row for row in rows)
+    evaluated = {row["eval/version"]: row["step"] for row in rows if "eval/em" in row}  # beside training
+    assert set(evaluated) == {2, 4, STEPS}
+    assert evaluated[2] > 2
+    assert json.loads(run.folder.summary_file.read_text())["after_step"] == STEPS
 
 
 def test_a_second_driver_on_the_same_run_is_refused(undisturbed: Struck, tmp_path: Path) -> None:
