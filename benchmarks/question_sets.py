@@ -64,11 +64,16 @@ def source_rows(source: str, limit: int | None = None) -> Iterator[QuestionRow]:
         raise QuestionError(
             f"question source {source!r}: of the world there are world:train and world:heldout, drawn and not read"
         )
-    name, slash, split = source.removeprefix("flashrag:").partition("/")
-    if source.startswith("flashrag:") or name in SETS:
+    if is_named(source):
+        name, slash, split = source.removeprefix("flashrag:").partition("/")
         return flashrag_rows(name, split_of(name, split if slash else None), limit)
     path, columns = file_source(source)
     return read_rows(path, columns)
+
+
+def is_named(source: str) -> bool:
+    """Whether a source is the world's or a set of the collection, and no file."""
+    return source.startswith(("world:", "flashrag:")) or source.partition("/")[0] in SETS
 
 
 def file_source(source: str) -> tuple[Path, Columns]:

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from actors.pool.cards import find_pool, load_cards
+from benchmarks.question_sets import file_source, is_named
 from cluster.config import Config, load_config
+from cluster.run_folder import default_name
 from cluster.tracking import KEY_VARIABLE
 
 PACKAGES = ("actors", "benchmarks", "cluster", "learner", "rewards")
@@ -73,7 +75,7 @@ def plan(recipe: str, overrides: Sequence[str] = ()) -> Submission:
         if not path.is_file():
             notes.append(f"{path} is not here; it must be on the cluster, at that path")
             return str(path)
-        name = f"inputs/{len(files)}_{path.name}"
+        name = f"inputs/{len(files)}/{path.name}"  # a file of questions without a set takes its own name
         files[name] = path
         return name
 
@@ -82,6 +84,10 @@ def plan(recipe: str, overrides: Sequence[str] = ()) -> Submission:
     extra = [f"{key}={json.dumps(value)}" for key, value in moved.items()]
     if config.placement.address is None:
         extra.append("placement.address=auto")
+    if config.run.name is None:
+        extra.append(f"run.name={default_name(recipe)}")  # one name, however often the job is started
+    if "if_exists" not in config.run.model_fields_set:
+        extra.append("run.if_exists=resume")  # a job that is started again goes on with its run
     if not config.run.folder.is_absolute():
         notes.append(
             f"run.folder={config.run.folder} is relative: it goes away with the job's working directory; "
@@ -136,14 +142,23 @@ def _moved(config: Config, travel: Callable[[Path], str]) -> dict[str, Any]:
     """Configuration keys that name local files, with the files' places in the job's working directory."""
     moved: dict[str, Any] = {}
     for key, sources in (("data.train", config.data.train), ("data.eval", config.data.eval)):
-        if any(source.endswith(".jsonl") for source in sources):
-            moved[key] = [travel(Path(s)) if s.endswith(".jsonl") else s for s in sources]
+        sent = [_sent(source, travel) for source in sources]
+        if sent != list(sources):
+            moved[key] = sent
     if config.candidates.replies is not None:
         moved["candidates.replies"] = travel(config.candidates.replies)
     for key, cards in _card_files(config).items():
         if find_pool(cards) == cards:  # a pool that ships is there already
             moved[key] = travel(cards)
     return moved
+
+
+def _sent(source: str, travel: Callable[[Path], str]) -> str:
+    """A source of questions as it is called there: a file's new place, and its columns as they were named."""
+    if is_named(source):
+        return source
+    path, _ = file_source(source)
+    return travel(path) + source.removeprefix(str(path))
 
 
 def _card_files(config: Config) -> dict[str, Path]:

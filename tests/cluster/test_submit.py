@@ -40,7 +40,12 @@ def test_local_inputs_travel_and_are_renamed(tmp_path: Path, monkeypatch: pytest
     monkeypatch.delenv("CLERK_KEY", raising=False)
     (tmp_path / "mine.yaml").write_text(
         yaml.safe_dump(
-            {"data": {"train": [f"{tmp_path}/train.jsonl", "flashrag:nq/train"], "eval": "/far/test.jsonl"}}
+            {
+                "data": {
+                    "train": [f"{tmp_path}/train.jsonl", "flashrag:nq/train"],
+                    "eval": "/far/test.jsonl:answers=gold",
+                }
+            }
         ),
         encoding="utf-8",
     )
@@ -53,15 +58,17 @@ def test_local_inputs_travel_and_are_renamed(tmp_path: Path, monkeypatch: pytest
         ],
     )
     words = shlex.split(planned.entrypoint)
-    assert words[:5] == ["python", "-m", "cluster.cli", "train", "inputs/0_mine.yaml"]
-    assert 'data.train=["inputs/1_train.jsonl", "flashrag:nq/train"]' in words
-    assert 'data.eval=["/far/test.jsonl"]' in words
-    assert words.index('candidates.pool.cards="inputs/2_cards.yaml"') > words.index(
+    assert words[:5] == ["python", "-m", "cluster.cli", "train", "inputs/0/mine.yaml"]
+    assert 'data.train=["inputs/1/train.jsonl", "flashrag:nq/train"]' in words
+    assert not any(word.startswith("data.eval=") for word in words)  # as the recipe has it
+    assert any(word.startswith("run.name=mine-") for word in words)
+    assert "run.if_exists=resume" in words
+    assert words.index('candidates.pool.cards="inputs/2/cards.yaml"') > words.index(
         f"candidates.pool.cards={tmp_path}/cards.yaml"
     )
-    assert 'candidates.unseen_cards="inputs/3_new.yaml"' in words
+    assert 'candidates.unseen_cards="inputs/3/new.yaml"' in words
     assert "placement.address=auto" in words
-    assert planned.files["inputs/1_train.jsonl"] == tmp_path / "train.jsonl"
+    assert planned.files["inputs/1/train.jsonl"] == tmp_path / "train.jsonl"
     assert planned.key_variables == ("WANDB_API_KEY",)
     assert planned.missing_keys == ("CLERK_KEY", "POET_KEY")
     text = planned.describe()
