@@ -12,6 +12,7 @@ from pathlib import Path
 
 from actors.trajectory import Trajectory
 from cluster.manifest import STATE, Manifest, ResumeError, read_manifest, write_groups
+from cluster.mirror import Mirror
 from cluster.run_folder import RunFolder, check_checkpoint
 from learner.gang import Call, LearnerGang
 
@@ -35,8 +36,10 @@ class _Writing:
 class CheckpointWriter:
     """Writes one checkpoint at a time, in the background: what is asked of the ranks meanwhile queues up behind it."""
 
-    def __init__(self, gang: LearnerGang, folder: RunFolder, keep: int) -> None:
+    def __init__(self, gang: LearnerGang, folder: RunFolder, keep: int, mirror: Mirror | None = None) -> None:
+        """`keep` checkpoints stay in the folder, and each is copied to the mirror, if there is one."""
         self._gang = gang
+        self._mirror = mirror
         self._folder = folder
         self._keep = keep
         self._writing: _Writing | None = None
@@ -71,6 +74,8 @@ class CheckpointWriter:
             check_checkpoint(writing.stage)  # on another node's own disk it would be missing here
         self._gang.newest_state = self._folder.checkpoint(writing.manifest.step) / STATE
         self._folder.prune(self._keep, heavy=STATE)
+        if self._mirror is not None:
+            self._mirror.begin(self._folder, self._folder.checkpoint(writing.manifest.step))
         return time.monotonic() - writing.began
 
     def abandon(self) -> None:

@@ -60,6 +60,7 @@ _EXPLAINED = (
     ("cluster.demonstrate", "DemonstrateError"),
     ("cluster.fleet", "CrewError"),
     ("cluster.manifest", "ResumeError"),
+    ("cluster.mirror", "MirrorError"),
     ("cluster.placement", "PlacementError"),
     ("cluster.responder", "PolicyUnavailable"),
     ("actors.episode", "PromptTooLong"),

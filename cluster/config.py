@@ -61,6 +61,11 @@ class RunSettings(Settings):
         ge=0,
         description="Pause before a batch is asked anew of which nothing is left, as where providers are down.",
     )
+    mirror: str | None = Field(
+        None,
+        description="URL (s3://…, gs://…, file:///…) under which the newest checkpoints are kept, too; a run goes on "
+        "from there where its folder is lost.",
+    )
     trace: bool = Field(
         False,
         description="Write a trace of episodes, calls, pauses and steps into the run folder, for ui.perfetto.dev.",

@@ -14,6 +14,7 @@ from cluster.config import Config
 from cluster.crew import Crew, ray_session
 from cluster.logs import log_to_file, stop_logging
 from cluster.manifest import ResumeError, check_same_run, fingerprint
+from cluster.mirror import Mirror
 from cluster.policies import locate_checkpoint
 from cluster.run import Run
 from cluster.run_folder import RunFolder
@@ -47,6 +48,7 @@ def train(config: Config, recipe: str, *, resume: bool = False, force: bool = Fa
         if start is not None and start[1].questions != fingerprint(questions):
             raise ResumeError(f"{folder.path} was trained on other questions than data.train gives now; give it those")
         stack.callback(stop_logging, log_to_file(folder.log_file))
+        mirror = _open_mirror(config, stack)
         terminal = stack.enter_context(Terminal(config.run.steps))
         terminal.announce(f"run folder: {folder.path}" + (f", going on from {start[0].name}" if start else ""))
         terminal.phase("start Ray, engines and learner")
@@ -58,15 +60,27 @@ def train(config: Config, recipe: str, *, resume: bool = False, force: bool = Fa
             crew = Crew(config, checkpoint, candidates.all, folder)
             stack.callback(crew.close)
         source = QuestionSource(questions, config.run.seed)
-        run = Run(config, folder, tracker, terminal, crew, candidates, clock, source, heldout)
+        run = Run(config, folder, tracker, terminal, crew, candidates, clock, source, heldout, mirror)
         if start is not None:
             run.go_on(*start)
         stack.callback(run.watch.close)
         summary = run.all_the_way()
         folder.write_summary(summary)
         tracker.finish(summary)
+        if mirror is not None:
+            mirror.begin(folder, folder.latest_checkpoint())
     terminal.finish(summary, folder.path, recipe, example=heldout[0].text if heldout else None)
     return folder.path
+
+
+def _open_mirror(config: Config, stack: ExitStack) -> Mirror | None:
+    """The mirror of the run, which is up to date once the stack ends; None where there is to be none."""
+    if config.run.mirror is None:
+        return None
+    mirror = Mirror(f"{config.run.mirror.rstrip('/')}/{config.run.name}", config.run.keep_checkpoints)
+    mirror.check()
+    stack.callback(mirror.finish)
+    return mirror
 
 
 def _reopen(config: Config, force: bool) -> RunFolder:

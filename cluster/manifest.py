@@ -23,8 +23,8 @@ FILE, STATE, GROUPS = "manifest.json", "state", "groups.pickle"
 # What may be set anew when a run goes on: how far it goes, where it runs, what is kept and shown, what may be spent.
 _FREE = (
     "about", "run.steps", "run.folder", "run.name", "run.if_exists", "run.eval_every", "run.checkpoint_every",
-    "run.keep_checkpoints", "run.trace", "run.sample_trajectories", "run.rollout_timeout_s", "run.group_retries",
-    "run.retry_pause_s", "run.max_refills",
+    "run.keep_checkpoints", "run.trace", "run.mirror", "run.sample_trajectories", "run.rollout_timeout_s",
+    "run.group_retries", "run.retry_pause_s", "run.max_refills",
     "episode.on_failed_call", "episode.timeout_retries", "episode.provider_error_retries", "episode.retry_pause_s",
     "candidates.unseen_cards", "candidates.pool", "candidates.faults", "candidates.latency_scale",
     "candidates.latency_lognormal", "placement",

@@ -36,6 +36,7 @@ from cluster.fleet import CrewError
 from cluster.idleness import advice
 from cluster.manifest import STATE, Manifest, fingerprint, read_groups
 from cluster.metrics import from_learner
+from cluster.mirror import Mirror
 from cluster.plot import plot_run
 from cluster.run_folder import RunFolder, RunFolderError
 from cluster.source import QuestionSource
@@ -71,6 +72,7 @@ class Run:
         clock: Clock,
         source: QuestionSource,
         heldout: list[Question],
+        mirror: Mirror | None = None,
     ) -> None:
         self.config = config
         self.folder = folder
@@ -86,7 +88,7 @@ class Run:
         self.evaluator = Evaluator(config, crew, candidates, heldout, self.judge)
         self._asked: Asked | None = None  # an evaluation under way beside training
         self.watch = StepWatch(config, crew, clock.timeline, folder)
-        self.writer = CheckpointWriter(crew.gang, folder, config.run.keep_checkpoints)
+        self.writer = CheckpointWriter(crew.gang, folder, config.run.keep_checkpoints, mirror)
         self.step = 0
         self._advised: set[str] = set()
         self._recorded = -1  # the last step whose row of metrics is written

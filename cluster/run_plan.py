@@ -3,37 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from cluster.config import Config, ConfigError, load_config
+from cluster.mirror import Mirror
 from cluster.run_folder import RunFolder, RunFolderError, default_name
 
 
-def plan_run(recipe: str | None, overrides: Sequence[str], resume: Path | None) -> tuple[str, Config, bool]:
+def plan_run(recipe: str | None, overrides: Sequence[str], resume: str | None) -> tuple[str, Config, bool]:
     """The recipe, the configuration with the run's name in it, and whether a run is gone on with.
 
     Args:
         recipe: name or file; None, or the first of the overrides, with `resume`.
-        resume: the folder of a run to go on with, under its own configuration.
+        resume: the folder of a run to go on with, under its own configuration; or the URL of its mirror, from which
+            it is fetched into `runs/`.
 
     Raises:
         ConfigError: neither or both were given, or the configuration can't be used.
         RunFolderError: `resume` is no run.
+        MirrorError: a mirror can't be read, or what it holds is there already.
     """
     if resume is None:
         if recipe is None:
             raise ConfigError("a recipe is missing: name one (`router-r1 recipes` lists them), or --resume RUN")
         config = load_config(recipe, overrides)
         config = _in_folder(config, config.run.folder, config.run.name or default_name(recipe))
-        there = RunFolder(config.run.folder / str(config.run.name)).config_file.is_file()
+        path = config.run.folder / str(config.run.name)
+        there = RunFolder(path).config_file.is_file()
+        if not there and config.run.if_exists == "resume" and config.run.mirror is not None:
+            mirror = Mirror(f"{config.run.mirror.rstrip('/')}/{config.run.name}")
+            if there := mirror.has_run():
+                mirror.fetch(path)
         return recipe, config, there and config.run.if_exists == "resume"
     if recipe is not None and "=" not in recipe:
         raise ConfigError(f"--resume goes on with the run's own recipe, and {recipe!r} was given, too; leave one out")
-    file = RunFolder(resume).config_file
+    if "://" in resume:
+        path = Path("runs", PurePosixPath(resume).name)
+        Mirror(resume).fetch(path)
+    else:
+        path = Path(resume)
+    file = RunFolder(path).config_file
     if not file.is_file():
         raise RunFolderError(f"{resume}: holds no config.yaml, so it is no run; give the folder of one (runs/NAME)")
     config = load_config(str(file), [*filter(None, [recipe]), *overrides])
-    folder = resume.absolute()
+    folder = path.absolute()
     return str(file), _in_folder(config, folder.parent, folder.name), True
 
 

@@ -43,8 +43,12 @@ def train(
     ] = None,
     overrides: Overrides = None,
     resume: Annotated[
-        Path | None,
-        typer.Option(help="Go on with the run in this folder, from its newest checkpoint; settings may be changed."),
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Go on with the run in this folder, or at the URL of its mirror, from its newest checkpoint; "
+            "settings may be changed.",
+        ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Go on even with settings that change the course of learning.")
