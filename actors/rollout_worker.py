@@ -17,6 +17,7 @@ from actors.policy_engine import EngineLost
 from actors.pool.calls import CallRequest
 from actors.pool.pool import CandidatePool
 from actors.settings import EngineSettings, EpisodeSettings
+from actors.stacks import Whereabouts, whereabouts
 from actors.timeline import Slice, Timeline
 from actors.trajectory import Trajectory
 from rewards.transcript import RouteCall
@@ -61,8 +62,8 @@ class RolloutWorker:
         self.timeline = Timeline(trace)
         self._played: dict[str, Episode | Trajectory] = {}  # of rollouts that are not over, or ended with the engine
 
-    async def start(self, pause_s: float = 0.0) -> None:
-        """Load tokenizer and engine, `pause_s` seconds from now.
+    async def start(self, pause_s: float = 0.0) -> Whereabouts:
+        """Load tokenizer and engine, `pause_s` seconds from now; returns where they are.
 
         Raises:
             TimeoutError: the engine was not ready in `start_timeout_s`.
@@ -72,6 +73,7 @@ class RolloutWorker:
         await asyncio.sleep(pause_s)
         self.tokenizer = await asyncio.to_thread(AutoTokenizer.from_pretrained, self.checkpoint)
         await self.engine.start()
+        return whereabouts()
 
     async def ping(self) -> None:
         """Return once the engine has answered.

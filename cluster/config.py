@@ -72,6 +72,9 @@ class RunSettings(Settings):
     )
     sample_trajectories: int = Field(4, ge=0, description="Trajectories of each step written out for people.")
     rollout_timeout_s: float = Field(3600, gt=0, description="Deadline for the episodes of one batch.")
+    stall_s: float = Field(
+        900, gt=0, description="Seconds of one phase after which a warning names it, with the stacks of its processes."
+    )
     probe_tolerance: float = Field(
         1e-3, gt=0, description="Nats by which engine and learner may differ on the probe after a sync."
     )

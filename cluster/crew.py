@@ -95,8 +95,9 @@ class Crew:
                 start_timeout_s=config.engine.start_timeout_s,
                 answer_timeout_s=config.engine.control_timeout_s,
                 admit=self._admit_started,
+                stalls=run.stalls_path,
             )
-            self._gang = self._hire_gang(checkpoint, run.path / "bad_batches")
+            self._gang = self._hire_gang(checkpoint, run)
             self._fleet.wait_started()
             self._probe = self._draw_probe()
             self._connect()
@@ -254,7 +255,7 @@ class Crew:
             )
         )
 
-    def _hire_gang(self, checkpoint: Path, bad_batches: Path) -> LearnerGang:
+    def _hire_gang(self, checkpoint: Path, run: RunFolder) -> LearnerGang:
         config = self.config
         return LearnerGang(
             config.learner.for_staleness(config.run.max_staleness).model_copy(
@@ -265,7 +266,8 @@ class Crew:
             placement=self._placement,
             bundles=range(config.learner.ranks),
             cpus_per_rank=bundles(config)[0].resources["CPU"],
-            bad_batches=bad_batches,
+            bad_batches=run.path / "bad_batches",
+            stalls=run.stalls_path,
         )
 
     def _draw_probe(self) -> list[int]:

@@ -12,14 +12,16 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayError, RayTaskError
 
 from actors.episode import EpisodeRequest, Unfinished
-from actors.policy_engine import EngineLost
+from actors.policy_engine import EngineDied, EngineLost
 from actors.rollout_worker import WorkerReport
+from actors.stacks import save_stacks
 from actors.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
@@ -105,6 +107,7 @@ class Fleet:
         start_timeout_s: float,
         answer_timeout_s: float,
         admit: Callable[[], None],
+        stalls: Path | None = None,
     ) -> None:
         """Start all workers.
 
@@ -115,12 +118,14 @@ class Fleet:
             answer_timeout_s: deadline for a worker's engine to answer a ping.
             admit: brings workers that have started up to the learner's weights and marks them ready; called when
                 groups wait and nobody is ready.
+            stalls: folder for the stacks of workers that hang; they are not taken if not given.
         """
         self._hire = hire
         self._max_restarts = max_restarts
         self._start_timeout_s = start_timeout_s
         self._answer_timeout_s = answer_timeout_s + _ANSWER_GRACE_S
         self._admit = admit
+        self._stalls = stalls
         self.restarts = 0
         self._lost_at: dict[int, list[float]] = {}
         self.workers = [self._start(index) for index in range(workers)]
@@ -214,22 +219,24 @@ class Fleet:
         """Replace workers that run and do not answer; return their numbers."""
         calls = {worker.actor.ping.remote(): worker for worker in self.started()}
         done, late = ray.wait(list(calls), num_returns=len(calls), timeout=_PING_S) if calls else ([], [])
-        dead = {calls[call]: f"did not answer within {_PING_S:g} s" for call in late}
+        dead = {calls[call]: (f"did not answer within {_PING_S:g} s", True) for call in late}
         for call in done:
             try:
                 ray.get(call)
             except RayError as error:
-                dead[calls[call]] = _first_line(error)
-        for worker, why in dead.items():
-            self.lost(worker, why)
+                dead[calls[call]] = (_first_line(error), _hangs(error))
+        for worker, (why, hangs) in dead.items():
+            self.lost(worker, why, hangs=hangs)
         return [worker.index for worker in dead]
 
-    def lost(self, worker: Worker, why: str) -> None:
+    def lost(self, worker: Worker, why: str, *, hangs: bool = False) -> None:
         """End a worker and start another in its place; the other workers play its groups on.
 
         Raises:
             CrewError: the budget of restarts is spent.
         """
+        if hangs:
+            self._save_stacks(worker)
         for play in [*worker.plays]:
             self.peek(play)  # what is done is done
         salvaged = self._salvage(worker)
@@ -290,6 +297,13 @@ class Fleet:
         actor = self._hire(index)
         return Worker(index, actor, actor.start.remote(pause_s))
 
+    def _save_stacks(self, worker: Worker) -> None:
+        """Keep what a worker that hangs is doing, for whoever looks for the reason."""
+        if self._stalls is not None:
+            where = ray.get(worker.starting)  # it has started, or it could not hang
+            file = save_stacks(self._stalls, f"rollout_worker_{worker.index}", [where])
+            logger.warning("rollout worker %d hangs; what it does is in %s", worker.index, file)
+
     def _salvage(self, worker: Worker) -> dict[str, Trajectory | Unfinished]:
         """What its episodes have come to, where a worker still answers though its engine does not."""
         if not worker.plays:
@@ -323,7 +337,7 @@ class Fleet:
                 why = f"rollout worker {worker.index} could not play an episode: {_first_line(error)}"
                 raise CrewError(why) from error
             if self.workers[worker.index] is worker:
-                self.lost(worker, _first_line(error))
+                self.lost(worker, _first_line(error), hangs=_hangs(error))
 
     def _finish(self, play: Play) -> None:
         play.finish(ray.get(play.call, timeout=_FETCH_S))
@@ -348,9 +362,9 @@ class Fleet:
                 try:
                     ray.get(ping)
                 except RayError as error:
-                    self.lost(worker, _first_line(error))
+                    self.lost(worker, _first_line(error), hangs=_hangs(error))
             elif now - worker.pinged_at > self._answer_timeout_s:
-                self.lost(worker, f"did not answer for {now - worker.pinged_at:.0f} s")
+                self.lost(worker, f"did not answer for {now - worker.pinged_at:.0f} s", hangs=True)
 
     def _wait_for_somebody(self, timeout_s: float) -> None:
         """Nobody may play: wait for a start, and bring whoever has started up to date."""
@@ -364,6 +378,12 @@ class Fleet:
         if late:
             return f"rollout workers {late} did not finish {len(plays)} groups of episodes"
         return f"no rollout worker was there to play {len(plays)} groups of episodes"
+
+
+def _hangs(error: Exception) -> bool:
+    """Whether an engine was lost that is still there."""
+    cause = getattr(error, "cause", None)
+    return isinstance(cause, EngineLost) and not isinstance(cause, EngineDied)
 
 
 def _first_line(error: Exception) -> str:

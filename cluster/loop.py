@@ -64,6 +64,7 @@ def train(config: Config, recipe: str, *, resume: bool = False, force: bool = Fa
         if start is not None:
             run.go_on(*start)
         stack.callback(run.watch.close)
+        stack.callback(run.watchdog.close)
         summary = run.all_the_way()
         folder.write_summary(summary)
         tracker.finish(summary)

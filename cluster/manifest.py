@@ -24,7 +24,7 @@ FILE, STATE, GROUPS = "manifest.json", "state", "groups.pickle"
 _FREE = (
     "about", "run.steps", "run.folder", "run.name", "run.if_exists", "run.eval_every", "run.checkpoint_every",
     "run.keep_checkpoints", "run.trace", "run.mirror", "run.sample_trajectories", "run.rollout_timeout_s",
-    "run.group_retries", "run.retry_pause_s", "run.max_refills",
+    "run.group_retries", "run.retry_pause_s", "run.max_refills", "run.stall_s",
     "episode.on_failed_call", "episode.timeout_retries", "episode.provider_error_retries", "episode.retry_pause_s",
     "candidates.unseen_cards", "candidates.pool", "candidates.faults", "candidates.latency_scale",
     "candidates.latency_lognormal", "placement",

@@ -43,6 +43,7 @@ from cluster.source import QuestionSource
 from cluster.step_watch import StepWatch
 from cluster.terminal import Terminal
 from cluster.tracking import Tracker
+from cluster.watchdog import Watchdog
 from cluster.windows import Windows
 from learner.bad_batches import NonFiniteError
 from learner.credit import with_signal
@@ -87,6 +88,7 @@ class Run:
         self.windows = Windows(config, source, candidates.cards, crew.fleet)
         self.evaluator = Evaluator(config, crew, candidates, heldout, self.judge)
         self._asked: Asked | None = None  # an evaluation under way beside training
+        self.watchdog = Watchdog(folder.stalls_path, config.run.stall_s)
         self.watch = StepWatch(config, crew, clock.timeline, folder)
         self.writer = CheckpointWriter(crew.gang, folder, config.run.keep_checkpoints, mirror)
         self.step = 0
@@ -339,6 +341,7 @@ class Run:
     def _phase(self, step: int, name: str) -> None:
         """Say on the terminal and in the log what the run does now."""
         self.terminal.phase(name)
+        self.watchdog.phase(f"step {step}: {name}")
         logger.info("step %d: %s", step, name)
 
     def _manifest(self, step: int) -> Manifest:

@@ -57,6 +57,7 @@ class RunFolder:
         self.log_file = path / "log.txt"
         self.ledger_file = path / "ledger.sqlite"
         self.checkpoints_path = path / "checkpoints"
+        self.stalls_path = path / "stalls"  # stacks of what hung
         self._lock: IO[str] | None = None  # held as long as this object is there
 
     @classmethod

@@ -15,6 +15,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.stacks import Whereabouts, save_stacks
 from actors.trajectory import Trajectory
 from learner.bad_batches import BadBatches, NonFiniteError, bad_input, bad_scores, some
 from learner.batching import (
@@ -73,6 +74,7 @@ class LearnerGang:
         bundles: Sequence[int] | None = None,
         cpus_per_rank: float | None = None,
         bad_batches: Path | None = None,
+        stalls: Path | None = None,
     ) -> None:
         """Start the ranks and wait for them.
 
@@ -83,6 +85,7 @@ class LearnerGang:
             placement: placement group to start in, and in `bundles` each rank's bundle (any if not given).
             cpus_per_rank: Ray CPUs that a rank reserves; its threads if not given.
             bad_batches: folder for batches that could not be trained on; they are not kept if not given.
+            stalls: folder for the stacks of ranks that are late; they are not taken if not given.
 
         Raises:
             ValueError: `bundles` doesn't give one bundle per rank.
@@ -95,6 +98,8 @@ class LearnerGang:
         self._placement, self._bundles = placement, bundles
         self._cpus_per_rank = settings.threads if cpus_per_rank is None else cpus_per_rank
         self._bad = BadBatches(settings.max_bad_steps, bad_batches)
+        self._stalls = stalls
+        self._where: list[Whereabouts] = []
         self.newest_state: Path | None = None  # what a restart takes up
         self._restarts = 0
         self._actors: list[Any] = []
@@ -127,8 +132,10 @@ class LearnerGang:
     def _form(self, deadline: float) -> None:
         """Have the processes become ranks of one gang."""
         opened = self._actors[0].open_store.remote()
+        where = [actor.whereabouts.remote() for actor in self._actors]
         refs = [actor.warm.remote() for actor in self._actors]
         (address,) = self._gather([opened], deadline, "open_store")
+        self._where = self._gather(where, deadline, "start their processes")
         self._gather(refs, deadline, "import DeepSpeed")
         refs = [actor.start.remote(rank, address, self._arguments) for rank, actor in enumerate(self._actors)]
         self._gather(refs, deadline, "start")
@@ -252,7 +259,7 @@ class LearnerGang:
 
     def pids(self) -> list[int]:
         """The ranks' processes, each on its own node."""
-        return ray.get([actor.pid.remote() for actor in self._actors], timeout=GRACE_S)
+        return [where.pid for where in self._where]
 
     def logprobs(self, token_ids: Sequence[int]) -> list[float]:
         """The policy's log-probabilities (nats, temperature 1) of all tokens but the first."""
@@ -324,6 +331,7 @@ class LearnerGang:
             done, pending = ray.wait(pending, timeout=max(deadline - time.monotonic(), 0))
             if not done:
                 late = [rank for rank, ref in enumerate(refs) if ref in pending]
+                self._save_stacks(what)
                 raise RankLost(
                     f"{what}: ranks {late} of {len(refs)} did not finish in time; raise learner.step_timeout_s "
                     "(learner.start_timeout_s at the start), or look for a hung rank"
@@ -338,6 +346,12 @@ class LearnerGang:
                     + "; ".join(dict.fromkeys(_short(error) for error in errors))
                 ) from errors[0]
         return ray.get(refs)
+
+    def _save_stacks(self, what: str) -> None:
+        """Keep what all ranks are doing: one that is late may wait for another."""
+        if self._stalls is not None and self._where:
+            file = save_stacks(self._stalls, f"learner_{what.replace(' ', '_')}", self._where)
+            log.warning("ranks are late to %s; what they do is in %s", what, file)
 
     def shutdown(self) -> None:
         """End the ranks' processes. A gang that was shut down can't be used again."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from actors.stacks import Whereabouts, whereabouts
 from learner.settings import LearnerSettings
 
 if TYPE_CHECKING:
@@ -46,9 +47,9 @@ class RankProcess:
         store = self.store if rank == 0 else TCPStore(*address, self.settings.ranks, is_master=False)
         self.rank = LearnerRank(self.settings, rank=rank, store=store, **arguments)
 
-    def pid(self) -> int:
-        """Number of the process on its node."""
-        return os.getpid()
+    def whereabouts(self) -> Whereabouts:
+        """Where the process is."""
+        return whereabouts()
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the rank."""

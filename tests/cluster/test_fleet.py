@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +16,10 @@ from actors.episode import EpisodeRequest, Unfinished
 from actors.menu import Menu
 from actors.policy_engine import EngineLost
 from actors.questions import Question
+from actors.stacks import Whereabouts, whereabouts
 from actors.trajectory import TokenBuffer, Trajectory
 from benchmarks.scripted_worker import play, write_script
+from cluster import fleet as module
 from cluster.fleet import CrewError, Fleet, Play
 
 pytestmark = pytest.mark.engine
@@ -31,13 +34,23 @@ class Worker:
     def __init__(self, index: int) -> None:
         self._index = index
         self._lost = asyncio.Event()
+        self._hangs = False
         self._unfinished: dict[str, Trajectory | Unfinished] = {}
         self.asked: list[str] = []
 
-    async def start(self, pause_s: float = 0.0) -> None:
+    async def start(self, pause_s: float = 0.0) -> Whereabouts:
         await asyncio.sleep(pause_s)
+        return whereabouts()
+
+    async def hang(self) -> None:
+        self._hangs = True
+
+    def hang_for_good(self) -> None:
+        time.sleep(600)
 
     async def ping(self) -> None:
+        if self._hangs:
+            self.hang_for_good()
         if self._lost.is_set():
             raise EngineLost("the engine's processes died")
 
@@ -81,7 +94,7 @@ def group(name: str, size: int = 3) -> list[EpisodeRequest]:
 
 
 @pytest.fixture
-def fleet(ray_cluster: None) -> Iterator[Fleet]:
+def fleet(ray_cluster: None, tmp_path: Path) -> Iterator[Fleet]:
     kind = ray.remote(Worker).options(num_cpus=0, max_concurrency=100)
 
     def admit() -> None:
@@ -94,7 +107,7 @@ def fleet(ray_cluster: None) -> Iterator[Fleet]:
         hired.append(index)
         return kind.remote(index if hired.count(index) == 1 else 100 + index)  # the next of its number is well
 
-    made = Fleet(hire, workers=2, max_restarts=2, start_timeout_s=60, answer_timeout_s=60, admit=admit)
+    made = Fleet(hire, workers=2, max_restarts=2, start_timeout_s=60, answer_timeout_s=60, admit=admit, stalls=tmp_path)
     made.wait_started()
     admit()
     yield made
@@ -183,3 +196,20 @@ def test_nobody_there_in_time_is_told(fleet: Fleet) -> None:
         CrewError, match=r"no rollout worker was there to play 1 groups of episodes within 1 s \(limit\)"
     ):
         fleet.collect(plays, 1, "limit")
+
+
+def test_a_worker_that_hangs_is_replaced_and_what_it_did_is_kept(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PING_EVERY_S", 0.2)
+    fleet._answer_timeout_s = 2.0
+    groups = [group("wait-0"), group("b")]
+    plays = fleet.submit(groups)
+    first = fleet.workers[0]
+    wait_until_asked(first, "wait-0/0")
+    ray.get(first.actor.hang.remote())
+    assert names(fleet.collect(plays, 60, "limit")) == expected(groups)
+    assert fleet.restarts == 1
+    (file,) = tmp_path.glob("*_rollout_worker_0.txt")
+    text = file.read_text()
+    assert "hang_for_good" in text or "ermission" in text
