@@ -173,6 +173,12 @@ class PlacementSettings(Settings):
 
     address: str | None = Field(None, description="Ray cluster to join; none starts one on this machine.")
     rollout_workers: int = Field(1, gt=0, description="vLLM engines.")
+    min_rollout_workers: int | None = Field(
+        None,
+        gt=0,
+        description="Engines that are waited for and whose places are reserved; the others join when the cluster has "
+        "room for them, and may leave with their nodes. All, if not set.",
+    )
     strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
         "PACK", description="Ray placement strategy of the run's bundles."
     )
@@ -180,6 +186,20 @@ class PlacementSettings(Settings):
     max_worker_restarts: int = Field(
         8, ge=0, description="Rollout workers that are replaced in a run after they died or hung."
     )
+
+    @property
+    def reserved_workers(self) -> int:
+        """Engines whose places are reserved."""
+        return self.rollout_workers if self.min_rollout_workers is None else self.min_rollout_workers
+
+    @model_validator(mode="after")
+    def _no_more_than_all(self) -> PlacementSettings:
+        if self.reserved_workers > self.rollout_workers:
+            raise ValueError(
+                f"min_rollout_workers={self.min_rollout_workers} is more than rollout_workers={self.rollout_workers}; "
+                "lower it, or raise rollout_workers"
+            )
+        return self
 
 
 class TrackingSettings(Settings):

@@ -101,7 +101,7 @@ def start_fleet(hire: Any, workers: int) -> Fleet:
         answer_timeout_s=TIMEOUT_S,
         admit=admit_started,
     )
-    fleet.wait_started()
+    fleet.wait_started(workers)
     admit_started()
     return fleet
 

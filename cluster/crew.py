@@ -18,7 +18,7 @@ from actors.pool.pool import CandidatePool
 from actors.rollout_worker import RolloutWorker
 from cluster.config import Config
 from cluster.fleet import CrewError, Fleet, Worker
-from cluster.placement import bundles, reserve
+from cluster.placement import bundles, reserve, worker_bundle
 from cluster.reaper import start_reaper
 from cluster.run_folder import RunFolder
 from cluster.stopping import stop_on_sigterm
@@ -98,7 +98,7 @@ class Crew:
                 stalls=run.stalls_path,
             )
             self._gang = self._hire_gang(checkpoint, run)
-            self._fleet.wait_started()
+            self._fleet.wait_started(config.placement.reserved_workers)
             self._probe = self._draw_probe()
             self._connect()
             for worker in self._connected:
@@ -149,6 +149,8 @@ class Crew:
                     raise
         self.version = version
         for worker in self._connected:
+            if not worker.ready:
+                logger.info("rollout worker %d joins with version %d", worker.index, version)
             worker.ready = True
         return self.check_probe()
 
@@ -234,15 +236,17 @@ class Crew:
 
     def _hire_worker(self, index: int) -> Any:
         config = self.config
-        bundle = config.learner.ranks + index
-        wanted = bundles(config)[bundle].resources
+        wanted = worker_bundle(config, index).resources
+        reserved = index < config.placement.reserved_workers
         return (
             ray.remote(RolloutWorker)
             .options(
                 num_cpus=wanted["CPU"],
                 num_gpus=wanted.get("GPU", 0),
                 max_concurrency=4096,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, bundle),
+                scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, config.learner.ranks + index)
+                if reserved
+                else "SPREAD",
             )
             .remote(
                 str(self._checkpoint),

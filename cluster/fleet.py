@@ -130,13 +130,13 @@ class Fleet:
         self._lost_at: dict[int, list[float]] = {}
         self.workers = [self._start(index) for index in range(workers)]
 
-    def wait_started(self) -> None:
-        """Wait for every worker's engine.
+    def wait_started(self, count: int) -> None:
+        """Wait for the engines of the first `count` workers.
 
         Raises:
             CrewError: one could not start, or was late.
         """
-        self.get([worker.starting for worker in self.workers], self._start_timeout_s, "start its engine")
+        self.get([worker.starting for worker in self.workers[:count]], self._start_timeout_s, "start its engine")
 
     def started(self) -> list[Worker]:
         """Workers whose engine runs. One that failed to start is replaced, or fails the run."""
@@ -281,7 +281,10 @@ class Fleet:
 
     def close(self) -> None:
         """End every worker, engines first, within a deadline."""
-        stopping = [worker.actor.shutdown.remote() for worker in self.workers]
+        calls = [worker.starting for worker in self.workers]
+        started, _ = ray.wait(calls, num_returns=len(calls), timeout=0) if calls else ([], [])
+        # What still starts has nothing to stop in order, and may wait for a place for ever.
+        stopping = [worker.actor.shutdown.remote() for worker in self.workers if worker.starting in started]
         late = ray.wait(stopping, num_returns=len(stopping), timeout=_SHUTDOWN_S)[1] if stopping else []
         if late:
             count = len(stopping)

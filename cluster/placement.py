@@ -28,12 +28,14 @@ class Bundle:
 
 
 def bundles(config: Config) -> list[Bundle]:
-    """Learner ranks first, then rollout workers; the order is that of the placement group."""
-    cpus, gpu = _cpus_per_actor(config), config.learner.device == "cuda"
-    worker = {"CPU": cpus} | ({"GPU": float(config.engine.tensor_parallel_size)} if gpu else {})
-    return rank_bundles(config) + [
-        Bundle(f"rollout worker {i}", worker) for i in range(config.placement.rollout_workers)
-    ]
+    """Learner ranks first, then the rollout workers that are waited for; the order is that of the placement group."""
+    return rank_bundles(config) + [worker_bundle(config, i) for i in range(config.placement.reserved_workers)]
+
+
+def worker_bundle(config: Config, index: int) -> Bundle:
+    """What a rollout worker needs; those beyond the reserved ones take it wherever it is to be had."""
+    gpu = {"GPU": float(config.engine.tensor_parallel_size)} if config.learner.device == "cuda" else {}
+    return Bundle(f"rollout worker {index}", {"CPU": _cpus_per_actor(config), **gpu})
 
 
 def rank_bundles(config: Config) -> list[Bundle]:
@@ -52,6 +54,9 @@ def describe(config: Config) -> str:
     for bundle in bundles(config):
         wanted = ", ".join(f"{amount:g} {name}" for name, amount in bundle.resources.items())
         lines.append(f"  {bundle.role}: {wanted}")
+    placement = config.placement
+    for index in range(placement.reserved_workers, placement.rollout_workers):
+        lines.append(f"outside it, once there is room: {worker_bundle(config, index).role}")
     lines.append(f"outside it: {config.candidates.pool.callers} candidate caller(s), 0.1 CPU each")
     gpus = sum(bundle.resources.get("GPU", 0) for bundle in bundles(config))
     lines.append(f"in all: {gpus:g} GPUs; weights are synced by {config.weight_backend}")

@@ -1,4 +1,4 @@
-"""A whole node is lost: its raylet is killed with -9, and what ran there goes on on another."""
+"""A node comes and is lost in mid-run: a worker joins with it, and its raylet is killed with -9."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from struck import Struck
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
-STEPS = 6
+STEPS = 12
 _STORE_BYTES = 100 * 2**20
 
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    """Two nodes of which neither has room for the whole run: learner, two workers (0.5 CPUs each), caller (0.1)."""
+    """A node with room for the learner, a worker (0.5 CPUs each) and the caller (0.1), and for no second worker."""
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1.2, "object_store_memory": _STORE_BYTES})
     try:
         yield made
@@ -26,21 +26,21 @@ def cluster() -> Iterator[Cluster]:
         made.shutdown()
 
 
-def test_a_node_is_lost_and_another_takes_its_place(cluster: Cluster, tmp_path: Path) -> None:
-    doomed = cluster.add_node(num_cpus=0.6, object_store_memory=_STORE_BYTES)
+def test_a_worker_joins_with_a_node_and_is_lost_with_it(cluster: Cluster, tmp_path: Path) -> None:
     run = Struck(
-        tmp_path, "moved", f"run.steps={STEPS}", "run.checkpoint_every=1", f"placement.address={cluster.address}",
-        "placement.rollout_workers=2", "candidates.pool.callers=1",
+        tmp_path, "elastic", f"run.steps={STEPS}", f"placement.address={cluster.address}",
+        "placement.rollout_workers=2", "placement.min_rollout_workers=1", "candidates.latency_scale=0.5",
     )  # fmt: skip
     try:
-        run.wait_for_log("step 2: roll out")
+        run.wait_for_log("step 1: roll out")  # with one worker
+        node = cluster.add_node(num_cpus=0.6, object_store_memory=_STORE_BYTES)
+        run.wait_for_log("rollout worker 1 joins")
+        run.wait_for_log("roll out")
         time.sleep(0.3)
-        doomed.kill_raylet(check_alive=False)
-        cluster.add_node(num_cpus=0.6, object_store_memory=_STORE_BYTES)
+        node.kill_raylet(check_alive=False)
         run.finish(400)
     finally:
         run.program.process.kill()
         run.program.left()
     run.check(STEPS)
-    log = run.folder.log_file.read_text()
-    assert "is lost" in log or "learner gang restarted" in log
+    assert "rollout worker 1 is lost" in run.folder.log_file.read_text()
