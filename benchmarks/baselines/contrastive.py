@@ -42,10 +42,11 @@ class Contrastive(Router):
     """A router after RouterDC (Chen et al., arXiv 2409.19886, section 3): for each question the best candidates are
     drawn near and the others pushed away, and questions of one cluster are drawn together.
 
-    The paper takes the top candidates by score as positives and those of the lowest score as negatives. Here every
-    candidate of the highest utility is a positive, and each other one is a negative by how much less it is worth:
-    otherwise two candidates that differ by a hundredth of a cent would be pushed as far apart as a right and a wrong
-    one. The paper fine-tunes a language model for the embedding; here it is a network on `Embedder`'s.
+    The paper takes the top candidates by score as positives and those of the lowest score as negatives. Here each
+    candidate is a positive against those that are worth less, by how much less they are worth: otherwise two that
+    differ by a hundredth of a cent would be pushed as far apart as a right and a wrong one, and the cheapest right one
+    would be the only positive. The paper fine-tunes a language model for the embedding; here it is a network on
+    `Embedder`'s.
     """
 
     learns_lambda = True
@@ -78,15 +79,16 @@ class Contrastive(Router):
 
 
 def _candidates_loss(scores: torch.Tensor, utility: torch.Tensor) -> torch.Tensor:
-    """Mean over positives of -gap log(e^positive / (e^positive + Σ (gap_i / gap) e^negative_i)), where gap_i is what
-    negative i is worth less, and gap the most of these. Where all are 1, it is the paper's."""
-    gaps = utility.max(dim=1, keepdim=True).values - utility
-    positive = gaps <= _ALIKE
-    widest = gaps.max(dim=1, keepdim=True).values
-    negatives = (scores + torch.log(gaps / widest.clamp(min=_ALIKE))).masked_fill(positive, float("-inf"))
-    against = torch.logsumexp(torch.cat([scores[:, :, None], negatives[:, None].expand(-1, scores.shape[1], -1)], 2), 2)
-    each = torch.where(positive, against - scores, torch.zeros_like(scores)).sum(1) / positive.sum(1)
-    return (widest.squeeze(1) * each).mean()
+    """Mean over candidates i of -log(e^i / (e^i + Σ_j (gap_ij / gap_i) e^j)), weighed by gap_i, over those j that are
+    worth less by gap_ij, of which gap_i is the widest; times the widest of all. Where replies are worth 0 or 1, that
+    is the paper's mean over positives."""
+    gaps = (utility[:, :, None] - utility[:, None, :]).clamp(min=0)  # (rows, positive, negative)
+    widest = gaps.max(dim=2).values
+    shares = gaps / widest.clamp(min=_ALIKE)[:, :, None]
+    negatives = torch.where(gaps > _ALIKE, scores[:, None, :] + torch.log(shares.clamp(min=_ALIKE)), float("-inf"))
+    each = torch.logsumexp(torch.cat([scores[:, :, None], negatives], 2), 2) - scores
+    mean = (widest * each).sum(1) / widest.sum(1).clamp(min=_ALIKE)
+    return (widest.max(dim=1).values * mean).mean()
 
 
 def _questions_loss(encoded: torch.Tensor, clusters: torch.Tensor) -> torch.Tensor:
