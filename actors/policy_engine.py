@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import getpass
 import itertools
 import logging
 import os
+import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import psutil  # type: ignore[import-untyped]
 
 from actors.generation import Generation
-from actors.orphans import OWNER_VARIABLE
+from actors.orphans import OWNER_VARIABLE, SCRATCH_PREFIX
 from actors.settings import EngineSettings, SamplingSettings
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class EngineLost(RuntimeError):
@@ -39,6 +43,7 @@ class EngineDied(EngineLost):
 
 _SHUTDOWN_GRACE_S = 20.0
 _RECEPTION_POLL_S = 0.02
+_ALIVE_EVERY_S = 0.5
 # Small blocks let short episodes share and reuse prefixes; vLLM's default on CPU is 128 tokens, and its CPU
 # attention wants a multiple of 32.
 _CPU_BLOCK_TOKENS = 32
@@ -73,6 +78,7 @@ class PolicyEngine:
         self._paused_since: float | None = None
         self._children: list[psutil.Process] = []
         self._request_numbers = itertools.count()
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None  # vLLM leaves its sockets in it
 
     async def start(self) -> None:
         """Start the engine's processes and load the weights.
@@ -85,7 +91,7 @@ class PolicyEngine:
         try:
             with _environment(self._variables()):
                 self._llm = await asyncio.wait_for(asyncio.to_thread(self._build), deadline_s)
-            await asyncio.wait_for(self._engine.update_weight_version(str(self.version)), deadline_s)
+            await asyncio.wait_for(self._alive(self._engine.update_weight_version(str(self.version))), deadline_s)
         except TimeoutError as error:
             raise TimeoutError(
                 f"the vLLM engine for {self.model} was not ready within start_timeout_s={deadline_s:g}; "
@@ -95,6 +101,7 @@ class PolicyEngine:
             self._children = [p for p in _child_processes() if p not in before]
             if self._llm is None:
                 _end_processes(self._children, grace_s=0)
+                self._tidy()
 
     async def shutdown(self) -> None:
         """Stop the engine; requests under way fail. Leaves none of its processes behind."""
@@ -104,6 +111,7 @@ class PolicyEngine:
         await asyncio.to_thread(_end_processes, self._children, _SHUTDOWN_GRACE_S)
         del llm
         gc.collect()  # it sits in cycles, and collected at interpreter exit its destructor raises
+        self._tidy()
 
     async def generate(
         self,
@@ -144,7 +152,7 @@ class PolicyEngine:
         except TimeoutError as error:
             raise EngineLost(str(error)) from error
         except EngineDeadError as error:
-            raise EngineDied(f"the engine's processes for {self.model} died; see its log") from error
+            raise EngineDied(self._death) from error
         if last is None or last.finish_reason not in ("stop", "length"):
             raise RuntimeError(
                 f"the engine ended a request with finish_reason={last and last.finish_reason!r} in place of "
@@ -164,12 +172,10 @@ class PolicyEngine:
         Raises:
             EngineLost: they are gone, or did not answer within `settings.control_timeout_s`.
         """
-        from vllm.v1.engine.exceptions import EngineDeadError
-
         try:
             async with self._deadline("answer", "control_timeout_s"):
                 await self._reception()
-        except (TimeoutError, EngineDeadError) as error:
+        except TimeoutError as error:
             raise EngineLost(str(error)) from error
 
     async def score(self, token_ids: list[int], *, timeout_s: float = 120.0) -> list[float]:
@@ -211,13 +217,13 @@ class PolicyEngine:
         """Join the learner's weight-sync group; returns once all its members have."""
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
-        await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info))
+        await self._alive(self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info)))
 
     async def start_weight_update(self) -> None:
         """Begin to receive weights; over NCCL, which writes over those in use, pause first."""
         if self.weight_backend == "nccl":
             await self.pause()
-        await self._engine.start_weight_update()
+        await self._alive(self._engine.start_weight_update())
 
     async def update_weights(self, update_info: dict[str, Any]) -> None:
         """Receive the weights that the learner broadcasts.
@@ -232,7 +238,7 @@ class PolicyEngine:
         # Each wait of the reception has a deadline of its own.
         while self.weight_backend == "gloo" and not (await self._reception())[1]:  # noqa: ASYNC110
             await asyncio.sleep(_RECEPTION_POLL_S)
-        await self._engine.update_weights(WeightTransferUpdateRequest(update_info))
+        await self._alive(self._engine.update_weights(WeightTransferUpdateRequest(update_info)))
 
     async def reception_progress(self) -> int:
         """Buckets of weights that have arrived over gloo since `start_weight_update`."""
@@ -247,31 +253,56 @@ class PolicyEngine:
         if self._paused_since is None:
             await self.pause()
         async with self._deadline(f"use the weights of version {version}", "control_timeout_s"):
-            await self._engine.finish_weight_update(str(version))
+            await self._alive(self._engine.finish_weight_update(str(version)))
         self.version = version
         return await self.resume()
 
     async def pause(self) -> None:
-        """Freeze all requests after the present step and empty the key-value cache: it must not outlive its weights.
+        """Freeze all requests after the present step, and empty the key-value cache if `settings.recompute_kv`.
 
-        Frozen requests keep their tokens; on `resume` their prefixes are computed anew under the weights of
-        that time, and so each token's log-probability is that of the version it is labelled with.
+        Frozen requests keep their tokens; on `resume` their prefixes are then computed anew under the weights of
+        that time, and so each token's log-probability is that of the version it is labelled with. Where the cache is
+        kept, later tokens attend to keys and values of the version before. Prefixes of requests to come are never
+        shared over versions, by their salt.
         """
         async with self._deadline("pause", "control_timeout_s"):
-            await self._engine.pause_generation(mode="keep", clear_cache=True)
+            await self._alive(self._engine.pause_generation(mode="keep", clear_cache=self.settings.recompute_kv))
         self._paused_since = time.perf_counter()
 
     async def resume(self) -> float:
         """Go on after `pause`; returns the seconds since it came about."""
         async with self._deadline("resume", "control_timeout_s"):
-            await self._engine.resume_generation()
+            await self._alive(self._engine.resume_generation())
         began, self._paused_since = self._paused_since, None
         return 0.0 if began is None else time.perf_counter() - began
 
     async def _reception(self) -> tuple[int, bool]:
         """Buckets received by the slowest of the engine's workers, and whether all have come to an end."""
-        workers = await self._engine.collective_rpc("reception_progress")
+        workers = await self._alive(self._engine.collective_rpc("reception_progress"))
         return min(buckets for buckets, _ in workers), all(ended for _, ended in workers)
+
+    async def _alive(self, call: Coroutine[Any, Any, T]) -> T:
+        """What a call to the engine's processes returns. vLLM leaves one that was under way as they died pending.
+
+        Raises:
+            EngineDied: they are gone.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        task = asyncio.ensure_future(call)
+        try:
+            while not (await asyncio.wait([task], timeout=_ALIVE_EVERY_S))[0]:
+                if self._engine.errored:
+                    raise EngineDied(self._death)
+            return task.result()
+        except EngineDeadError as error:
+            raise EngineDied(self._death) from error
+        finally:
+            task.cancel()
+
+    @property
+    def _death(self) -> str:
+        return f"the engine's processes for {self.model} died; see its log"
 
     @asynccontextmanager
     async def _deadline(self, what: str, setting: str) -> AsyncIterator[None]:
@@ -331,9 +362,20 @@ class PolicyEngine:
             **(on_cpu if settings.device == "cpu" else on_gpu),
         )
 
+    def _tidy(self) -> None:
+        """Remove what the engine's processes have left on disk."""
+        if self._scratch is not None:
+            self._scratch.cleanup()
+            self._scratch = None
+
     def _variables(self) -> dict[str, str]:
         """Environment of the engine's processes."""
+        compiled = f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"  # torch's own choice, which stays
+        self._scratch = tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, ignore_cleanup_errors=True)
         variables = {
+            "TMPDIR": self._scratch.name,
+            "VLLM_RPC_BASE_PATH": self._scratch.name,
+            "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", compiled),
             OWNER_VARIABLE: str(os.getpid()),
             "VLLM_ENGINE_READY_TIMEOUT_S": str(max(1, int(self.settings.start_timeout_s))),
             "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),

@@ -37,6 +37,11 @@ class EngineSettings(Settings):
     kv_cache_gib: float = Field(1.0, gt=0, description="Memory for keys and values on CPU, in GiB.")
     threads: int = Field(1, gt=0, description="OpenMP threads of a CPU engine.")
     enforce_eager: bool = Field(True, description="Do without graph capture; required on CPU.")
+    recompute_kv: bool = Field(
+        True,
+        description="Compute keys and values of sequences under way anew for new weights: exact, and dear for long ones. "
+        "Else they go on with those of the version before.",
+    )
     start_timeout_s: float = Field(300, gt=0, description="Deadline for the engine to be ready.")
     turn_timeout_s: float = Field(
         1800, gt=0, description="Deadline for one turn's tokens, with the time that the engine is paused."

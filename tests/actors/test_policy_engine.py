@@ -157,7 +157,7 @@ def test_the_engine_ends_with_a_killed_owner(checkpoint: Path, model) -> None:
             settings = EngineSettings(max_model_len=128, kv_cache_gib=0.1)
             engine = PolicyEngine({str(checkpoint)!r}, settings, weight_backend="gloo")
             await engine.start()
-            sys.stdout.write(" ".join(str(p.pid) for p in engine._children) + "\\n")
+            sys.stdout.write(engine._scratch.name + " " + " ".join(str(p.pid) for p in engine._children) + "\\n")
             sys.stdout.flush()
             await asyncio.sleep(600)
 
@@ -169,8 +169,9 @@ def test_the_engine_ends_with_a_killed_owner(checkpoint: Path, model) -> None:
     owner = subprocess.Popen([sys.executable, str(path)], stdout=subprocess.PIPE, text=True)
     try:
         assert owner.stdout is not None
-        line = owner.stdout.readline()
-        children = [psutil.Process(int(pid)) for pid in line.split()]
+        scratch, *pids = owner.stdout.readline().split()
+        assert any(Path(scratch).iterdir())  # vLLM's sockets
+        children = [psutil.Process(int(pid)) for pid in pids]
         assert len(children) >= 2
     finally:
         owner.send_signal(signal.SIGKILL)
@@ -179,3 +180,4 @@ def test_the_engine_ends_with_a_killed_owner(checkpoint: Path, model) -> None:
     for process in alive:
         process.kill()
     assert not alive
+    assert not Path(scratch).exists()
