@@ -39,8 +39,8 @@ class EngineSettings(Settings):
     enforce_eager: bool = Field(True, description="Do without graph capture; required on CPU.")
     recompute_kv: bool = Field(
         True,
-        description="Compute keys and values of sequences under way anew for new weights: exact, and dear for long ones. "
-        "Else they go on with those of the version before.",
+        description="Compute keys and values of sequences under way anew for new weights: exact, dear for long ones; "
+        "else they go on with those of the version before.",
     )
     start_timeout_s: float = Field(300, gt=0, description="Deadline for the engine to be ready.")
     turn_timeout_s: float = Field(

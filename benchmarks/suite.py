@@ -15,6 +15,7 @@ BENCHES = {
     "rollout": "benchmarks.rollout_bench",
     "score": "benchmarks.score_bench",
     "startup": "benchmarks.startup",
+    "survival": "cluster.survival_bench",
     "sync": "benchmarks.sync_bench",
     "world": "benchmarks.world_bench",
 }
