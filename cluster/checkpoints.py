@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.trajectory import Trajectory
+from cluster.checkpoint_folder import check_checkpoint
 from cluster.manifest import STATE, Manifest, ResumeError, read_manifest, write_groups
 from cluster.mirror import Mirror
-from cluster.run_folder import RunFolder, check_checkpoint
+from cluster.run_folder import RunFolder
 from learner.gang import Call, LearnerGang
 
 logger = logging.getLogger(__name__)

@@ -64,7 +64,7 @@ _EXPLAINED = (
     ("cluster.placement", "PlacementError"),
     ("cluster.responder", "PolicyUnavailable"),
     ("actors.episode", "PromptTooLong"),
-    ("cluster.run_folder", "RunFolderError"),
+    ("cluster.disk", "RunFolderError"),
     ("cluster.run_id", "RunIdError"),
     ("cluster.serving", "ServingError"),
     ("cluster.submit", "SubmitError"),

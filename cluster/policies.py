@@ -6,8 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.world.coldstart import CHECKPOINT
+from cluster.checkpoint_folder import check_checkpoint
 from cluster.config import ConfigError
-from cluster.run_folder import RunFolderError, check_checkpoint
+from cluster.disk import RunFolderError
 
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 

@@ -20,11 +20,11 @@ from actors.pool.ledger_database import FILE_NAME as LEDGER_FILE
 from actors.questions import Question
 from actors.settings import SamplingSettings
 from actors.trajectory import Trajectory
+from cluster.checkpoint_folder import resolve_checkpoint_folder
 from cluster.config import Config, load_config
 from cluster.ledger_place import prepare_ledger
 from cluster.policies import locate_checkpoint
 from cluster.requests import evaluation_budget
-from cluster.run_folder import resolve_checkpoint_folder
 from cluster.run_id import FILE_NAME as RUN_ID_FILE
 from cluster.run_id import keep_run_id
 

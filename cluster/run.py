@@ -31,6 +31,7 @@ from cluster.checkpoints import CheckpointWriter, newest_manifest
 from cluster.clock import Clock
 from cluster.config import Config
 from cluster.crew import Crew, SyncError
+from cluster.disk import RunFolderError
 from cluster.evaluator import Asked, Evaluator
 from cluster.fleet import CrewError
 from cluster.idleness import advice
@@ -38,7 +39,7 @@ from cluster.manifest import STATE, Manifest, fingerprint, read_groups
 from cluster.metrics import from_learner
 from cluster.mirror import Mirror
 from cluster.plot import plot_run
-from cluster.run_folder import RunFolder, RunFolderError
+from cluster.run_folder import RunFolder
 from cluster.source import QuestionSource
 from cluster.step_watch import StepWatch
 from cluster.terminal import Terminal

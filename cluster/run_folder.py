@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import logging
@@ -20,6 +19,7 @@ import yaml
 
 from actors.trajectory import Trajectory
 from cluster.config import Config
+from cluster.disk import RunFolderError, remove, sync, sync_tree, write_whole, writing
 from cluster.metrics import undeclared
 from cluster.report import trajectory_report
 from cluster.run_id import FILE_NAME as RUN_ID
@@ -28,13 +28,6 @@ from cluster.run_id import keep_run_id
 logger = logging.getLogger(__name__)
 
 _LEFTOVER_S = 10.0
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Writers in other languages and other processes report a full disk in words only.
-_DISK_FULL_WORDS = ("no space left", "disk quota", "file too large", "file write failed")
-
-
-class RunFolderError(RuntimeError):
-    """A run folder or checkpoint that can't be written or used; the message names path, fault and remedy."""
 
 
 def default_name(recipe: str) -> str:
@@ -69,7 +62,7 @@ class RunFolder:
         """
         path = config.run.folder / (config.run.name or default_name(recipe))
         folder = cls(path)
-        with _writing(path, "the run folder"):
+        with writing(path, "the run folder"):
             if path.is_dir() and not _is_begun(path):
                 raise RunFolderError(f"run folder {path}: is not empty; give another run.name, or move it away")
             path.mkdir(parents=True, exist_ok=True)
@@ -81,7 +74,7 @@ class RunFolder:
 
     def _write_config(self, config: Config, header: str) -> None:
         dumped = yaml.safe_dump(config.dump(), sort_keys=False, allow_unicode=True)
-        _write_whole(self.config_file, header + dumped)
+        write_whole(self.config_file, header + dumped)
 
     def replace_config(self, config: Config) -> None:
         """Write down the configuration that the run goes on with; the one before is kept as `config.1.yaml`, ….
@@ -91,10 +84,10 @@ class RunFolder:
         """
         if config.dump() == self.read_config():
             return
-        with _writing(self.path, "the configuration"):
+        with writing(self.path, "the configuration"):
             number = 1 + len(list(self.path.glob("config.*.yaml")))
             text = self.config_file.read_text(encoding="utf-8")
-            _write_whole(self.path / f"config.{number}.yaml", text)
+            write_whole(self.path / f"config.{number}.yaml", text)
             header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
             self._write_config(config, header)
 
@@ -108,10 +101,10 @@ class RunFolder:
         folder = cls(path)
         if not folder.config_file.is_file():
             raise RunFolderError(f"{path}: holds no config.yaml, so it is no run; give the folder of one (runs/NAME)")
-        with _writing(path, "the run folder"):
+        with writing(path, "the run folder"):
             folder._take_lock()
             until = time.monotonic() + _LEFTOVER_S  # those who wrote it may still be ending
-            while (left := [path for path in folder.checkpoints_path.glob(".*") if not _remove(path)]) and (
+            while (left := [path for path in folder.checkpoints_path.glob(".*") if not remove(path)]) and (
                 time.monotonic() < until
             ):
                 time.sleep(0.5)
@@ -122,7 +115,7 @@ class RunFolder:
     @property
     def run_id(self) -> str:
         """What the run is known by to ledgers and trackers; it keeps it when it goes on."""
-        with _writing(self.path, "the run's id"):
+        with writing(self.path, "the run's id"):
             return keep_run_id(self.path / RUN_ID, self.path.name)
 
     def read_config(self) -> dict[str, Any]:
@@ -151,15 +144,15 @@ class RunFolder:
     def cut_after(self, step: int) -> None:
         """Drop what was written of steps after `step`, which are taken again; -1 for a run that begins anew."""
         rows = [row for row in self.read_metrics() if row["step"] <= step]
-        with _writing(self.metrics_file, "metrics"):
-            _write_whole(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
+        with writing(self.metrics_file, "metrics"):
+            write_whole(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
         for file in (self.path / "trajectories").glob("step_*.md"):
             if step_of(file) > step:
                 file.unlink()
         for path in self.checkpoints():
             if step_of(path) > step:  # damaged, else the run would go on from it
                 aside = path.with_name(f"damaged_{path.name}")
-                _remove(aside)
+                remove(aside)
                 path.rename(aside)
                 logger.warning("%s is damaged and was set aside as %s", path, aside.name)
 
@@ -175,7 +168,7 @@ class RunFolder:
         if "step" not in row:
             raise ValueError(f"a row of metrics needs its 'step'; got {sorted(row)}")
         line = json.dumps({key: _finite(value) for key, value in row.items()}) + "\n"
-        with _writing(self.metrics_file, "metrics"):
+        with writing(self.metrics_file, "metrics"):
             whole = self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
             try:
                 with self.metrics_file.open("a", encoding="utf-8") as file:
@@ -200,7 +193,7 @@ class RunFolder:
         """
         path = self.path / "trajectories" / f"step_{step:06d}.md"
         texts = [trajectory_report(t, f"{label} {number}") for number, t in enumerate(trajectories, 1)]
-        with _writing(path, "trajectories"):
+        with writing(path, "trajectories"):
             path.parent.mkdir(exist_ok=True)
             with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write("".join(texts))
@@ -228,13 +221,13 @@ class RunFolder:
             raise RunFolderError(f"checkpoint {final}: exists already; a step is saved once")
         stage = final.with_name(f".{final.name}.partial")
         try:
-            with _writing(final, "the checkpoint"):
+            with writing(final, "the checkpoint"):
                 shutil.rmtree(stage, ignore_errors=True)
                 stage.mkdir(parents=True)
                 yield stage
-                _sync_tree(stage)
+                sync_tree(stage)
                 stage.rename(final)
-                _sync(self.checkpoints_path)
+                sync(self.checkpoints_path)
         except BaseException:
             # Whoever fills the stage may itself stage beside it: those names hold this one's.
             for leftover in self.checkpoints_path.glob(f".*{final.name}*"):
@@ -269,7 +262,7 @@ class RunFolder:
             except OSError as error:
                 logger.warning("%s is older than run.keep_checkpoints and can't be removed: %s", path, error)
             else:
-                if not _remove(aside):
+                if not remove(aside):
                     logger.warning("%s can't be removed; somebody has it open", aside)
         return old
 
@@ -286,8 +279,8 @@ class RunFolder:
         Raises:
             RunFolderError: it can't be written.
         """
-        with _writing(self.summary_file, "the summary"):
-            _write_whole(self.summary_file, json.dumps(_finite(summary), indent=2) + "\n")
+        with writing(self.summary_file, "the summary"):
+            write_whole(self.summary_file, json.dumps(_finite(summary), indent=2) + "\n")
 
     def saved(self) -> str:
         """One line on what there is, for whoever stopped the run."""
@@ -304,132 +297,10 @@ def step_of(path: Path) -> int:
     return int(path.stem.removeprefix("step_"))
 
 
-def resolve_checkpoint_folder(run_or_checkpoint: Path) -> tuple[Path, Path | None]:
-    """Checkpoint folder, and the run folder it belongs to if any, from either of the two.
-
-    A run folder gives its latest checkpoint.
-
-    Raises:
-        RunFolderError: there is no such folder, or no whole checkpoint in it.
-    """
-    path = run_or_checkpoint
-    if not path.exists():
-        raise RunFolderError(f"{path}: no such folder; give a run folder (runs/NAME) or a checkpoint folder")
-    if not path.is_dir():
-        raise RunFolderError(f"{path}: is a file; give a run folder (runs/NAME) or a checkpoint folder")
-    if path.name.startswith(".") and ".partial" in path.name:
-        raise RunFolderError(f"{path}: was never finished; give the run folder, for its latest whole checkpoint")
-    run = RunFolder(path)
-    if run.config_file.is_file() or run.checkpoints_path.is_dir():
-        latest = run.latest_checkpoint()
-        if latest is None:
-            raise RunFolderError(f"{path}: the run has no checkpoint yet; wait for one, or train it to its end")
-        check_checkpoint(latest)
-        return latest, path
-    check_checkpoint(path)
-    owner = path.absolute().parent.parent
-    return path, owner if (owner / "config.yaml").is_file() else None
-
-
-def check_checkpoint(path: Path) -> None:
-    """Check that a folder holds a whole policy in Hugging Face form, as far as sizes tell.
-
-    Raises:
-        RunFolderError: config, weights or tokenizer are missing, or a weight file is cut short.
-    """
-    remedy = "copy it again, or give another checkpoint"
-    if not (path / "config.json").is_file():
-        raise RunFolderError(f"{path}: holds no config.json, so it is no checkpoint in Hugging Face form; {remedy}")
-    try:
-        names = {file.name for file in path.glob("*.safetensors")}
-        index = path / "model.safetensors.index.json"
-        if index.is_file():
-            names |= set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        for name in sorted(names):
-            _check_safetensors(path / name)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunFolderError(f"{path}: half-written or damaged ({error}); {remedy}") from error
-    if not names and not any(path.glob("*.bin")):
-        raise RunFolderError(f"{path}: half-written, config.json without weights (*.safetensors); {remedy}")
-    if not any(path.glob("tokenizer*")):
-        raise RunFolderError(f"{path}: half-written, weights without a tokenizer; {remedy}")
-
-
-def _check_safetensors(file: Path) -> None:
-    """Compare a weight file's size with what its header promises (8 bytes of length, JSON, tensors)."""
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        if length > file.stat().st_size:
-            raise ValueError(f"{file.name} is cut short within its header")
-        header = json.loads(opened.read(length))
-    end = max((row["data_offsets"][1] for name, row in header.items() if name != "__metadata__"), default=0)
-    if file.stat().st_size != 8 + length + end:
-        raise ValueError(f"{file.name} has {file.stat().st_size} bytes, its header promises {8 + length + end}")
-
-
-@contextmanager
-def _writing(path: Path, what: str) -> Iterator[None]:
-    """Turn a failure to write into one error that names the path and the remedy."""
-    try:
-        yield
-    except RunFolderError:
-        raise
-    except Exception as error:
-        text = str(error).lower()
-        code = error.errno if isinstance(error, OSError) else None
-        if code in _DISK_FULL or any(words in text for words in _DISK_FULL_WORDS):
-            raise RunFolderError(
-                f"{path}: the disk is full, {what} was not written; free space or set run.folder to another disk"
-            ) from error
-        if isinstance(error, OSError) and not isinstance(error, (ConnectionError, TimeoutError)):
-            raise RunFolderError(
-                f"{path}: {what} can't be written ({error}); make it writable, or set run.folder"
-            ) from error
-        raise
-
-
 def _is_begun(path: Path) -> bool:
     """Whether a folder holds no more than a run that was killed as it was made, or nothing."""
     names = {child.name for child in path.iterdir()}
     return names <= {"run.lock", "checkpoints", ".config.yaml.partial"} and not any((path / "checkpoints").glob("*"))
-
-
-def _remove(path: Path) -> bool:
-    """Remove a file or a folder; whether it is gone."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-    return not path.exists()
-
-
-def _write_whole(path: Path, text: str) -> None:
-    stage = path.with_name(f".{path.name}.partial")
-    try:
-        stage.write_bytes(text.encode("utf-8", "backslashreplace"))
-        _sync(stage)
-        stage.replace(path)
-        _sync(path.parent)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            stage.unlink(missing_ok=True)
-        raise
-
-
-def _sync_tree(folder: Path) -> None:
-    for parent, _, files in os.walk(folder):
-        for name in files:
-            _sync(Path(parent, name))
-        _sync(Path(parent))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _finite(value: Any) -> Any:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from cluster.config import Config, ConfigError, load_config
+from cluster.disk import RunFolderError
 from cluster.mirror import Mirror
-from cluster.run_folder import RunFolder, RunFolderError, default_name
+from cluster.run_folder import RunFolder, default_name
 
 
 def plan_run(recipe: str | None, overrides: Sequence[str], resume: str | None) -> tuple[str, Config, bool]:

@@ -20,8 +20,8 @@ from benchmarks.world.coldstart import CHECKPOINT
 from benchmarks.world.facts import World
 from cluster.ask import ask
 from cluster.config import ConfigError, load_config
+from cluster.disk import RunFolderError
 from cluster.responder import open_source
-from cluster.run_folder import RunFolderError
 
 _CODE = """
 import sys

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from made_up import make_trajectory, write_checkpoint
 
+from cluster.checkpoint_folder import resolve_checkpoint_folder
 from cluster.config import Config, load_config
-from cluster.run_folder import RunFolder, RunFolderError, resolve_checkpoint_folder
+from cluster.disk import RunFolderError
+from cluster.run_folder import RunFolder
 
 
 @pytest.fixture
