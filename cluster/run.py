@@ -12,8 +12,7 @@ from typing import Any
 
 from actors.questions import Question
 from actors.trajectory import Trajectory
-from benchmarks.evaluation import Evaluation, EvaluationError
-from benchmarks.world.baselines import baselines
+from benchmarks.evaluation import EvaluationError
 from cluster.batch import (
     BudgetSpent,
     RolloutError,
@@ -42,6 +41,7 @@ from cluster.plot import plot_run
 from cluster.run_folder import RunFolder
 from cluster.source import QuestionSource
 from cluster.step_watch import StepWatch
+from cluster.summary import summarise_run
 from cluster.terminal import Terminal
 from cluster.tracking import Tracker
 from cluster.watchdog import Watchdog
@@ -405,26 +405,16 @@ class Run:
 
     def _summary(self) -> dict[str, Any]:
         """What was learnt, what it is to be compared with, and what it took."""
-        names = ("before", "after", "oracle", "best_single", "random")
-        found: dict[str, Any] = dict.fromkeys(names) | self.facts
         if self.heldout and self.candidates.unseen:
             self._evaluate("after_unseen", "evaluate with unseen candidates", unseen=True)
-            found |= self.facts
-        if self.heldout and all(question.dataset.startswith("world-") for question in self.heldout):
-            found |= {name: value.as_dict() for name, value in self._baselines("seen").items()}
-            found |= {f"{name}_unseen": value.as_dict() for name, value in self._baselines("unseen").items()}
-        return {
-            **found,
-            "seed": self.config.run.seed,
-            "alpha": self.config.rewards.alpha,
-            "steps": self.config.run.steps,
-            "probe_max_diff": self.crew.probe_max,
-            "usd_total": sum(self.crew.pool.spent_usd().values()),
-            "seconds": {**self.clock.seconds, "total": self.clock.elapsed_s},
-        }
-
-    def _baselines(self, cohort: Any) -> dict[str, Evaluation]:
-        return baselines(self.heldout, cohort, self.config.run.seed)
+        return summarise_run(
+            self.config,
+            self.facts,
+            self.heldout,
+            clock=self.clock,
+            usd_total=sum(self.crew.pool.spent_usd().values()),
+            probe_max=self.crew.probe_max,
+        )
 
 
 def _due(step: int, every: int) -> bool:
