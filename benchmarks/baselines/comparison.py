@@ -81,10 +81,16 @@ def sweep(
     Raises:
         ReplyTableError, RouterError: as `compare`.
     """
+    if not lambdas:
+        raise RouterError("no λ to try; give one at least, such as 0")
     check_apart(table_train, table_test)
     terms = [Terms(lambda_, seed, embedding) for lambda_ in lambdas]
     play = play or (lambda router: router.play(table_test))
-    return [row for name in _spell_out(names, table_train) for row in _rows(name, table_train, terms, play)]
+    rows: list[Row] = []
+    for name in _spell_out(names, table_train):
+        with make_router(name, terms[0]).running():
+            rows += _rows(name, table_train, terms, play)
+    return rows
 
 
 def make_router(name: str, terms: Terms) -> Router:

@@ -83,11 +83,14 @@ class PPO(Router):
             .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[64], fcnet_activation="tanh"))
             .debugging(seed=self.terms.seed)
         )
-        with _quiet(), _ray(), contextlib.closing(_Stopping(config.build_algo())) as running:
+        with _quiet(), self.running(), contextlib.closing(_Stopping(config.build_algo())) as running:
             for _ in range(ITERATIONS):
                 found = running.algorithm.train()
             self._module = running.algorithm.get_module()
         self._utility = float(found["env_runners"]["episode_return_mean"])
+
+    def running(self) -> contextlib.AbstractContextManager[None]:
+        return _ray()
 
     def chosen(self) -> str:
         return f"mean utility in training {self._utility:.3f}"

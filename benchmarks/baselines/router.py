@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -59,6 +60,10 @@ class Router(ABC):
     @abstractmethod
     def route(self, table: ReplyTable) -> list[Asked]:
         """Who is asked, for every question of the table."""
+
+    def running(self) -> AbstractContextManager[None]:
+        """What the training needs to run; entered once for several trainings, it need not be started for each."""
+        return nullcontext()
 
     def chosen(self) -> str:
         """What it learnt or chose, in a few words; empty where there is nothing to tell."""

@@ -65,6 +65,11 @@ def test_a_sweep_trains_again_only_what_learns_lambda(monkeypatch: pytest.Monkey
     assert again.outcomes == rows[1].outcomes
 
 
+def test_a_sweep_of_nothing_is_refused() -> None:
+    with pytest.raises(RouterError, match="no λ to try"):
+        sweep(TRAIN, TEST, ["knn"], 0, [])
+
+
 def test_all_names_lead_to_routers() -> None:
     for name in comparison.ROUTERS:
         assert make_router(name, Terms(0.5)).lambda_ == 0.5
