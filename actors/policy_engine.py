@@ -214,9 +214,10 @@ class PolicyEngine:
         return [scores.logprobs[start] for start in scores.start_indices[1:]]
 
     async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
-        """Join the learner's weight-sync group; returns once all its members have."""
+        """Join the learner's weight-sync group, giving up an update under way; returns once all its members have."""
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
+        await self._alive(self._engine.collective_rpc("abandon_weight_update"))
         await self._alive(self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info)))
 
     async def start_weight_update(self) -> None:

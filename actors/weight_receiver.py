@@ -198,6 +198,14 @@ class WorkerExtension:
     """Mixed into vLLM's worker, and has this module imported there."""
 
     weight_transfer_engine: Any
+    _weight_update_active: bool
+
+    def abandon_weight_update(self) -> None:
+        """End an update that nobody will finish: its sender went away, or another engine while all were to finish.
+        vLLM would refuse to start another."""
+        if self._weight_update_active:
+            self._weight_update_active = False
+            self.weight_transfer_engine.reset_weight_update_target()
 
     def reception_progress(self) -> tuple[int, bool]:
         """Buckets received of the weights on their way, and whether nothing more is to come."""

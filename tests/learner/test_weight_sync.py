@@ -211,6 +211,26 @@ def test_another_model_s_weights_are_refused_and_the_engines_go_on_as_they_were(
     assert_engines_hold(old, workers)
 
 
+def test_an_update_that_nobody_finished_is_given_up_for_the_next(
+    workers: list[Any], old: LlamaForCausalLM, tmp_path: Path
+) -> None:
+    """As where another engine dies once all have received, and before any puts the weights to use."""
+    lost = make_sender(save_tiny_llama(tmp_path / "lost", tied=True, seed=3), workers)
+    lost.connect()
+    assert lost._sender is not None
+    assert lost._client is not None
+    lost._client.finish_weight_update = lambda: None  # type: ignore[method-assign]
+    lost._sender.send_weights()
+    lost.close()
+    assert_engines_hold(old, workers)
+    new = save_tiny_llama(tmp_path / "new", tied=True, seed=4)
+    sender = make_sender(new, workers)
+    sender.connect()
+    sender.send(version=10)
+    assert_engines_hold(new, workers)
+    sender.close()
+
+
 class _Deaf:
     """A rollout worker that never joins."""
 
