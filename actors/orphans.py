@@ -1,7 +1,8 @@
 """Ends an engine's processes when the process that owns the engine is gone.
 
 vLLM runs its engine core and workers as processes of their own. If their owner is killed outright they live
-on, and keep memory and cores. A worker therefore watches the owner and takes the engine core down with it.
+on, and keep memory and cores. A worker therefore watches the owner and takes the engine core down with it; on CPU
+the core is its own worker.
 """
 
 from __future__ import annotations

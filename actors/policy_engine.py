@@ -385,6 +385,10 @@ class PolicyEngine:
         if self.settings.device == "cpu":
             variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
             variables["OMP_NUM_THREADS"] = str(self.settings.threads)
+            # Else vLLM has the engine's core start a third process for its one worker, whose threads it wants to bind
+            # to cores; that takes as long again to start, and both then poll for one another. The core is a process
+            # of its own all the same.
+            variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         return variables
 
     def _prompt(self, token_ids: list[int]) -> Any:

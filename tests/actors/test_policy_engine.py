@@ -172,7 +172,7 @@ def test_the_engine_ends_with_a_killed_owner(checkpoint: Path, model) -> None:
         scratch, *pids = owner.stdout.readline().split()
         assert any(Path(scratch).iterdir())  # vLLM's sockets
         children = [psutil.Process(int(pid)) for pid in pids]
-        assert len(children) >= 2
+        assert children
     finally:
         owner.send_signal(signal.SIGKILL)
         owner.wait(10)

@@ -50,7 +50,7 @@ def test_workers_ranks_callers_and_providers_die_and_the_run_goes_on(tmp_path: P
         shaky.kill()
         shaky.wait()
         gone = time.monotonic()
-        run.wait_for_log("step 12: learn", DOWN_S)  # it goes on meanwhile
+        run.wait_for_log("step 12: learn", 120)  # it goes on meanwhile
         time.sleep(max(gone + DOWN_S - time.monotonic(), 0))
         last_down = run.folder.read_metrics()[-1]["step"]
         shaky, _ = spawn_server(SERVER, port=int(urlsplit(shaky_url).port or 0))
