@@ -48,6 +48,7 @@ class Cascade(Router):
             [scorer.fit(_pairs(train, c, rows), right[:, c]) for c, scorer in enumerate(self._scorers)]
         )
         self._train = train
+        self._plans: dict[float, _Plan] = {}  # by λ
 
     def chosen(self) -> str:
         plan = self.plan()
@@ -59,6 +60,11 @@ class Cascade(Router):
 
     def plan(self) -> _Plan:
         """The cascade of the highest mean utility on the training questions at the current λ."""
+        if self.lambda_ not in self._plans:
+            self._plans[self.lambda_] = self._search()
+        return self._plans[self.lambda_]
+
+    def _search(self) -> _Plan:
         costs = self._train.cost_usd / cost_scale(self._train)
         order = [int(column) for column in np.argsort(costs.mean(axis=0), kind="stable")]
         if len(order) > _SHORTLIST:

@@ -10,7 +10,7 @@ from benchmarks.baselines.cascade import Cascade
 from benchmarks.baselines.router import Terms, cost_scale
 from benchmarks.evaluation import summarise
 
-TRAIN, TEST = topics_table(400, 1), topics_table(200, 2)
+TRAIN, TEST = topics_table(200, 1), topics_table(120, 2)
 
 
 @pytest.fixture(scope="module")

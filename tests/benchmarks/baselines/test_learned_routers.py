@@ -5,29 +5,42 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
 import torch
 from router_tables import table_of, topics_table
 
+from benchmarks.baselines import cascade, contrastive, matrix_factorisation
 from benchmarks.baselines.comparison import LEARNED, NAMES, make_router
 from benchmarks.baselines.contrastive import _candidates_loss
 from benchmarks.baselines.embedding import Embedder
 from benchmarks.baselines.expected import NearestNeighbours, Perceptron
 from benchmarks.baselines.router import Router, RouterError, Terms
+from benchmarks.baselines.torch_fit import minimise
 from benchmarks.evaluation import summarise
 from benchmarks.reply_table import ReplyTable
 
-TRAIN, TEST = topics_table(250, 1), topics_table(150, 2)
+TRAIN, TEST = topics_table(200, 1, noise=0.02), topics_table(80, 2, noise=0.02)
 QUICK = [name for name in LEARNED if name != "ppo"]  # which starts Ray
 
 
 @pytest.fixture(autouse=True)
-def _one_weight_decay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thirteen perceptrons a test would be too slow."""
+def _little_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few choices to cross-validate, and few long steps: what is learnt here is easy, and tests should be quick."""
     monkeypatch.setattr(Perceptron, "CHOICES", (10.0,))
+    monkeypatch.setattr(cascade, "_STRENGTHS", (1.0,))
+    monkeypatch.setattr(cascade, "_FOLDS", 3)
+    for module in (contrastive, matrix_factorisation):
+        monkeypatch.setattr(module, "minimise", partial(minimise, epochs=40, learning_rate=0.02))
+
+
+@pytest.fixture
+def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training that need not come to anything."""
+    for module in (contrastive, matrix_factorisation):
+        monkeypatch.setattr(module, "minimise", partial(minimise, epochs=3))
 
 
 @cache
@@ -82,6 +95,7 @@ def test_only_the_cascade_reads_replies_and_only_of_those_asked() -> None:
         assert router("cascade").route(dataclasses.replace(table, replies=(replies,)))[0][: len(asked)] == asked
 
 
+@pytest.mark.usefixtures("_brief")
 @pytest.mark.parametrize("name", QUICK)
 def test_the_same_seed_gives_the_same_router(name: str) -> None:
     small = TRAIN.take(range(40))
@@ -94,6 +108,7 @@ def test_the_same_seed_gives_the_same_router(name: str) -> None:
     assert routes[0] == routes[1]
 
 
+@pytest.mark.usefixtures("_brief")
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("alone", "ppo", "largest", "cascade")])
 def test_ten_questions_will_do(name: str) -> None:
     few = make_router(name, Terms())
@@ -107,6 +122,7 @@ def test_fewer_are_too_few(name: str) -> None:
         make_router(name, Terms()).fit(TRAIN.take(range(9)))
 
 
+@pytest.mark.usefixtures("_brief")
 @pytest.mark.parametrize("name", QUICK)
 def test_one_candidate_leaves_no_choice(name: str) -> None:
     one = make_router(name, Terms())
