@@ -43,12 +43,12 @@ class Struck:
         self.program = Program(CODE, self._arguments)
         return self.program
 
-    def wait_for_log(self, text: str, timeout_s: float = 300) -> None:
+    def wait_for_log(self, text: str, timeout_s: float = 600) -> None:
         """Wait until a line of the log that was not there when this began holds `text`."""
         begun = self.folder.log_file.stat().st_size if self.folder.log_file.exists() else 0
         self.wait_until(lambda: text in self._log(begun), f"say {text!r}", timeout_s)
 
-    def wait_until(self, there: Callable[[], Any], what: str, timeout_s: float = 300) -> None:
+    def wait_until(self, there: Callable[[], Any], what: str, timeout_s: float = 600) -> None:
         """Wait until something is the case; `what` is what the run should then have done."""
         until = time.monotonic() + timeout_s
         while not there():
@@ -78,7 +78,7 @@ class Struck:
         self.program.process.wait(30)
         assert self.program.left(30) == []
 
-    def finish(self, timeout_s: float = 400) -> None:
+    def finish(self, timeout_s: float = 900) -> None:
         """Wait for a good end that leaves no process behind."""
         try:
             assert self.program.process.wait(timeout_s) == 0, self.program.output

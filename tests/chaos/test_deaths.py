@@ -13,7 +13,7 @@ from struck import Struck, write_inputs
 
 from benchmarks.world.process import spawn_server, stop_server
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 STEPS = 30
 DOWN_S = 20.0
@@ -59,7 +59,7 @@ def test_workers_ranks_callers_and_providers_die_and_the_run_goes_on(tmp_path: P
         shaky.send_signal(signal.SIGSTOP)  # as where the network drops what is sent
         time.sleep(8)
         shaky.send_signal(signal.SIGCONT)
-        run.finish(600)
+        run.finish()
     finally:
         run.program.process.kill()
         run.program.left()

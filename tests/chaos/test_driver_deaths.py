@@ -11,7 +11,7 @@ import pytest
 from processes import Program
 from struck import CODE, Struck
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 STEPS = 6
 _SETTINGS = (f"run.steps={STEPS}", "run.checkpoint_every=2")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from struck import Struck
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 STEPS = 4
 

@@ -10,7 +10,7 @@ import pytest
 from ray.cluster_utils import Cluster
 from struck import Struck
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 STEPS = 12
 _STORE_BYTES = 100 * 2**20
@@ -38,7 +38,7 @@ def test_a_worker_joins_with_a_node_and_is_lost_with_it(cluster: Cluster, tmp_pa
         run.wait_for_log("roll out")
         time.sleep(0.3)
         node.kill_raylet(check_alive=False)
-        run.finish(400)
+        run.finish()
     finally:
         run.program.process.kill()
         run.program.left()
