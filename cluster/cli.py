@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cluster import data_cli, ledger_cli, policy_cli, pool_cli, stopping, train_cli, world_cli
+from cluster import data_cli, ledger_cli, policy_cli, pool_cli, report_cli, stopping, train_cli, world_cli
 from cluster.command import fail, stoppable
 from rewards.settings import Metric, Preset
 
@@ -31,6 +31,7 @@ for _command in (
     policy_cli.ask,
     policy_cli.serve,
     train_cli.submit,
+    report_cli.report,
 ):
     app.command()(_command)
 app.add_typer(world_cli.app, name="world")
