@@ -118,11 +118,11 @@ def test_of_equal_cards_the_cheaper_is_the_constant() -> None:
 
 
 def test_in_the_world_the_constant_is_played() -> None:
-    asked = [question for question, _ in islice(World().questions("heldout", 1, 0.4), 60)]
+    asked = [question for question, _ in islice(World().questions("heldout", 1, 0.4), 20)]
     found = best_constant(asked, [expert.card("http://127.0.0.1:1/v1") for expert in experts("seen")])
     assert found is not None
     assert found.model == "seen-polymath"
-    assert found.questions == 60
+    assert found.questions == 20
     assert found.usd_per_1k_questions is not None
     assert best_constant([Question("1", "nq", "who ?", ("Ada",))], [card("poet", nq=0.5)]) == Constant(
         "poet", 0.5, 50, None, "accuracy in the cards"
