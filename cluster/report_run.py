@@ -24,6 +24,10 @@ from cluster.run_record import RunRecord, read_record
 _TROUBLE = re.compile(r"^\d{4}-\d\d-\d\d \S+ (WARNING|ERROR|CRITICAL) ")
 _LINES_SHOWN = 40
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_EVALUATIONS_LEAD = (
+    "The oracle always asks the most able candidate, the best single always the same one. The effective number of models "
+    "is the exponential of the entropy of their shares of the calls: 1 if all calls go to one."
+)
 _CURVES_LEAD = "Faint lines are single steps, bold ones running means over a tenth of them; dots are evaluations."
 
 
@@ -69,7 +73,7 @@ def _evaluations(record: RunRecord, constant: Constant | None) -> Section:
         tables.append(evaluation_table("Held-out questions, candidates never seen in training", unseen, steps))
     if course := course_table(record, constant):
         tables.append(course)
-    lead = "" if tables else "No evaluation was made yet, so nothing is known of held-out questions."
+    lead = _EVALUATIONS_LEAD if tables else "No evaluation was made yet, so nothing is known of held-out questions."
     return Section("Evaluations", "evaluations", lead, tables)
 
 

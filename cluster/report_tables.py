@@ -74,13 +74,10 @@ def evaluation_table(title: str, found: Mapping[str, Evaluation], steps: Mapping
             )
         )
     highlight = frozenset([order.index("after")]) if "after" in order else frozenset[int]()
-    note = (
-        "The oracle always asks the most able candidate, the best single always the same one. The effective number of "
-        "models is the exponential of the entropy of their shares of the calls: 1 if all calls go to one."
-    )
+    note = ""
     if void := {_WORDS.get(name, name): found[name].void for name in order if found[name].void}:
         told = ", ".join(f"{count:,} ({words})" for words, count in void.items())
-        note += f" Voided by infrastructure, and in no number, episodes: {told}."
+        note = f"Voided by infrastructure, and in no number, episodes: {told}."
     return Table(title, _EVALUATION, rows, note, highlight)
 
 
