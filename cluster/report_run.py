@@ -25,8 +25,8 @@ _TROUBLE = re.compile(r"^\d{4}-\d\d-\d\d \S+ (WARNING|ERROR|CRITICAL) ")
 _LINES_SHOWN = 40
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _EVALUATIONS_LEAD = (
-    "The oracle always asks the most able candidate, the best single always the same one. The effective number of models "
-    "is the exponential of the entropy of their shares of the calls: 1 if all calls go to one."
+    "The oracle always asks the most able candidate, the best single always the same one. The effective number of "
+    "models is the exponential of the entropy of their shares of the calls: 1 if all calls go to one."
 )
 _CURVES_LEAD = "Faint lines are single steps, bold ones running means over a tenth of them; dots are evaluations."
 
