@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from actors.questions import Question
 from actors.trajectory import Trajectory
+from benchmarks.collapse import Constant, best_constant, collapse_alarm
 from benchmarks.evaluation import Evaluation, evaluate
+from benchmarks.world.experts import Cohort
 from cluster.batch import BudgetSpent, judge_all, spent_cap
 from cluster.candidates import Candidates
 from cluster.config import Config
@@ -32,6 +34,7 @@ class Found:
     evaluation: Evaluation
     judged: list[Trajectory]
     row: dict[str, float]  # under the names of `cluster.metrics`
+    alarm: str | None  # what a trained policy has come to if it has ceased to route
 
 
 class Evaluator:
@@ -46,6 +49,7 @@ class Evaluator:
         self._candidates = candidates
         self._heldout = heldout
         self._settings = judge.settings
+        self._constants: dict[bool, Constant | None] = {}  # the best constant policy, of unseen candidates or not
 
     def begin(self, *, unseen: bool = False) -> Asked:
         """Ask every held-out question, of the candidates seen in training or of the unseen ones."""
@@ -77,4 +81,16 @@ class Evaluator:
         row["eval/void_share"] = found.void / (found.void + found.questions)
         row |= {"eval/version": asked.version, "eval/newest_version": newest}
         row |= {f"eval/call_share/{name}": share for name, share in found.call_share.items()}
-        return Found(found, judged, row)
+        return Found(found, judged, row, self._alarm(asked, found))
+
+    def _alarm(self, asked: Asked, found: Evaluation) -> str | None:
+        """See `benchmarks.collapse`. A policy that was not trained yet has nothing to lose."""
+        if asked.version == 0:
+            return None
+        cards = self._candidates.unseen_menu if asked.unseen else self._candidates.cards
+        if asked.unseen not in self._constants:
+            cohort: Cohort = "unseen" if asked.unseen else "seen"
+            self._constants[asked.unseen] = best_constant(
+                self._heldout, cards, cohort=cohort, seed=self._config.run.seed
+            )
+        return collapse_alarm(found, self._constants[asked.unseen], candidates=len(cards))

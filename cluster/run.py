@@ -274,6 +274,9 @@ class Run:
     def _take_evaluation(self, asked: Asked, name: str) -> dict[str, float]:
         found = self.evaluator.finish(asked)
         self._show(asked.version, "eval-unseen" if asked.unseen else "eval", found.judged)
+        if found.alarm:
+            self.terminal.announce(f"alarm, version {asked.version}: {found.alarm}")
+            logger.warning("version %d: %s", asked.version, found.alarm)
         result = found.evaluation.as_dict()
         self.facts |= {name: result, f"{name}_step": asked.version}
         if self.step == 0:

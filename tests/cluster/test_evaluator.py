@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -64,3 +65,26 @@ def test_it_is_done_when_its_last_episode_is_and_tells_which_policies_played() -
     assert found.row["eval/newest_version"] == 4
     assert found.row["eval/em"] == pytest.approx(np.mean([t.reward.em for t in found.judged if t.reward]))
     assert found.evaluation.questions == len(HELDOUT)
+    assert found.alarm is None  # nobody knows what the best constant policy comes to
+
+
+def test_a_trained_policy_that_asks_one_model_only_raises_an_alarm() -> None:
+    engines, config = Engines(), load_config("quickstart")
+    crew = SimpleNamespace(version=0, fleet=engines)
+    candidates = SimpleNamespace(cards=CARDS, unseen_menu=CARDS)
+    evaluator = Evaluator(config, crew, candidates, HELDOUT, Judge(config.rewards))  # type: ignore[arg-type]
+
+    def one_model(asked: Play) -> None:
+        played = play(next(s for s in map(write_script, range(8)) if s.searches), asked.requests[0])
+        turns = tuple(
+            replace(turn, calls=tuple(replace(call, model="polymath") for call in turn.calls))
+            for turn in played.transcript.turns
+        )
+        asked.trajectories = [replace(played, transcript=replace(played.transcript, turns=turns))]
+
+    engines.play = one_model  # type: ignore[method-assign]
+    assert evaluator.finish(evaluator.begin()).alarm is None  # before training
+    crew.version = 7
+    found = evaluator.finish(evaluator.begin())
+    assert found.alarm is not None
+    assert "100.0% of all calls go to polymath" in found.alarm
