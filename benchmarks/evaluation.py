@@ -21,6 +21,10 @@ class Outcome:
     f1: float
     cost_usd: float
     asked: tuple[str, ...]  # card names, in order
+    prompt_tokens: int = 0  # that the candidates read; 0 where it was not counted
+    completion_tokens: int = 0  # and wrote
+    latency_s: float = 0.0  # of the calls, one after the other
+    refused: tuple[str, ...] = ()  # those of `asked` who refused
 
 
 @dataclass(frozen=True, slots=True)

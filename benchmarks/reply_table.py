@@ -33,6 +33,7 @@ class Reply:
     completion_tokens: int
     cost_usd: float
     latency_s: float
+    refused: bool = False
 
 
 Ask = Callable[[Question, ModelCard], Awaitable[Reply]]
@@ -95,6 +96,10 @@ class ReplyTable:
             f1=replies[-1].f1,
             cost_usd=sum(reply.cost_usd for reply in replies),
             asked=tuple(self.cards[column].name for column in asked),
+            prompt_tokens=sum(reply.prompt_tokens for reply in replies),
+            completion_tokens=sum(reply.completion_tokens for reply in replies),
+            latency_s=sum(reply.latency_s for reply in replies),
+            refused=tuple(self.cards[column].name for column in asked if self.replies[row][column].refused),
         )
 
     def _column(self, name: str, most: float) -> Floats:

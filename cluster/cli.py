@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cluster import data_cli, ledger_cli, policy_cli, pool_cli, report_cli, stopping, train_cli, world_cli
+from cluster import data_cli, evaluate_cli, ledger_cli, policy_cli, pool_cli, report_cli, stopping, train_cli, world_cli
 from cluster.command import fail, stoppable
 from rewards.settings import Metric, Preset
 
@@ -30,6 +30,7 @@ for _command in (
     train_cli.recipes,
     policy_cli.ask,
     policy_cli.serve,
+    evaluate_cli.evaluate,
     train_cli.submit,
     report_cli.report,
 ):
@@ -61,6 +62,7 @@ _EXPLAINED = (
     ("cluster.config", "ConfigError"),
     ("cluster.crew", "SyncError"),
     ("cluster.demonstrate", "DemonstrateError"),
+    ("cluster.evaluation_policy", "EvaluateError"),
     ("cluster.fleet", "CrewError"),
     ("cluster.manifest", "ResumeError"),
     ("cluster.mirror", "MirrorError"),

@@ -15,15 +15,15 @@ from actors.episode import Episode, EpisodeRequest
 from actors.pool.caller import CandidateCaller
 from actors.pool.cards import ModelCard
 from actors.questions import Question
-from actors.settings import EpisodeSettings
 from actors.teacher import Player, Teacher, TeacherRefusal
 from actors.trajectory import Trajectory
 from benchmarks.question_sets import load_sources
 from cluster.batch import BudgetSpent, judge_all, spent_cap
 from cluster.candidates import start_candidates
 from cluster.config import Config
+from cluster.line_file import append_line, mended_lines
 from cluster.policies import locate_checkpoint
-from cluster.requests import training_requests
+from cluster.requests import readable_rules, training_requests
 from cluster.run_id import keep_run_id
 from cluster.source import QuestionSource
 from learner.demonstrations import (
@@ -93,9 +93,9 @@ class Record:
         self.candidates_usd: float | None = None  # of all calls that the ledger knows, those of failed episodes too
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
-            self.rows = [json.loads(line) for line in _mended_lines(self.log)]
+            self.rows = [json.loads(line) for line in mended_lines(self.log)]
             ended = set(self.outcomes)
-            kept = load_demonstrations([out]) if _mended_lines(out) else []
+            kept = load_demonstrations([out]) if mended_lines(out) else []
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DemonstrateError(f"--out {out}: it or {self.log} can't be used ({error}); give another") from error
         # A crash may have come between the two files.
@@ -109,8 +109,8 @@ class Record:
     def add(self, row: dict[str, Any], demonstration: Demonstration | None) -> None:
         """Note an episode, and keep its demonstration if there is one."""
         if demonstration is not None:
-            _append(self.out, demonstration.to_line())
-        _append(self.log, json.dumps(row, ensure_ascii=False))
+            append_line(self.out, demonstration.to_line())
+        append_line(self.log, json.dumps(row, ensure_ascii=False))
         self.rows.append(row)
 
     def describe(self, assignment: Assignment) -> str:
@@ -212,7 +212,7 @@ class _Classroom:
 
     async def _play_some(self, waiting: Iterator[EpisodeRequest], teacher: Teacher, caller: CandidateCaller) -> None:
         for request in waiting:
-            player = Player(teacher, self.tokenizer, request.prompt(_readable(self.config.episode)))
+            player = Player(teacher, self.tokenizer, request.prompt(readable_rules(self.config.episode)))
             episode = Episode(
                 request,
                 tokenizer=self.tokenizer,
@@ -323,24 +323,3 @@ def _requests(
 def _id(request: EpisodeRequest, config: Config) -> str:
     """Names an episode however many are asked for: its place in the draw, and the draw's seed."""
     return f"{request.question.id}/{config.run.seed}-{request.group.removeprefix('demonstration-')}"
-
-
-def _readable(settings: EpisodeSettings) -> EpisodeSettings:
-    """The rules for a reader who does not know the protocol, as prompt=compact takes for granted."""
-    return settings.model_copy(update={"prompt": "instruct"}) if settings.prompt == "compact" else settings
-
-
-def _mended_lines(path: Path) -> list[bytes]:
-    """The lines of a file, none where there is no file; a last one that a crash cut short is cut off."""
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        os.truncate(path, len(whole))
-    return [line for line in whole.split(b"\n") if line.strip()]
-
-
-def _append(path: Path, line: str) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")

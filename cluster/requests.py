@@ -70,6 +70,11 @@ def evaluation_budget(settings: EpisodeSettings, seed: str) -> float | None:
     return settings.eval_budget_usd if settings.eval_budget_usd is not None else _draw_budget(settings, seed)
 
 
+def readable_rules(settings: EpisodeSettings) -> EpisodeSettings:
+    """The rules for a reader who does not know the protocol, as prompt=compact takes for granted."""
+    return settings.model_copy(update={"prompt": "instruct"}) if settings.prompt == "compact" else settings
+
+
 def _draw_budget(settings: EpisodeSettings, seed: str) -> float | None:
     return random.Random(f"budget-{seed}").choice(settings.budgets_usd) if settings.budgets_usd else None
 

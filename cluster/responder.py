@@ -94,7 +94,8 @@ class Ask:
 class Responder:
     """One policy engine and one candidate caller, used from a single event loop."""
 
-    def __init__(self, source: PolicySource, cards: Sequence[ModelCard]) -> None:
+    def __init__(self, source: PolicySource, cards: Sequence[ModelCard], caller: CandidateCaller | None = None) -> None:
+        """`caller` is closed with it; without one it hires its own."""
         config = source.config
         self.source = source
         self.cards = tuple(cards)
@@ -105,7 +106,7 @@ class Responder:
             seed=config.run.seed,
             weight_backend=config.weight_backend,
         )
-        self.caller = hire_caller(source, self.cards)
+        self.caller = caller or hire_caller(source, self.cards)
         self._tokenizer: Any = None
         self._failure: str | None = None
 
@@ -137,17 +138,24 @@ class Responder:
             await self.engine.shutdown()
 
     async def respond(self, ask: Ask, observer: Observer | None = None) -> Trajectory:
-        """Play one episode. There is no deadline here, the caller sets one; cancelling it ends the episode.
+        """Answer a question by one episode. There is no deadline here, the caller sets one; cancelling it ends the
+        episode.
 
         Raises:
             PromptTooLong: the prompt fills `engine.max_model_len`.
             PolicyUnavailable: the engine died.
         """
+        return await self.play(self._request(ask), observer, ask.max_tokens)
+
+    async def play(
+        self, request: EpisodeRequest, observer: Observer | None = None, max_tokens: int | None = None
+    ) -> Trajectory:
+        """Play the episode of a request, which may have its place in a run; else as `respond`."""
         config = self.source.config
         episode = Episode(
-            self._request(ask),
+            request,
             tokenizer=self._tokenizer,
-            generate=self.engine.generate if ask.max_tokens is None else _Allowance(self.engine, ask.max_tokens),
+            generate=self.engine.generate if max_tokens is None else _Allowance(self.engine, max_tokens),
             ask=self.caller.ask,
             settings=config.episode,
             max_model_len=config.engine.max_model_len,

@@ -87,7 +87,7 @@ def sweep(
     terms = [Terms(lambda_, seed, embedding) for lambda_ in lambdas]
     play = play or (lambda router: router.play(table_test))
     rows: list[Row] = []
-    for name in _spell_out(names, table_train):
+    for name in spell_out(names, table_train):
         with make_router(name, terms[0]).running():
             rows += _rows(name, table_train, terms, play)
     return rows
@@ -110,7 +110,7 @@ def make_router(name: str, terms: Terms) -> Router:
     return router
 
 
-def _spell_out(names: Sequence[str], table: ReplyTable) -> list[str]:
+def spell_out(names: Sequence[str], table: ReplyTable) -> list[str]:
     """The names with `alone` replaced by each candidate's; all are known."""
     spelt: list[str] = []
     for name in names:

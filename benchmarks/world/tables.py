@@ -35,8 +35,7 @@ def play_by_hop(router: Router, questions: Sequence[Question], cohort: Cohort = 
     world, pool = World(), experts(cohort)
     chains = {question.id: hops_of(question.text, world) for question in questions}
     answers = dict.fromkeys(chains, "")
-    costs = dict.fromkeys(chains, 0.0)
-    asked: dict[str, tuple[str, ...]] = dict.fromkeys(chains, ())
+    played: dict[str, list[Outcome]] = {key: [] for key in chains}
     for step in range(max(map(len, chains.values()))):
         hops = {
             key: hops[0] if step == 0 else Hop(hops[step].relation, answers[key])
@@ -46,9 +45,20 @@ def play_by_hop(router: Router, questions: Sequence[Question], cohort: Cohort = 
         table = _hop_table(hops, pool, world)
         for key, columns, outcome in zip(hops, router.route(table), router.play(table), strict=True):
             answers[key] = pool[columns[-1]].answer(hops[key], world)
-            costs[key] += outcome.cost_usd
-            asked[key] += outcome.asked
-    return [Outcome(*outcomes(answers[q.id], q.answers), costs[q.id], asked[q.id]) for q in questions]
+            played[key].append(outcome)
+    return [_chained(outcomes(answers[q.id], q.answers), played[q.id]) for q in questions]
+
+
+def _chained(scores: tuple[float, float], hops: Sequence[Outcome]) -> Outcome:
+    """The outcome of a question: its scores, and what its hops took together."""
+    return Outcome(
+        *scores,
+        cost_usd=sum(hop.cost_usd for hop in hops),
+        asked=tuple(name for hop in hops for name in hop.asked),
+        prompt_tokens=sum(hop.prompt_tokens for hop in hops),
+        completion_tokens=sum(hop.completion_tokens for hop in hops),
+        latency_s=sum(hop.latency_s for hop in hops),
+    )
 
 
 def _hop_table(hops: dict[str, Hop], pool: Sequence[Expert], world: World) -> ReplyTable:

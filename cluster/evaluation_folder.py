@@ -1,0 +1,117 @@
+"""The evaluation folder: what was asked, every item as it came to an end, and the table made of them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.item import Item, ItemError, Key
+from cluster.disk import RunFolderError, write_whole, writing
+from cluster.line_file import append_line, mended_lines
+from cluster.run_id import FILE_NAME as RUN_ID_FILE
+
+
+class EvaluationFolder:
+    """`items.jsonl` holds a line for each item and none twice, `failures.jsonl` one for each episode that came to no
+    end; `asked.json` says of which evaluation they are, so that no other one goes on with them."""
+
+    def __init__(self, path: Path, asked: Mapping[str, Any]) -> None:
+        """Open a folder, or make it; a line that a crash cut short is cut off.
+
+        Raises:
+            RunFolderError: it holds another evaluation, another process works in it, or it can't be read or written.
+        """
+        self.path = path
+        self.items_file, self.failures_file = path / "items.jsonl", path / "failures.jsonl"
+        self.table_file, self.json_file = path / "table.md", path / "evaluation.json"
+        self.ledger, self.run_id_file = path / "ledger.sqlite", path / RUN_ID_FILE
+        with writing(path, "the evaluation"):
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = (path / "evaluation.lock").open("a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunFolderError(
+                f"--out {path}: another process evaluates there; wait for it, or give another"
+            ) from None
+        self._check(asked)
+        self.items = self._read_items()
+        self._failed: dict[Key, str] = {}
+        for line in mended_lines(self.failures_file):
+            row = json.loads(line)
+            self._failed[tuple(row["key"])] = row["why"]  # type: ignore[index]
+
+    def close(self) -> None:
+        """Let another process work in it."""
+        self._lock.close()
+
+    @property
+    def failures(self) -> dict[Key, str]:
+        """Why episodes came to no end that have no item by now either."""
+        return {key: why for key, why in self._failed.items() if key not in self.items}
+
+    def lost(self) -> Counter[str]:
+        """How many of each row these are."""
+        return Counter(row for row, *_ in self.failures)
+
+    def add(self, item: Item) -> None:
+        """Keep an item, unless it is there already."""
+        if item.key in self.items:
+            return
+        with writing(self.items_file, "an item"):
+            append_line(self.items_file, item.to_line())
+        self.items[item.key] = item
+
+    def fail(self, key: Key, why: str) -> None:
+        """Note an episode that came to no end; it is played again when the evaluation goes on."""
+        with writing(self.failures_file, "a failure"):
+            append_line(self.failures_file, json.dumps({"key": key, "why": why}, ensure_ascii=False))
+        self._failed[key] = why
+
+    def spent_before(self) -> float:
+        """USD that the table tells of which is there already; 0 if there is none."""
+        if not self.json_file.is_file():
+            return 0.0
+        try:
+            return float(json.loads(self.json_file.read_text(encoding="utf-8"))["spent_usd"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise RunFolderError(f"{self.json_file}: damaged ({error}); remove it, it is written anew") from error
+
+    def finish(self, table: str, numbers: Mapping[str, Any]) -> None:
+        """Write the table and its numbers."""
+        with writing(self.table_file, "the table"):
+            write_whole(self.table_file, table)
+            write_whole(self.json_file, json.dumps(numbers, ensure_ascii=False, indent=2) + "\n")
+
+    def _check(self, asked: Mapping[str, Any]) -> None:
+        file = self.path / "asked.json"
+        if not file.is_file():
+            if self.items_file.is_file():
+                raise RunFolderError(f"--out {self.path}: holds items but no asked.json; restore it, or give another")
+            with writing(file, "what is asked"):
+                write_whole(file, json.dumps(asked, ensure_ascii=False, indent=2) + "\n")
+            return
+        try:
+            before = dict(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise RunFolderError(f"{file}: damaged ({error}); restore it, or give another --out") from error
+        changed = [name for name in dict.fromkeys((*before, *asked)) if before.get(name) != asked.get(name)]
+        if changed:
+            told = "; ".join(f"{name} was {before.get(name)!r}, is {asked.get(name)!r}" for name in changed)
+            raise RunFolderError(f"--out {self.path}: holds another evaluation ({told}); give another folder")
+
+    def _read_items(self) -> dict[Key, Item]:
+        found: dict[Key, Item] = {}
+        for number, line in enumerate(mended_lines(self.items_file), 1):
+            try:
+                item = Item.from_line(line)
+            except ItemError as error:
+                raise RunFolderError(f"{self.items_file}, line {number}: {error}; remove it") from error
+            if item.key in found:
+                raise RunFolderError(f"{self.items_file}, line {number}: {item.key} comes twice; remove one of the two")
+            found[item.key] = item
+        return found

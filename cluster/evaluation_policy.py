@@ -1,0 +1,201 @@
+"""The policy under evaluation: an engine's or another endpoint's model, played by the episodes of training."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from actors.episode import Episode, EpisodeRequest, PromptTooLong
+from actors.pool.caller import CandidateCaller
+from actors.pool.cards import ModelCard
+from actors.questions import Question
+from actors.teacher import Player, Teacher, TeacherRefusal
+from actors.together import run_together
+from actors.trajectory import Trajectory
+from benchmarks.item import Key, played_item
+from benchmarks.protocol import Pass
+from cluster.batch import BudgetSpent, spent_cap
+from cluster.config import Config
+from cluster.evaluation_folder import EvaluationFolder
+from cluster.policies import locate_checkpoint
+from cluster.requests import evaluation_requests, readable_rules
+from cluster.responder import PolicySource, Responder
+from rewards.transcript import StopReason
+
+_SAMPLE_SEEDS = 1 << 33  # between the samples of a question; seeds are multiplied by 16 and stay below 2^63
+_MOST_FAILURES = 8  # episodes in a row that fail: then it is no accident
+
+
+class EvaluateError(RuntimeError):
+    """An evaluation that can't be made as asked for; the message names option, value and remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An episode to be played, and where its item belongs."""
+
+    key: Key
+    request: EpisodeRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A model that plays the policy over an OpenAI-compatible endpoint. Prices are USD per million tokens."""
+
+    url: str
+    model: str
+    key: str | None = None
+    timeout_s: float = 120.0
+    price_in: float = 0.0
+    price_out: float = 0.0
+
+
+class Policy(Protocol):
+    """Plays episodes between `start` and `close`."""
+
+    async def start(self) -> None: ...
+
+    async def play(self, request: EpisodeRequest) -> tuple[Trajectory, float]:
+        """The episode, and what the policy's own tokens cost in USD."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class EnginePolicy:
+    """A checkpoint on an engine of its own, which costs nothing."""
+
+    def __init__(self, source: PolicySource, cards: Sequence[ModelCard], caller: CandidateCaller) -> None:
+        self._responder = Responder(source, cards, caller)
+
+    async def start(self) -> None:
+        await self._responder.start()
+
+    async def play(self, request: EpisodeRequest) -> tuple[Trajectory, float]:
+        return await self._responder.play(request), 0.0
+
+    async def close(self) -> None:
+        await self._responder.close()
+
+
+class ChatPolicy:
+    """A model at an endpoint, which reads the rules where the recipe's prompt takes them for granted."""
+
+    def __init__(self, endpoint: Endpoint, config: Config, caller: CandidateCaller) -> None:
+        self._endpoint, self._config, self._caller = endpoint, config, caller
+        self._teacher = Teacher(endpoint.url, endpoint.model, key=endpoint.key, timeout_s=endpoint.timeout_s)
+        self._tokenizer: Any = None
+
+    async def start(self) -> None:
+        from transformers import AutoTokenizer
+
+        await self._caller.check()
+        config = self._config
+        checkpoint = locate_checkpoint(config.policy.checkpoint, config.run.folder / ".cache")
+        self._tokenizer = await asyncio.to_thread(AutoTokenizer.from_pretrained, str(checkpoint))
+
+    async def play(self, request: EpisodeRequest) -> tuple[Trajectory, float]:
+        config, endpoint = self._config, self._endpoint
+        player = Player(self._teacher, self._tokenizer, request.prompt(readable_rules(config.episode)))
+        episode = Episode(
+            request,
+            tokenizer=self._tokenizer,
+            generate=player.generate,
+            ask=self._caller.ask,
+            settings=config.episode,
+            max_model_len=config.engine.max_model_len,
+            observer=player,
+        )
+        trajectory = await episode.run()
+        usd = (player.prompt_tokens * endpoint.price_in + player.completion_tokens * endpoint.price_out) / 1e6
+        return trajectory, usd
+
+    async def close(self) -> None:
+        try:
+            await self._caller.close()
+        finally:
+            await self._teacher.close()
+
+
+def episodes_of(
+    config: Config, passes: Sequence[Pass], questions: Sequence[Question], cards: Sequence[ModelCard]
+) -> list[Waiting]:
+    """Every episode of an evaluation. Those of a question have the same menu and budget, whatever the pass; each has
+    a place of its own in the ledger, and a seed of its own."""
+    found = []
+    for each in passes:
+        policy = config.policy.model_copy(update={"eval_temperature": each.temperature})
+        requests = evaluation_requests(config.model_copy(update={"policy": policy}), 0, questions, cards)
+        for sample in range(each.samples):
+            for index, request in enumerate(requests):
+                question = request.question
+                group = f"evaluate-t{each.temperature:g}-{sample}-{index}"
+                placed = replace(request, group=group, seed=request.seed + sample * _SAMPLE_SEEDS)
+                found.append(Waiting((each.row, question.dataset, question.id, sample), placed))
+    return found
+
+
+async def play_all(
+    policy: Policy,
+    waiting: Sequence[Waiting],
+    folder: EvaluationFolder,
+    *,
+    concurrency: int,
+    told: Callable[[], None],
+) -> None:
+    """Play episodes, so many at a time; each is in the folder once it has ended, and `told` hears of it.
+
+    Raises:
+        EvaluateError: so many failed in a row that it is no accident.
+        BudgetSpent: a cap of the run or day is used up.
+        PoolError, LedgerError, TeacherError, PolicyUnavailable, TimeoutError: the policy or the candidates can't be
+            asked.
+    """
+    if not waiting:
+        return
+    shift = _Shift(policy, iter(waiting), folder, told)
+    try:
+        await policy.start()
+        await run_together(shift.work() for _ in range(min(concurrency, len(waiting))))
+    finally:
+        await policy.close()
+
+
+class _Shift:
+    """What the episodes of one command share."""
+
+    def __init__(
+        self, policy: Policy, waiting: Iterator[Waiting], folder: EvaluationFolder, told: Callable[[], None]
+    ) -> None:
+        self._policy, self._waiting, self._folder, self._told = policy, waiting, folder, told
+        self._failures = 0  # since an episode ended last
+
+    async def work(self) -> None:
+        for each in self._waiting:
+            try:
+                trajectory, usd = await self._policy.play(each.request)
+            except (TeacherRefusal, PromptTooLong) as error:
+                self._fail(each.key, str(error))
+                continue
+            if cap := spent_cap([trajectory]):
+                raise BudgetSpent(f"{cap}. What was answered is in {self._folder.path}; the same command goes on")
+            if trajectory.transcript.stop_reason is StopReason.VOID:
+                call = next(call for call in trajectory.transcript.calls if call.status.is_infrastructure)
+                self._fail(each.key, f"a call to {call.model} ended {call.status}: {call.error}")
+                continue
+            row, _, _, sample = each.key
+            self._folder.add(played_item(row, sample, trajectory, usd))
+            self._failures = 0
+            self._told()
+
+    def _fail(self, key: Key, why: str) -> None:
+        self._folder.fail(key, why)
+        self._failures += 1
+        self._told()
+        if self._failures >= _MOST_FAILURES:
+            raise EvaluateError(
+                f"{self._failures} episodes in a row failed, the last of question {key[2]!r}: {why}; mend that, then "
+                "the same command goes on"
+            )
