@@ -62,7 +62,7 @@ _EXPLAINED = (
     ("cluster.config", "ConfigError"),
     ("cluster.crew", "SyncError"),
     ("cluster.demonstrate", "DemonstrateError"),
-    ("cluster.evaluation_policy", "EvaluateError"),
+    ("cluster.evaluation_assignment", "EvaluateError"),
     ("cluster.fleet", "CrewError"),
     ("cluster.manifest", "ResumeError"),
     ("cluster.mirror", "MirrorError"),

@@ -85,7 +85,7 @@ def evaluate(
     where = out or "runs/evaluations"
     with stoppable(lambda: f"what was answered is in {where}; the same command goes on"):
         from cluster.evaluate import evaluate as evaluate_target
-        from cluster.evaluation_target import Assignment
+        from cluster.evaluation_assignment import Assignment
 
         assignment = Assignment(
             target=target,

@@ -18,6 +18,7 @@ from benchmarks.item import Key, played_item
 from benchmarks.protocol import Pass
 from cluster.batch import BudgetSpent, spent_cap
 from cluster.config import Config
+from cluster.evaluation_assignment import EvaluateError
 from cluster.evaluation_folder import EvaluationFolder
 from cluster.policies import locate_checkpoint
 from cluster.requests import evaluation_requests, readable_rules
@@ -26,10 +27,6 @@ from rewards.transcript import StopReason
 
 _SAMPLE_SEEDS = 1 << 33  # between the samples of a question; seeds are multiplied by 16 and stay below 2^63
 _MOST_FAILURES = 8  # episodes in a row that fail: then it is no accident
-
-
-class EvaluateError(RuntimeError):
-    """An evaluation that can't be made as asked for; the message names option, value and remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +86,8 @@ class ChatPolicy:
         self._tokenizer: Any = None
 
     async def start(self) -> None:
-        from transformers import AutoTokenizer
-
         await self._caller.check()
-        config = self._config
-        checkpoint = locate_checkpoint(config.policy.checkpoint, config.run.folder / ".cache")
-        self._tokenizer = await asyncio.to_thread(AutoTokenizer.from_pretrained, str(checkpoint))
+        self._tokenizer = await asyncio.to_thread(load_tokenizer, self._config)
 
     async def play(self, request: EpisodeRequest) -> tuple[Trajectory, float]:
         config, endpoint = self._config, self._endpoint
@@ -117,6 +110,18 @@ class ChatPolicy:
             await self._caller.close()
         finally:
             await self._teacher.close()
+
+
+def load_tokenizer(config: Config) -> Any:
+    """The tokenizer of the recipe's policy, in whose tokens episodes are counted.
+
+    Raises:
+        ConfigError: there is no such checkpoint.
+    """
+    from transformers import AutoTokenizer
+
+    checkpoint = locate_checkpoint(config.policy.checkpoint, config.run.folder / ".cache")
+    return AutoTokenizer.from_pretrained(str(checkpoint))
 
 
 def episodes_of(

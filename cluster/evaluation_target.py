@@ -1,84 +1,23 @@
-"""The evaluation's target: what is evaluated, by which options, and whether these go together."""
+"""The evaluation's target: the policy that is evaluated, and the candidates that it was trained with."""
 
 from __future__ import annotations
 
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from actors.pool.cards import CardError, ModelCard, find_pool, load_cards
 from benchmarks.pool_fingerprint import difference
-from benchmarks.protocol import Name
-from benchmarks.statistics import RESAMPLES
 from benchmarks.world.experts import experts
 from benchmarks.world.recorded import RepliesError, recorded_cards
 from cluster.config import Config, ConfigError, load_config
-from cluster.evaluation_policy import Endpoint, EvaluateError
+from cluster.evaluation_assignment import Assignment, EvaluateError
+from cluster.evaluation_policy import Endpoint
 from cluster.responder import PolicySource, open_source
 
-RECORDED, WORLD = "recorded:", "world"
 _NOWHERE = "http://127.0.0.1:1/v1"  # cards are compared; nobody is asked
 _CHAT_CONCURRENCY = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """What is to be evaluated, and how."""
-
-    target: str
-    datasets: tuple[str, ...] = ()
-    protocol: Name = "paper"
-    samples: int | None = None
-    limit: int | None = None  # questions of each set
-    baselines: tuple[str, ...] = ("all",)
-    lambdas: tuple[float, ...] = (0.0,)
-    seed: int = 0  # of the baselines and of the split of recorded replies
-    out: Path | None = None
-    recipe: str = "quickstart"
-    overrides: tuple[str, ...] = ()
-    model: str | None = None  # at a URL
-    api_key_env: str | None = None
-    price_in: float = 0.0  # that model's USD per million tokens
-    price_out: float = 0.0
-    timeout_s: float = 120.0
-    concurrency: int | None = None  # episodes at a time; as many as the engine takes, of a URL 16
-    ask_everyone: bool = False
-    fit_questions: int = 200  # that everyone is asked besides, for baselines to learn from
-    max_usd: float = 1.0  # that asking everyone may cost without `yes`
-    yes: bool = False
-    against: str | None = None  # row that the others are compared with
-    published: str = "qwen"
-    resamples: int = RESAMPLES
-
-    @property
-    def is_url(self) -> bool:
-        return "://" in self.target
-
-    @property
-    def is_table(self) -> bool:
-        """Whether there is no policy: replies are recorded, or follow from the world."""
-        return self.target == WORLD or self.target.startswith(RECORDED)
-
-    def check(self) -> None:
-        """Check that the options go together.
-
-        Raises:
-            EvaluateError: they do not.
-        """
-        if self.is_url and not self.model:
-            raise EvaluateError(f"{self.target} needs --model NAME, the model's name at that endpoint")
-        if self.model and not self.is_url:
-            raise EvaluateError(f"--model {self.model} goes with a URL, and the target is {self.target}; leave it out")
-        given = {
-            "--samples": self.samples is not None,
-            "--ask-everyone": self.ask_everyone,
-            "--set": bool(self.overrides),
-        }
-        if self.is_table and any(given.values()):
-            named = ", ".join(name for name, is_given in given.items() if is_given)
-            raise EvaluateError(f"{named} with {self.target}: no policy plays there and nobody is asked; leave it out")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,7 @@ from benchmarks.contests import live_contest, served_contest, world_contest
 from benchmarks.question_sets import load_sources
 from benchmarks.reply_table import normalise_question
 from cluster.config import Config
-from cluster.evaluation_policy import EvaluateError
-from cluster.evaluation_target import Assignment
+from cluster.evaluation_assignment import Assignment, EvaluateError
 from cluster.everyone import Asked, ask_table
 
 

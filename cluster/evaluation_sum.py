@@ -1,0 +1,171 @@
+"""The evaluation: the questions and rows of one, from what is in its folder to the table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from actors.pool.cards import ModelCard
+from actors.questions import Question
+from benchmarks.baseline_rows import Contest, make_rows, planned_rows
+from benchmarks.baselines.report import REFERENCE
+from benchmarks.evaluation_table import Evaluated, published_rows, render
+from benchmarks.item import Item
+from benchmarks.pool_fingerprint import card_facts, fingerprint
+from benchmarks.protocol import passes
+from benchmarks.row_summary import against, summarise_row
+from cluster.evaluation_assignment import Assignment, EvaluateError
+from cluster.evaluation_folder import EvaluationFolder
+
+Say = Callable[[str], None]
+Told = Callable[[int, int, float], None]  # done, in all, USD spent on candidates
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """One evaluation under way."""
+
+    assignment: Assignment
+    questions: Sequence[Question]
+    cards: tuple[ModelCard, ...]
+    folder: EvaluationFolder
+    policy: str  # what plays; empty where there is none
+    policy_rows: tuple[str, ...]
+    notes: list[str]
+    spent_usd: float = 0.0
+    left_out: dict[str, str] | None = None  # baselines, and why
+
+    def run_baselines(self, names: Sequence[str], contest: Contest, told: Told) -> list[str]:
+        """Make the rows that are not whole yet; return all names in their order."""
+        planned = planned_rows(names, self.assignment.lambdas, contest.train)
+        keys = [(question.dataset, question.id, 0) for question in contest.questions]
+        open_ = [row for row in planned if any((row.name, *key) not in self.folder.items for key in keys)]
+        self.left_out = {}
+        done = len(planned) - len(open_)
+        for row, items, why in make_rows(contest, open_, self.assignment.seed):
+            for item in items:
+                self.folder.add(item)
+            if why:
+                self.left_out[row.name] = why
+            done += 1
+            told(done, len(planned), self.spent_usd)
+        return [row.name for row in planned if row.name not in self.left_out]
+
+    def finish(self, baselines: Sequence[str]) -> None:
+        """Sum up what is in the folder, and write the table.
+
+        Raises:
+            EvaluationError: a row came to nothing.
+            EvaluateError: the row to compare with is not there.
+        """
+        by_row: dict[str, list[Item]] = {name: [] for name in (*self.policy_rows, *baselines)}
+        for item in self.folder.items.values():
+            if item.row in by_row:
+                by_row[item.row].append(item)
+        lost, resamples = self.folder.lost(), self.assignment.resamples
+        rows = [summarise_row(name, items, lost=lost[name], resamples=resamples) for name, items in by_row.items()]
+        reference = self._reference(list(by_row))
+        notes = self.notes + [f"{name} was left out: {why}" for name, why in (self.left_out or {}).items()]
+        if total := sum(lost[name] for name in by_row):
+            notes.append(
+                f"{total} episodes failed (failures.jsonl) and count nowhere; the same command plays them again"
+            )
+        found = Evaluated(
+            title=f"Evaluation of {self.policy or self.assignment.target}",
+            about=self._about(),
+            pool=fingerprint(self.cards),
+            rows=rows,
+            against=against(by_row, reference, resamples=resamples) if reference else {},
+            published=self.assignment.published,
+            notes=notes,
+        )
+        self.folder.finish(render(found), self._numbers(found))
+
+    def _reference(self, names: Sequence[str]) -> str | None:
+        wanted = self.assignment.against
+        if wanted is not None and wanted not in names:
+            raise EvaluateError(f"--against {wanted}: no such row; there are {', '.join(names)}")
+        first = [name for name in (wanted, *self.policy_rows, REFERENCE) if name in names]
+        return first[0] if first else (names[0] if names else None)
+
+    def _about(self) -> dict[str, str]:
+        assignment = self.assignment
+        sets: dict[str, int] = {}
+        for question in self.questions:
+            sets[question.dataset] = sets.get(question.dataset, 0) + 1
+        planned = passes(assignment.protocol, assignment.samples) if self.policy else ()
+        temperatures = "; ".join(f"{p.row}: {p.samples} at temperature {p.temperature:g}" for p in planned)
+        asked = f"{len(self.questions)} questions: {', '.join(f'{name} {count}' for name, count in sets.items())}"
+        return {
+            "policy": self.policy or "none, baselines alone",
+            "protocol": f"{assignment.protocol}{f' ({temperatures})' if temperatures else ''}",
+            "asked": asked,
+            "pool": f"`{fingerprint(self.cards)}`, {', '.join(card.name for card in self.cards)}",
+        }
+
+    def _numbers(self, found: Evaluated) -> dict[str, Any]:
+        papers = [
+            {"label": row.label, "metric": row.metric, "table": row.table, "scores": row.scores, "average": row.average}
+            for metric in ("em", "f1")
+            for row in published_rows(metric, found.sets, found.published)  # type: ignore[arg-type]
+        ]
+        numbers = {
+            "about": found.about,
+            "pool": {"fingerprint": found.pool, "cards": card_facts(self.cards)},
+            "rows": [asdict(row) for row in found.rows],
+            "against": {name: asdict(row) for name, row in found.against.items()},
+            "published_not_measured": papers,
+            "notes": found.notes,
+            "spent_usd": self.spent_usd,
+        }
+        plain: dict[str, Any] = _without_nan(numbers)
+        return plain
+
+
+def what_is_asked(
+    assignment: Assignment,
+    questions: Sequence[Question],
+    cards: Sequence[ModelCard],
+    *,
+    policy: str,
+    rules: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What makes an evaluation this one and no other."""
+    texts = json.dumps([(q.dataset, q.id, q.text, q.answers) for q in questions])
+    return {
+        "target": policy or assignment.target,
+        "protocol": assignment.protocol,
+        "samples": assignment.samples,
+        "questions": f"{len(questions)}, {hashlib.blake2b(texts.encode(), digest_size=6).hexdigest()}",
+        "pool": fingerprint(cards),
+        "seed": assignment.seed,
+        "rules": dict(rules),
+    }
+
+
+def check_answerable(questions: Sequence[Question], serve: str) -> None:
+    """Check that the world's experts are asked about the world, and nobody else is.
+
+    Raises:
+        EvaluateError: it is otherwise.
+    """
+    strange = next((q for q in questions if q.dataset.startswith("world-") != (serve == "world")), None)
+    if strange is not None:
+        raise EvaluateError(
+            f"--datasets: {strange.dataset or strange.id!r} with candidates.serve={serve}: only the world's experts "
+            "can answer the world's questions, and nothing else; name other data sets, or other candidates by --recipe "
+            "or --set candidates.serve=none --set candidates.pool.cards=FILE"
+        )
+
+
+def _without_nan(value: Any) -> Any:
+    """As JSON takes it: a number that is not known is None."""
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,115 @@
+"""An OpenAI-compatible server on loopback that plays a policy and two candidates, in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+COLOURS = ("red", "blue", "green", "black")
+
+
+class Words:
+    """A tokenizer whose tokens are words; it forgets what they were."""
+
+    def get_added_vocab(self) -> dict[str, int]:
+        return {}
+
+    def encode(self, text: str, **_: object) -> list[int]:
+        return [len(word) for word in text.split()]
+
+    def decode(self, tokens: list[int]) -> str:
+        return " ".join("x" * token for token in tokens)
+
+    def apply_chat_template(self, messages: list[dict[str, str]], **_: object) -> list[int]:
+        return self.encode(messages[0]["content"])
+
+
+def colour(question: str) -> str:
+    """The right answer to `what colour is thing N ?`."""
+    return COLOURS[int(re.findall(r"thing (\d+)", question)[-1]) % len(COLOURS)]
+
+
+class Endpoints:
+    """`sage` is the policy: it routes to the first card shown and repeats the colour that it reads. Of the candidates
+    `alpha` knows all colours, and `beta` refuses everything.
+
+    It counts what each model is asked; after `patience` questions to the policy it refuses the key.
+    """
+
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+        self.patience: int | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.url = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(20)
+
+    async def _start(self) -> str:
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", self._reply)
+        app.router.add_get("/v1/models", self._models)
+        self._runner = web.AppRunner(app)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        return f"http://127.0.0.1:{self._runner.addresses[0][1]}/v1"
+
+    async def _models(self, _: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": name} for name in ("sage", "alpha", "beta")]})
+
+    async def _reply(self, request: web.Request) -> web.Response:
+        body = json.loads(await request.read())
+        self.asked[body["model"]] += 1
+        text = body["messages"][-1]["content"]
+        if body["model"] == "beta":
+            return self._say("", refusal="I would rather not")
+        if body["model"] == "alpha":
+            return self._say(f"it is {colour(text)}")
+        if self.patience is not None and self.asked["sage"] > self.patience:
+            return web.json_response({"error": {"message": "no"}}, status=403)
+        if len(body["messages"]) > 1:
+            found = next((c for c in COLOURS if c in text), "any")
+            return self._say(f"<think> so </think> <answer> {found} ")
+        name = re.findall(r"^- (\w+): ", text, re.M)[0]
+        question = re.findall(r"Question: (.*)", text)[-1]
+        return self._say(f"<think> who </think> <search> {name} : {question} ")
+
+    @staticmethod
+    def _say(text: str, refusal: str | None = None) -> web.Response:
+        message = {"role": "assistant", "content": text or None, "refusal": refusal}
+        choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+        return web.json_response({"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage})
+
+    def stop(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(20)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(20)
+        self._loop.close()
+
+
+def write_questions(path: Path, numbers: range, name: str = "things") -> str:
+    """Questions in a file, as a source."""
+    rows = [
+        {"id": f"t{n}", "dataset": name, "question": f"what colour is thing {n} ?", "answers": [colour(f"thing {n}")]}
+        for n in numbers
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def write_cards(path: Path, url: str) -> str:
+    """Both candidates' cards."""
+    models = [
+        {"name": name, "descriptor": f"a model {size}b", "base_url": url, "price_out_usd_per_mtok": price}
+        for name, size, price in (("alpha", 70, 2.0), ("beta", 7, 1.0))
+    ]
+    path.write_text(json.dumps({"models": models}), encoding="utf-8")
+    return str(path)
