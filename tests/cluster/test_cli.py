@@ -28,7 +28,9 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
-@pytest.mark.parametrize("arguments", ["--help", "train --help", "train --keys", "recipes", "submit --help"])
+@pytest.mark.parametrize(
+    "arguments", ["--help", "train --help", "train --keys", "recipes", "submit --help", "evaluate --help"]
+)
 def test_help_imports_nothing_heavy(arguments: str) -> None:
     assert heavy_imports(arguments) == []
 
