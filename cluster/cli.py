@@ -10,7 +10,18 @@ from typing import Annotated
 
 import typer
 
-from cluster import data_cli, evaluate_cli, ledger_cli, policy_cli, pool_cli, report_cli, stopping, train_cli, world_cli
+from cluster import (
+    data_cli,
+    evaluate_cli,
+    frontier_cli,
+    ledger_cli,
+    policy_cli,
+    pool_cli,
+    report_cli,
+    stopping,
+    train_cli,
+    world_cli,
+)
 from cluster.command import fail, stoppable
 from rewards.settings import Metric, Preset
 
@@ -31,6 +42,7 @@ for _command in (
     policy_cli.ask,
     policy_cli.serve,
     evaluate_cli.evaluate,
+    frontier_cli.frontier,
     train_cli.submit,
     report_cli.report,
 ):
@@ -50,6 +62,7 @@ _EXPLAINED = (
     ("benchmarks.baselines.router", "RouterError"),
     ("benchmarks.caller.provider", "CallerBenchError"),
     ("benchmarks.evaluation", "EvaluationError"),
+    ("benchmarks.frontier", "FrontierError"),
     ("benchmarks.learner_memory", "MemoryBenchError"),
     ("benchmarks.reply_table", "ReplyTableError"),
     ("benchmarks.statistics", "StatisticsError"),

@@ -1,0 +1,177 @@
+"""Frontiers (`router-r1 frontier`): points of evaluations and runs, as a table, a picture and a page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from scipy import stats
+
+from benchmarks.evaluation import Evaluation
+from benchmarks.frontier import SINGLE, Point, Standing, standings
+from benchmarks.statistics import Interval
+from cluster.disk import RunFolderError, write_whole, writing
+from cluster.frontier_plot import draw, save_png, svg_of
+from cluster.report_page import Column, Page, Plot, Section, Table, render
+from cluster.run_record import RunRecord, read_record, setting
+
+_OF_RUN = {"after": "policy", "oracle": "oracle", "best_single": SINGLE, "random": "random"}  # by their names there
+
+
+def read_points(folders: Sequence[Path]) -> tuple[list[Point], list[str]]:
+    """The points of evaluation folders and run folders, and what to be wary of when comparing them.
+
+    Raises:
+        RunFolderError: a folder is neither, or damaged.
+    """
+    points: list[Point] = []
+    measured: dict[str, tuple[str, str]] = {}  # pool and questions, by folder
+    notes: list[str] = []
+    for folder in folders:
+        if (folder / "evaluation.json").is_file():
+            found, measured[str(folder)] = _evaluation_points(folder)
+        else:
+            found = _run_points(read_record(folder))
+            if not found:
+                notes.append(f"{folder}: the run has no evaluation yet, and is left out")
+        points += found
+    if len(set(measured.values())) > 1:
+        told = "; ".join(f"{name}: pool {pool}, questions {asked}" for name, (pool, asked) in measured.items())
+        notes.append(f"these were not measured with the same candidates and questions: {told}")
+    if measured and len(measured) < len(set(map(str, folders))):
+        notes.append("runs tell neither pool nor sets: whether they can be compared with the others is yours to judge")
+    return list({(p.method, p.knob, p.usd_per_1k, p.em.mean): p for p in points}.values()), notes
+
+
+def write_frontier(points: Sequence[Point], notes: Sequence[str], out: Path) -> list[Standing]:
+    """Write `frontier.csv`, `frontier.png` and `frontier.html`, and return the methods' standings.
+
+    Raises:
+        FrontierError: there are no points.
+        RunFolderError: they can't be written.
+    """
+    found = standings(points)
+    figure = draw(points, [standing.method for standing in found])
+    with writing(out, "the frontier"):
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / "frontier.csv", _csv(points))
+        save_png(figure, out / "frontier.png")
+        write_whole(out / "frontier.html", render(_page(points, found, notes, svg_of(figure))))
+    return found
+
+
+def describe(found: Sequence[Standing], notes: Sequence[str]) -> str:
+    """The standings in Markdown."""
+    head = ["method", "points", "area", "best exact match", "USD per 1k there", "of the oracle's gap closed"]
+    rows = [head, ["---"] * len(head), *([standing.method, *_cells(standing)] for standing in found)]
+    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", *(f"Note: {note}" for note in notes)]).rstrip()
+
+
+def _evaluation_points(folder: Path) -> tuple[list[Point], tuple[str, str]]:
+    file = folder / "evaluation.json"
+    try:
+        numbers = json.loads(file.read_text(encoding="utf-8"))
+        asked = json.loads((folder / "asked.json").read_text(encoding="utf-8"))
+        alpha = _alpha(Path(str(asked["target"])))
+        points = [_row_point(row, folder, alpha) for row in numbers["rows"]]
+        swept = {point.method for point in points if point.knob.startswith("λ")}
+        points = [replace(p, knob="λ=0") if p.method in swept and not p.knob else p for p in points]
+        return points, (str(numbers["pool"]["fingerprint"]), str(asked["questions"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{file}: damaged ({error!r}); evaluate anew, or restore it") from error
+
+
+def _row_point(row: dict[str, Any], folder: Path, alpha: str) -> Point:
+    method, _, knob = str(row["name"]).partition(", λ=")
+    mean, low, high = (
+        math.nan if row["em"][name] is None else float(row["em"][name]) for name in ("mean", "low", "high")
+    )
+    told = f"λ={knob}" if knob else (alpha if method.startswith("policy") else "")
+    return Point(
+        method, told, float(row["usd_per_1k"]), Interval(mean, low, high, int(row["em"]["questions"])), str(folder)
+    )
+
+
+def _alpha(checkpoint: Path) -> str:
+    """The weight of cost that a checkpoint's run was trained with; empty where it belongs to none."""
+    run = checkpoint.parent.parent
+    if not (run / "config.yaml").is_file():
+        return ""
+    return _knob(read_record(run))
+
+
+def _run_points(record: RunRecord) -> list[Point]:
+    return [
+        Point(
+            method,
+            _knob(record) if name == "after" else "",
+            record.evaluations[name].cost_usd_per_1k_questions,
+            _interval(record.evaluations[name]),
+            str(record.folder.path),
+        )
+        for name, method in _OF_RUN.items()
+        if name in record.evaluations and not math.isnan(record.evaluations[name].em)
+    ]
+
+
+def _knob(record: RunRecord) -> str:
+    alpha = setting(record.config, "rewards.alpha")
+    return "" if alpha is None else f"α={float(alpha):g}"
+
+
+def _interval(found: Evaluation) -> Interval:
+    """Wilson's interval of a share of questions: a run keeps its means, not its items."""
+    if found.questions < 2:
+        return Interval(found.em, math.nan, math.nan, found.questions)
+    right = round(found.em * found.questions)
+    bounds = stats.binomtest(right, found.questions).proportion_ci(method="wilson")
+    return Interval(found.em, float(bounds.low), float(bounds.high), found.questions)
+
+
+def _csv(points: Sequence[Point]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["method", "knob", "usd_per_1k", "em", "em_low", "em_high", "questions", "source"])
+    for point in points:
+        bounds = ("", "") if not point.em.known else (point.em.low, point.em.high)
+        row = (point.method, point.knob, point.usd_per_1k, point.em.mean, *bounds, point.em.questions, point.source)
+        writer.writerow(row)
+    return text.getvalue()
+
+
+def _cells(standing: Standing) -> list[str]:
+    best = standing.best
+    em = f"{best.em.mean:.3f}" + (f" ({best.em.low:.3f} - {best.em.high:.3f})" if best.em.known else "")
+    closed = "–" if standing.gap_closed is None else f"{standing.gap_closed:.0%}"
+    return [str(standing.points), f"{standing.area:.3f}", em, f"{best.usd_per_1k:.4g}", closed]
+
+
+def _page(points: Sequence[Point], found: Sequence[Standing], notes: Sequence[str], svg: bytes) -> Page:
+    names = ("points", "area", "best exact match", "USD per 1k there", "of the oracle's gap closed")
+    standing_table = Table(
+        "Methods",
+        [Column("method", numeric=False), *(Column(name) for name in names)],
+        [[standing.method, *_cells(standing)] for standing in found],
+        note="Area: mean exact match of the convex hull over prices from 0 to the dearest point of all.",
+    )
+    text = [Column(name, numeric=False) for name in ("method", "knob")]
+    point_table = Table(
+        "Points",
+        [*text, Column("price", "USD per 1k"), Column("exact match")],
+        [[p.method, p.knob, f"{p.usd_per_1k:.4g}", f"{p.em.mean:.3f}"] for p in points],
+    )
+    first = found[0]
+    picture = Plot("Quality against dollars", svg, f"{len(points)} points of {len(found)} methods", wide=True)
+    return Page(
+        title="Quality against dollars",
+        status=f"{len(points)} points of {len(found)} methods",
+        result=[f"The largest area is that of {first.method}: {first.area:.3f}."],
+        alarms=notes,
+        sections=[Section("Frontier", "frontier", tables=[standing_table, point_table], plots=[picture])],
+    )

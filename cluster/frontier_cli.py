@@ -1,0 +1,34 @@
+"""`router-r1 frontier`: quality against dollars, of evaluations and runs; what draws is imported by the command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.command import stoppable
+
+
+def frontier(
+    folders: Annotated[list[Path], typer.Argument(help="Evaluation folders, run folders, any number of them.")],
+    out: Annotated[Path, typer.Option(help="Folder for frontier.csv, frontier.png and frontier.html.")] = Path(
+        "runs/frontier"
+    ),
+) -> None:
+    """Draw quality against dollars: baselines over λ, policies over α.
+
+    Prints the area under each method's frontier, and how much it closes of the gap between the best single candidate
+    and the oracle.
+
+    \b
+    Examples:
+      router-r1 evaluate world --lambda 0 --lambda 0.05 --lambda 0.2 --out runs/evaluations/world
+      router-r1 frontier runs/evaluations/world runs/NAME --out runs/frontier
+    """
+    with stoppable():
+        from cluster.frontier import describe, read_points, write_frontier
+
+        points, notes = read_points(folders)
+        typer.echo(describe(write_frontier(points, notes, out), notes))
+        typer.echo(f"{len(points)} points are in {out}", err=True)

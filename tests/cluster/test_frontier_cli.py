@@ -1,0 +1,84 @@
+"""`router-r1 frontier`: points out of evaluations and runs, and the three files made of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks import contests
+from cluster.cli import app
+from cluster.config import load_config
+from cluster.disk import RunFolderError
+from cluster.evaluate import evaluate
+from cluster.evaluation_assignment import Assignment
+from cluster.frontier import read_points
+
+NAMES = ("random", "best_constant", "best_utility", "oracle")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("evaluation")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contests, "_WORLD_TRAIN", 100)
+        asked = Assignment("world", limit=40, baselines=NAMES, lambdas=(0.0, 1.0), out=out, resamples=199)
+        return evaluate(asked, lambda _: None, lambda *_: None)
+
+
+def made_run(folder: Path, alpha: float) -> Path:
+    """A run with a summary."""
+    folder.mkdir()
+    config = load_config("quickstart", [f"rewards.alpha={alpha}"]).dump()
+    (folder / "config.yaml").write_text(json.dumps(config), encoding="utf-8")
+    after = {"questions": 100, "em": 0.8, "f1": None, "cost_usd_per_1k_questions": 1.5, "calls_per_question": 1.0,
+             "call_share": {}}  # fmt: skip
+    summary = {"after": after, "oracle": after | {"em": 0.9}, "before": after | {"em": 0.1}}
+    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    (folder / "metrics.jsonl").write_text("", encoding="utf-8")
+    return folder
+
+
+def test_baselines_over_lambda_and_runs_over_alpha(world: Path, tmp_path: Path) -> None:
+    runs = [made_run(tmp_path / f"run-{alpha}", alpha) for alpha in (0.0, 0.6)]
+    done = CliRunner().invoke(app, ["frontier", str(world), *map(str, runs), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    with (tmp_path / "out" / "frontier.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    knobs = {(row["method"], row["knob"]) for row in rows}
+    assert {("best_utility", "λ=0"), ("best_utility", "λ=1"), ("policy", "α=0"), ("policy", "α=0.6")} <= knobs
+    [policy] = [row for row in rows if row["knob"] == "α=0.6"]
+    assert (float(policy["em"]), float(policy["usd_per_1k"])) == (0.8, 1.5)
+    assert 0.7 < float(policy["em_low"]) < 0.8 < float(policy["em_high"]) < 0.88
+    assert (tmp_path / "out" / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "out" / "frontier.html").read_text(encoding="utf-8")
+    assert "best_utility" in page
+    assert "data:image/svg+xml;base64," in page
+    assert "runs tell neither pool nor sets" in done.output
+
+
+def test_evaluations_of_other_questions_are_told(world: Path, tmp_path: Path) -> None:
+    points, notes = read_points([world, world])
+    assert notes == []
+    assert len(points) == 5
+    asked = json.loads((world / "asked.json").read_text()) | {"questions": "9, other"}
+    (tmp_path / "asked.json").write_text(json.dumps(asked))
+    numbers = json.loads((world / "evaluation.json").read_text())
+    numbers["rows"] = numbers["rows"][:1]
+    numbers["rows"][0]["em"] |= {"low": None, "high": None}
+    (tmp_path / "evaluation.json").write_text(json.dumps(numbers))
+    points, [note] = read_points([world, tmp_path])
+    assert "not measured with the same candidates and questions" in note
+    assert math.isnan(read_points([tmp_path])[0][0].em.low)
+    (tmp_path / "evaluation.json").write_text("{")
+    with pytest.raises(RunFolderError, match=r"evaluation.json: damaged"):
+        read_points([tmp_path])
+
+
+def test_what_is_neither_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"holds no config\.yaml, so it is no run"):
+        read_points([tmp_path])
