@@ -50,7 +50,7 @@ class Endpoint:
 
 
 class Policy(Protocol):
-    """Plays episodes between `start` and `close`."""
+    """Plays episodes between `start` and `close`; a start that fails leaves nothing behind."""
 
     async def start(self) -> None: ...
 
@@ -86,8 +86,12 @@ class ChatPolicy:
         self._tokenizer: Any = None
 
     async def start(self) -> None:
-        await self._caller.check()
-        self._tokenizer = await asyncio.to_thread(load_tokenizer, self._config)
+        try:
+            await self._caller.check()
+            self._tokenizer = await asyncio.to_thread(load_tokenizer, self._config)
+        except BaseException:
+            await self.close()
+            raise
 
     async def play(self, request: EpisodeRequest) -> tuple[Trajectory, float]:
         config, endpoint = self._config, self._endpoint
@@ -161,8 +165,8 @@ async def play_all(
     if not waiting:
         return
     shift = _Shift(policy, iter(waiting), folder, told)
+    await policy.start()
     try:
-        await policy.start()
         await run_together(shift.work() for _ in range(min(concurrency, len(waiting))))
     finally:
         await policy.close()

@@ -48,7 +48,7 @@ def policy_contest(
     if config.candidates.serve == "recorded":
         assert config.candidates.replies is not None  # the configuration refuses it
         found = served_contest(config.candidates.replies, questions)
-        return Found(found, (f"baselines: {found.test.note}",))
+        return Found(found, (f"baselines: right is what the file of replies says is right; {found.test.note}",))
     if not assignment.ask_everyone:
         return Found(None, ("no baselines: they need every candidate's reply to every question; say --ask-everyone",))
     learnt = _to_learn_from(config, questions, assignment.fit_questions)

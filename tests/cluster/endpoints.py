@@ -46,6 +46,7 @@ class Endpoints:
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
         self.patience: int | None = None
+        self.broken: set[str] = set()  # models whose endpoint is out of order
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -68,6 +69,8 @@ class Endpoints:
         body = json.loads(await request.read())
         self.asked[body["model"]] += 1
         text = body["messages"][-1]["content"]
+        if body["model"] in self.broken:
+            return web.json_response({"error": {"message": "out of order"}}, status=404)
         if body["model"] == "beta":
             return self._say("", refusal="I would rather not")
         if body["model"] == "alpha":

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from endpoints import Endpoints, Words, write_cards, write_questions
 
+from actors.pool.transport import PoolError
 from actors.questions import QuestionError
 from actors.teacher import TeacherError
 from benchmarks import contests
@@ -28,6 +29,7 @@ from benchmarks.recorded_table import recorded_table
 from benchmarks.reply_table import ReplyTableError, split
 from benchmarks.world.baselines import baselines as played_baselines
 from cluster import evaluation_policy
+from cluster.batch import BudgetSpent
 from cluster.config import load_config
 from cluster.disk import RunFolderError
 from cluster.evaluate import evaluate
@@ -238,6 +240,41 @@ def test_everyone_is_asked_only_when_told_to_and_the_price_is_said_first(endpoin
     before = dict(endpoints.asked)
     run(dataclasses.replace(assignment, ask_everyone=True))
     assert dict(endpoints.asked) == before
+
+
+def test_a_spent_cap_ends_it_and_without_the_cap_it_goes_on(endpoints: Endpoints, tmp_path: Path) -> None:
+    assignment = chat(endpoints, tmp_path, concurrency=1)
+    capped = (*assignment.overrides, "candidates.pool.cap_usd_per_run=0.0012")
+    with pytest.raises(BudgetSpent, match=r"cap_usd_per_run=0\.0012.*the same command goes on"):
+        run(dataclasses.replace(assignment, overrides=capped))
+    assert 0 < len(lines(tmp_path / "out")) < 10
+    out, _ = run(assignment)
+    check_unique(out)
+    assert endpoints.asked["alpha"] + endpoints.asked["beta"] == len(lines(out)) == 10
+
+
+def test_candidates_that_fail_are_no_answers_and_are_asked_again(endpoints: Endpoints, tmp_path: Path) -> None:
+    assignment = chat(endpoints, tmp_path, 6)
+    endpoints.broken = {"beta"}
+    out, _ = run(assignment)
+    row = numbers(out)["policy"]
+    assert row["lost"] == 6 - row["questions"] > 0
+    assert "failures.jsonl" in (out / "table.md").read_text()
+    endpoints.broken = set()
+    out, _ = run(assignment)
+    check_unique(out)
+    assert (numbers(out)["policy"]["questions"], numbers(out)["policy"]["lost"]) == (6, 0)
+    endpoints.broken = {"alpha", "beta"}
+    with pytest.raises(EvaluateError, match=r"8 episodes in a row failed, the last of question .t.*: a call to"):
+        run(chat(endpoints, tmp_path, 12, out=tmp_path / "broken"))
+
+
+def test_candidates_that_are_not_there_are_told_at_once(endpoints: Endpoints, tmp_path: Path) -> None:
+    assignment = chat(endpoints, tmp_path)
+    write_cards(tmp_path / "cards.yaml", "http://127.0.0.1:9/v1")
+    with pytest.raises(PoolError, match=r"127\.0\.0\.1:9"):
+        run(assignment)
+    assert not endpoints.asked
 
 
 def test_one_question(endpoints: Endpoints, tmp_path: Path) -> None:
