@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -112,7 +116,7 @@ def evaluate(
             against=against,
             published=published,
         )
-        with _Progress() as progress:
+        with _Progress() as progress, _table_alone():
             folder = evaluate_target(assignment, progress.say, progress.told)
         typer.echo((folder / "table.md").read_text(encoding="utf-8"))
         typer.echo(f"items, numbers and this table are in {folder}", err=True)
@@ -124,6 +128,20 @@ def _listed(values: list[str] | None) -> tuple[str, ...]:
     if any(not part.strip() for part in parts):
         fail(f"{', '.join(values or ())}: an empty name between commas; remove it")
     return tuple(part.strip() for part in parts)
+
+
+@contextlib.contextmanager
+def _table_alone() -> Iterator[None]:
+    """Send what engines and their processes write to standard output to standard error: the table stands alone."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 class _Progress:

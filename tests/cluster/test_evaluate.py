@@ -28,7 +28,7 @@ from benchmarks.question_sets import load_source
 from benchmarks.recorded_table import recorded_table
 from benchmarks.reply_table import ReplyTableError, split
 from benchmarks.world.baselines import baselines as played_baselines
-from cluster import evaluation_policy
+from cluster import evaluate_cli, evaluation_policy
 from cluster.batch import BudgetSpent
 from cluster.config import load_config
 from cluster.disk import RunFolderError
@@ -335,3 +335,15 @@ def test_a_pool_other_than_the_one_trained_with_is_told(tmp_path: Path) -> None:
     assert f"{cards[0].name}: price_out_usd_per_mtok was" in note
     homeless = dataclasses.replace(source, run=None)
     assert "not known" in pool_notes(Target(config, "x", source=homeless), cards)[0]
+
+
+def test_what_an_engine_prints_does_not_stand_in_the_table(capfd: pytest.CaptureFixture[str]) -> None:
+    with evaluate_cli._table_alone():
+        sys.stdout.write("printed\n")
+        os.write(1, b"written\n")
+        subprocess.run(["echo", "a process's"], check=True)
+    sys.stdout.write("the table\n")
+    out, err = capfd.readouterr()
+    assert out == "the table\n"
+    for text in ("printed", "written", "a process's"):
+        assert text in err
