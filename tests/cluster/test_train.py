@@ -155,7 +155,8 @@ def test_a_run_repeated_in_replay_costs_nothing_and_learns_the_same(
     assert again.read_metrics()[-1]["pool/requests"] == 0
     timed = (
         "time/", "cost/usd_total", "cost/usd/", "pool/", "learner/tokens_per_s", "learner/mfu", "learner/peak",
-        "rollout/tokens_per_s", "rollout/episode_s", "rollout/call_latency_s",
+        "rollout/tokens_per_s", "rollout/episode_s", "rollout/call_latency_s", "idle/",
+        "rollout/generating", "rollout/engine_fill",
     )  # fmt: skip
 
     def numbers(folder: RunFolder) -> list[dict[str, float]]:
