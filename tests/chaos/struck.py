@@ -60,8 +60,12 @@ class Struck:
         """Whether that checkpoint is being written now."""
         return self.folder.checkpoint(step).with_name(f".step_{step:06d}.partial").exists()
 
-    def kill(self, title: str, *, oldest: bool = False) -> None:
-        """Kill -9 the youngest, or the oldest, process of the run whose command line holds `title`."""
+    def kill(self, title: str) -> None:
+        """Kill -9 the youngest process of the run whose command line holds `title`, as soon as there is one."""
+        self.wait_until(lambda: self._find(title), f"have a process called {title!r}", 120)
+        max(self._find(title))[2].kill()
+
+    def _find(self, title: str) -> list[tuple[float, int, psutil.Process]]:
         found = []
         for process in self.program.family():
             try:
@@ -69,8 +73,7 @@ class Struck:
                     found.append((process.create_time(), process.pid, process))
             except psutil.NoSuchProcess:
                 continue
-        assert found, f"no process of the run is called {title!r}"
-        (min(found) if oldest else max(found))[2].kill()
+        return found
 
     def kill_driver(self) -> None:
         """Kill -9 the run's own process; nothing of its is left some seconds later."""
