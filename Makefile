@@ -9,8 +9,10 @@ STAMP := $(VENV)/.ready-$(TARGET)
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 TORCH := $(if $(UV_FIND_LINKS),,--torch-backend $(if $(filter cpu,$(TARGET)),cpu,auto))
 
-# Tests that start no engine run side by side; engines would only take the cores from one another.
+# Engine tests spend half of their time waiting, so two of them run side by side; more would only take the cores from
+# one another.
 PARALLEL := $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
+ENGINES := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations 15
 
 .PHONY: train test test-fast setup lint format requirements bench clean
 
@@ -19,7 +21,7 @@ train: setup  ## the main job: the embedded default, about ten minutes on two co
 
 test: setup lint  ## everything
 	$(PARALLEL) -m "not engine"
-	$(BIN)/python -m pytest -q -m engine
+	$(ENGINES) -m engine
 
 test-fast: setup  ## under a minute, no engine
 	$(PARALLEL) -m "not engine" -x
