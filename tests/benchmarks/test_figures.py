@@ -33,5 +33,5 @@ def test_json_has_a_row_per_figure() -> None:
 
 
 def test_an_unknown_bench_is_refused_with_those_there_are() -> None:
-    with pytest.raises(UnknownBench, match="startup, sync, world"):
+    with pytest.raises(UnknownBench, match="startup, survival, sync, world"):
         run_bench("speed")
