@@ -282,15 +282,6 @@ class Episode:
         return call.reply if call.status is CallStatus.OK else FAILED_CALL
 
 
-async def run_episodes(episodes: list[Episode]) -> list[Trajectory]:
-    """Run episodes at once, none waiting for another; if one raises, the others are cancelled and its error is raised.
-
-    Raises:
-        PromptTooLong, LedgerError, PoolError: an episode's, as it is.
-    """
-    return await run_together(episode.run() for episode in episodes)
-
-
 def _ending(blocks: tuple[Block, ...], generation: Generation) -> StopReason:
     if any(b.kind is BlockKind.ANSWER and b.closed for b in blocks):
         return StopReason.ANSWERED

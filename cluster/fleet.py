@@ -303,7 +303,7 @@ class Fleet:
     def _save_stacks(self, worker: Worker) -> None:
         """Keep what a worker that hangs is doing, for whoever looks for the reason."""
         if self._stalls is not None:
-            where = ray.get(worker.starting)  # it has started, or it could not hang
+            where = ray.get(worker.starting, timeout=_FETCH_S)  # it has started, or it could not hang
             file = save_stacks(self._stalls, f"rollout_worker_{worker.index}", [where])
             logger.warning("rollout worker %d hangs; what it does is in %s", worker.index, file)
 

@@ -15,7 +15,7 @@ from cluster.run_id import FILE_NAME as RUN_ID
 
 logger = logging.getLogger(__name__)
 
-_FINISH_S = 600.0
+_QUIET_S, _FINISH_S = 5.0, 600.0
 _CHECKPOINTS = "checkpoints"
 
 
@@ -86,7 +86,10 @@ class Mirror:
         """Wait until what was begun is there; some minutes at most."""
         copying = self._copying
         if copying is not None:
-            copying.join(_FINISH_S)
+            copying.join(_QUIET_S)
+            if copying.is_alive():
+                logger.warning("the copy to %s is being finished; Ctrl-C leaves it as it is", self.url)
+                copying.join(_FINISH_S)
             if copying.is_alive():
                 logger.warning("mirror %s: not up to date after %g s; the run folder has it all", self.url, _FINISH_S)
 

@@ -278,6 +278,8 @@ class Run:
             self.terminal.announce(f"alarm, version {asked.version}: {found.alarm}")
             logger.warning("version %d: %s", asked.version, found.alarm)
         result = found.evaluation.as_dict()
+        # One that ends with the last has no row of its own in the metrics.
+        logger.info("evaluation of version %d: %s", asked.version, result)
         self.facts |= {name: result, f"{name}_step": asked.version}
         if self.step == 0:
             self.facts |= {"after": result, "after_step": 0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from abc import abstractmethod
 
 import numpy as np
 
@@ -39,8 +40,9 @@ class Constant(Router):
     def chosen(self) -> str:
         return self._name
 
+    @abstractmethod
     def pick(self, train: ReplyTable) -> int:
-        raise NotImplementedError
+        """The column of that candidate."""
 
     def route(self, table: ReplyTable) -> list[Asked]:
         return always(self._column, table)

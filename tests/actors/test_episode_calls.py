@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from scripted import ANSWER, MENU, QUESTION, SEARCH, SEVERAL, TOKENIZER, Script, play, replying
 
-from actors.episode import Ask, Episode, EpisodeRequest, PromptTooLong, run_episodes
+from actors.episode import Ask, Episode, EpisodeRequest, PromptTooLong
 from actors.pool.calls import CallRequest
 from actors.pool.ledger_entry import LedgerError
 from actors.prompt import invalid_route_feedback, render_information
 from actors.settings import EpisodeSettings
+from actors.together import run_together
 from rewards.form import violations
 from rewards.grammar import parse_turn
 from rewards.transcript import BlockKind, CallStatus, RouteCall, StopReason
@@ -260,8 +261,11 @@ async def test_the_first_error_of_many_episodes_is_raised_alone_and_ends_the_res
         )
 
     waiting = [episode(512, hanging.ask) for _ in range(3)]
+    together = [*waiting, episode(8, hanging.ask), episode(8, hanging.ask)]
     with pytest.raises(PromptTooLong, match=r"^question 'q': the prompt takes .*raise engine\.max_model_len") as caught:
-        await asyncio.wait_for(run_episodes([*waiting, episode(8, hanging.ask), episode(8, hanging.ask)]), 5)
+        await asyncio.wait_for(
+            run_together(each.run() for each in together), 5
+        )
     assert hanging.cancelled
     [note] = caught.value.__notes__
     assert note.startswith("meanwhile: PromptTooLong(")
