@@ -263,9 +263,7 @@ async def test_the_first_error_of_many_episodes_is_raised_alone_and_ends_the_res
     waiting = [episode(512, hanging.ask) for _ in range(3)]
     together = [*waiting, episode(8, hanging.ask), episode(8, hanging.ask)]
     with pytest.raises(PromptTooLong, match=r"^question 'q': the prompt takes .*raise engine\.max_model_len") as caught:
-        await asyncio.wait_for(
-            run_together(each.run() for each in together), 5
-        )
+        await asyncio.wait_for(run_together(each.run() for each in together), 5)
     assert hanging.cancelled
     [note] = caught.value.__notes__
     assert note.startswith("meanwhile: PromptTooLong(")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-import threading
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
+from loopback import LoopbackModels
 
 COLOURS = ("red", "blue", "green", "black")
 
@@ -36,66 +34,39 @@ def colour(question: str) -> str:
     return COLOURS[int(re.findall(r"thing (\d+)", question)[-1]) % len(COLOURS)]
 
 
-class Endpoints:
+class Endpoints(LoopbackModels):
     """`sage` is the policy: it routes to the first card shown and repeats the colour that it reads. Of the candidates
     `alpha` knows all colours, and `beta` refuses everything.
 
     It counts what each model is asked; after `patience` questions to the policy it refuses the key.
     """
 
+    models = ("sage", "alpha", "beta")
+
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
         self.patience: int | None = None
         self.broken: set[str] = set()  # models whose endpoint is out of order
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self.url = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(20)
+        super().__init__()
 
-    async def _start(self) -> str:
-        app = web.Application()
-        app.router.add_post("/v1/chat/completions", self._reply)
-        app.router.add_get("/v1/models", self._models)
-        self._runner = web.AppRunner(app)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        return f"http://127.0.0.1:{self._runner.addresses[0][1]}/v1"
-
-    async def _models(self, _: web.Request) -> web.Response:
-        return web.json_response({"data": [{"id": name} for name in ("sage", "alpha", "beta")]})
-
-    async def _reply(self, request: web.Request) -> web.Response:
+    async def reply(self, request: web.Request) -> web.Response:
         body = json.loads(await request.read())
         self.asked[body["model"]] += 1
         text = body["messages"][-1]["content"]
         if body["model"] in self.broken:
             return web.json_response({"error": {"message": "out of order"}}, status=404)
         if body["model"] == "beta":
-            return self._say("", refusal="I would rather not")
+            return self.say("", refusal="I would rather not")
         if body["model"] == "alpha":
-            return self._say(f"it is {colour(text)}")
+            return self.say(f"it is {colour(text)}")
         if self.patience is not None and self.asked["sage"] > self.patience:
             return web.json_response({"error": {"message": "no"}}, status=403)
         if len(body["messages"]) > 1:
             found = next((c for c in COLOURS if c in text), "any")
-            return self._say(f"<think> so </think> <answer> {found} ")
+            return self.say(f"<think> so </think> <answer> {found} ")
         name = re.findall(r"^- (\w+): ", text, re.M)[0]
         question = re.findall(r"Question: (.*)", text)[-1]
-        return self._say(f"<think> who </think> <search> {name} : {question} ")
-
-    @staticmethod
-    def _say(text: str, refusal: str | None = None) -> web.Response:
-        message = {"role": "assistant", "content": text or None, "refusal": refusal}
-        choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": "stop"}
-        usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
-        return web.json_response({"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage})
-
-    def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(20)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(20)
-        self._loop.close()
+        return self.say(f"<think> who </think> <search> {name} : {question} ")
 
 
 def write_questions(path: Path, numbers: range, name: str = "things") -> str:

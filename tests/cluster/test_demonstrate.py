@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from loopback import LoopbackModels
 
 from actors.pool.ledger_database import existing_ledger
 from benchmarks.question_sets import load_sources
@@ -30,7 +29,7 @@ ANSWERS = {question.text: question.answers[0] for question in QUESTIONS}
 ANSWERS_BY_ID = {question.id: question.answers[0] for question in QUESTIONS}
 
 
-class Sage:
+class Sage(LoopbackModels):
     """A teacher over HTTP in a thread of its own: it routes to the first candidate, and knows the right answer.
 
     It answers wrong, in words that the policy lacks, or refuses where the question's answer is in one of these sets.
@@ -42,21 +41,9 @@ class Sage:
         self.refused: set[str] = set()
         self.asked = 0
         self.down = False
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self.url = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(20)
+        super().__init__()
 
-    async def _start(self) -> str:
-        app = web.Application()
-        app.router.add_post("/v1/chat/completions", self._reply)
-        self._runner = web.AppRunner(app)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        return f"http://127.0.0.1:{self._runner.addresses[0][1]}/v1"
-
-    async def _reply(self, request: web.Request) -> web.Response:
+    async def reply(self, request: web.Request) -> web.Response:
         self.asked += 1
         if self.down:
             return web.json_response({"error": {"message": "no"}}, status=403)
@@ -74,15 +61,7 @@ class Sage:
             assert messages[-1]["content"].startswith("\n<information>")
             said = "unthinkably" if answer in self.wordy else "any"
             text = f"<think> {said} </think> <answer> {'any' if answer in self.wrong else answer} "
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
-        return web.json_response({"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage})
-
-    def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(20)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(20)
-        self._loop.close()
+        return self.say(text)
 
 
 @pytest.fixture
