@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import getpass
 import itertools
 import logging
 import os
@@ -18,14 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import psutil  # type: ignore[import-untyped]
 
+from actors.engine_arguments import engine_arguments, engine_variables, sampling_params
 from actors.generation import Generation
-from actors.orphans import OWNER_VARIABLE, SCRATCH_PREFIX
+from actors.orphans import SCRATCH_PREFIX
 from actors.settings import EngineSettings, SamplingSettings
 
 if TYPE_CHECKING:
-    from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.outputs import CompletionOutput
-    from vllm.sampling_params import SamplingParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
 log = logging.getLogger(__name__)
@@ -44,10 +42,6 @@ class EngineDied(EngineLost):
 _SHUTDOWN_GRACE_S = 20.0
 _RECEPTION_POLL_S = 0.02
 _ALIVE_EVERY_S = 0.5
-# Small blocks let short episodes share and reuse prefixes; vLLM's default on CPU is 128 tokens, and its CPU
-# attention wants a multiple of 32.
-_CPU_BLOCK_TOKENS = 32
-_CPU_BATCH_TOKENS = 2048  # of one step, unless an episode is longer
 
 
 class PolicyEngine:
@@ -89,7 +83,8 @@ class PolicyEngine:
         deadline_s = self.settings.start_timeout_s
         before = set(_child_processes())
         try:
-            with _environment(self._variables()):
+            self._scratch = tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, ignore_cleanup_errors=True)
+            with _environment(engine_variables(self.settings, self._scratch.name)):
                 self._llm = await asyncio.wait_for(asyncio.to_thread(self._build), deadline_s)
             await asyncio.wait_for(self._alive(self._engine.update_weight_version(str(self.version))), deadline_s)
         except TimeoutError as error:
@@ -133,7 +128,7 @@ class PolicyEngine:
             EngineLost: the turn took longer than `settings.turn_timeout_s`.
             ValueError: the prompt and `max_tokens` do not fit in `max_model_len`.
         """
-        params = self._sampling_params(max_tokens, stop, sampling, seed, streaming=on_text is not None)
+        params = sampling_params(max_tokens, stop, sampling, seed, streaming=on_text is not None)
         token_ids: list[int] = []
         logprobs: list[float] = []
         text: list[str] = []
@@ -326,41 +321,8 @@ class PolicyEngine:
     def _build(self) -> AsyncLLM:
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        return AsyncLLM.from_engine_args(self._arguments())
-
-    def _arguments(self) -> AsyncEngineArgs:
-        from vllm.config import WeightTransferConfig
-        from vllm.engine.arg_utils import AsyncEngineArgs
-
-        settings = self.settings
-        on_cpu: dict[str, Any] = {
-            "block_size": _CPU_BLOCK_TOKENS,
-            "kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30),
-            # A prefill cut in two kills a CPU engine if the request has a seed: after the first part vLLM
-            # rewinds the request's generator, which CPU generators cannot do. So none is cut.
-            "enable_chunked_prefill": False,
-            "max_num_batched_tokens": max(_CPU_BATCH_TOKENS, settings.max_model_len),
-        }
-        on_gpu: dict[str, Any] = {
-            "gpu_memory_utilization": settings.gpu_memory_utilization,
-            "tensor_parallel_size": settings.tensor_parallel_size,
-        }
-        return AsyncEngineArgs(
-            model=self.model,
-            dtype=settings.dtype,
-            seed=self.seed,
-            max_model_len=settings.max_model_len,
-            max_num_seqs=settings.max_num_seqs,
-            enforce_eager=settings.enforce_eager,
-            enable_prefix_caching=True,
-            logprobs_mode="processed_logprobs",
-            # A checkpoint's generation_config would otherwise change how the policy samples.
-            generation_config="vllm",
-            weight_transfer_config=WeightTransferConfig(backend=self.weight_backend),
-            worker_extension_cls="actors.weight_receiver.WorkerExtension",
-            disable_log_stats=True,
-            use_tqdm_on_load=False,
-            **(on_cpu if settings.device == "cpu" else on_gpu),
+        return AsyncLLM.from_engine_args(
+            engine_arguments(self.model, self.settings, seed=self.seed, weight_backend=self.weight_backend)
         )
 
     def _tidy(self) -> None:
@@ -368,28 +330,6 @@ class PolicyEngine:
         if self._scratch is not None:
             self._scratch.cleanup()
             self._scratch = None
-
-    def _variables(self) -> dict[str, str]:
-        """Environment of the engine's processes."""
-        compiled = f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"  # torch's own choice, which stays
-        self._scratch = tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, ignore_cleanup_errors=True)
-        variables = {
-            "TMPDIR": self._scratch.name,
-            "VLLM_RPC_BASE_PATH": self._scratch.name,
-            "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", compiled),
-            OWNER_VARIABLE: str(os.getpid()),
-            "VLLM_ENGINE_READY_TIMEOUT_S": str(max(1, int(self.settings.start_timeout_s))),
-            "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
-            "VLLM_NO_USAGE_STATS": "1",
-        }
-        if self.settings.device == "cpu":
-            variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-            variables["OMP_NUM_THREADS"] = str(self.settings.threads)
-            # Else vLLM has the engine's core start a third process for its one worker, whose threads it wants to bind
-            # to cores; that takes as long again to start, and both then poll for one another. The core is a process
-            # of its own all the same.
-            variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        return variables
 
     def _prompt(self, token_ids: list[int]) -> Any:
         from vllm.inputs.engine import tokens_input
@@ -399,26 +339,6 @@ class PolicyEngine:
 
     def _next_request_id(self) -> str:
         return f"request-{next(self._request_numbers)}"
-
-    def _sampling_params(
-        self, max_tokens: int, stop: list[str], sampling: SamplingSettings, seed: int | None, *, streaming: bool
-    ) -> SamplingParams:
-        from vllm.sampling_params import RequestOutputKind, SamplingParams
-
-        return SamplingParams(
-            max_tokens=max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            seed=seed,
-            stop=stop,
-            include_stop_str_in_output=True,
-            skip_special_tokens=False,
-            spaces_between_special_tokens=False,
-            logprobs=0,
-            flat_logprobs=True,
-            output_kind=RequestOutputKind.DELTA if streaming else RequestOutputKind.FINAL_ONLY,
-        )
 
 
 def _sampled_logprobs(output: CompletionOutput) -> list[float]:
