@@ -63,7 +63,7 @@ def planned_rows(names: Sequence[str], lambdas: Sequence[float], train: ReplyTab
     return [
         BaselineRow(name, lambda_)
         for name in spell_out(names, train)
-        for lambda_ in (lambdas[:1] if name in _BLIND or name.startswith(f"{ALONE}:") else lambdas)
+        for lambda_ in ((0.0,) if name in _BLIND or name.startswith(f"{ALONE}:") else lambdas)
     ]
 
 

@@ -87,7 +87,7 @@ def _whole_row(row: RowSummary, found: Evaluated) -> list[str]:
     gap, p = _gap(found.against.get(row.name), row.name, found)
     counted = [f"{row.calls:.2f}", *(f"{n:.1f}" for n in (row.prompt_tokens, row.completion_tokens, row.policy_tokens))]
     return [
-        row.name, str(row.questions), _interval(row.em), _interval(row.f1), f"{row.em_all:.3f}", usd, *counted,
+        row.name, str(row.questions), interval_text(row.em), interval_text(row.f1), f"{row.em_all:.3f}", usd, *counted,
         f"{row.latency_s:.2f}", f"{row.unanswered:.1%}", str(row.refusals), str(row.failed_calls), str(row.lost),
         gap, p,
     ]  # fmt: skip
@@ -97,7 +97,7 @@ def _gap(against: Against | None, name: str, found: Evaluated) -> tuple[str, str
     if against is None:
         is_reference = any(other.reference == name for other in found.against.values())
         return ("reference" if is_reference else _UNKNOWN), ""
-    return _interval(against.comparison.difference, "+.3f"), f"{against.p_holm:.2g}"
+    return interval_text(against.comparison.difference, "+.3f"), f"{against.p_holm:.2g}"
 
 
 def _by_set(found: Evaluated, metric: PublishedMetric) -> str:
@@ -107,7 +107,7 @@ def _by_set(found: Evaluated, metric: PublishedMetric) -> str:
     def cell(part: Part | None) -> str:
         if part is None:
             return _UNKNOWN
-        return _interval(part.em) if metric == "em" else _number(part.f1)
+        return interval_text(part.em) if metric == "em" else _number(part.f1)
 
     def average(row: RowSummary) -> str:
         interval = row.em if metric == "em" else row.f1
@@ -132,7 +132,7 @@ def _costs(found: Evaluated) -> str:
 def _by_hops(found: Evaluated) -> str:
     hops = sorted({count for row in found.rows for count in row.by_hops})
     rows = (
-        [row.name, *(_interval(part.em) if (part := row.by_hops.get(count)) else _UNKNOWN for count in hops)]
+        [row.name, *(interval_text(part.em) if (part := row.by_hops.get(count)) else _UNKNOWN for count in hops)]
         for row in found.rows
     )
     return _table(("row", *(f"{count} hop{'s' if count > 1 else ''}" for count in hops)), rows)
@@ -168,7 +168,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([line(head), line(["---"] * len(head)), *map(line, rows)])
 
 
-def _interval(value: Interval | None, form: str = ".3f") -> str:
+def interval_text(value: Interval | None, form: str = ".3f") -> str:
     """A mean with its bounds, which are not known of a single question."""
     if value is None:
         return _UNKNOWN

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from actors.pool.cards import check_base_url
 from benchmarks.protocol import Name
 from benchmarks.statistics import RESAMPLES
 
@@ -59,6 +60,11 @@ class Assignment:
         Raises:
             EvaluateError: they do not.
         """
+        if self.is_url:
+            try:
+                check_base_url(self.target)
+            except ValueError as error:
+                raise EvaluateError(f"the target's URL {error}") from error
         if self.is_url and not self.model:
             raise EvaluateError(f"{self.target} needs --model NAME, the model's name at that endpoint")
         if self.model and not self.is_url:

@@ -66,6 +66,11 @@ class Evaluation:
         for item in self.folder.items.values():
             if item.row in by_row:
                 by_row[item.row].append(item)
+        if not by_row:
+            reasons = "; ".join(f"{name}: {why}" for name, why in (self.left_out or {}).items())
+            raise EvaluateError(
+                f"no row is left to show: {reasons or 'no policy and no baselines'}. Try other --baselines"
+            )
         lost, resamples = self.folder.lost(), self.assignment.resamples
         rows = [summarise_row(name, items, lost=lost[name], resamples=resamples) for name, items in by_row.items()]
         reference = self._reference(list(by_row))

@@ -78,8 +78,11 @@ def _evaluation_points(folder: Path) -> tuple[list[Point], tuple[str, str]]:
     try:
         numbers = json.loads(file.read_text(encoding="utf-8"))
         asked = json.loads((folder / "asked.json").read_text(encoding="utf-8"))
-        alpha = _alpha(Path(str(asked["target"])))
-        points = [_row_point(row, folder, alpha) for row in numbers["rows"]]
+        target = str(asked["target"])
+        # Models at endpoints are other methods than a trained policy, and than each other.
+        endpoint = f" ({target})" if "://" in target else ""
+        alpha = "" if endpoint else _alpha(Path(target))
+        points = [_row_point(row, folder, alpha, endpoint) for row in numbers["rows"]]
         swept = {point.method for point in points if point.knob.startswith("λ")}
         points = [replace(p, knob="λ=0") if p.method in swept and not p.knob else p for p in points]
         return points, (str(numbers["pool"]["fingerprint"]), str(asked["questions"]))
@@ -87,15 +90,17 @@ def _evaluation_points(folder: Path) -> tuple[list[Point], tuple[str, str]]:
         raise RunFolderError(f"{file}: damaged ({error!r}); evaluate anew, or restore it") from error
 
 
-def _row_point(row: dict[str, Any], folder: Path, alpha: str) -> Point:
+def _row_point(row: dict[str, Any], folder: Path, alpha: str, endpoint: str) -> Point:
+    """Quality against all that was paid, the policy's own tokens included where they have a price."""
     method, _, knob = str(row["name"]).partition(", λ=")
     mean, low, high = (
         math.nan if row["em"][name] is None else float(row["em"][name]) for name in ("mean", "low", "high")
     )
-    told = f"λ={knob}" if knob else (alpha if method.startswith("policy") else "")
-    return Point(
-        method, told, float(row["usd_per_1k"]), Interval(mean, low, high, int(row["em"]["questions"])), str(folder)
-    )
+    if is_policy := method.startswith("policy"):
+        method += endpoint
+    told = f"λ={knob}" if knob else (alpha if is_policy else "")
+    usd = float(row["usd_per_1k"]) + float(row["policy_usd_per_1k"])
+    return Point(method, told, usd, Interval(mean, low, high, int(row["em"]["questions"])), str(folder))
 
 
 def _alpha(checkpoint: Path) -> str:

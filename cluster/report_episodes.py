@@ -114,8 +114,11 @@ def telling_episodes(told: Sequence[Told]) -> list[Episode]:
     shown: list[Episode] = []
     seen: set[str] = set()
     for why, those in (("Good: right", right), ("Bad: wrong", wrong), ("Dear: of those left, the dearest", dear)):
-        fitting = {each.question_id: each for each in reversed(those) if each.question_id not in seen}
-        picked = list(reversed(fitting.values()))[:_PER_KIND]
+        fitting: dict[str, Told] = {}
+        for each in those:
+            if each.question_id not in seen:
+                fitting.setdefault(each.question_id, each)
+        picked = list(fitting.values())[:_PER_KIND]
         seen |= {each.question_id for each in picked}
         shown += [_episode(each, why) for each in picked]
     return shown

@@ -47,7 +47,7 @@ def run_page(path: Path) -> Page:
         alarms=alarms(record, cards, constant),
         figures=figures(record),
         sections=[
-            _evaluations(record, constant),
+            _evaluations(record, constant, len(cards.seen)),
             _trained(record, cards),
             _curves(record),
             _routes(record),
@@ -63,7 +63,7 @@ def run_page(path: Path) -> Page:
     )
 
 
-def _evaluations(record: RunRecord, constant: Constant | None) -> Section:
+def _evaluations(record: RunRecord, constant: Constant | None, candidates: int) -> Section:
     found = record.evaluations
     seen = {name: each for name, each in found.items() if not name.endswith("_unseen")}
     unseen = {name.removesuffix("_unseen"): each for name, each in found.items() if name.endswith("_unseen")}
@@ -71,7 +71,7 @@ def _evaluations(record: RunRecord, constant: Constant | None) -> Section:
     tables = [evaluation_table("Held-out questions, candidates seen in training", seen, steps)] if seen else []
     if unseen:
         tables.append(evaluation_table("Held-out questions, candidates never seen in training", unseen, steps))
-    if course := course_table(record, constant):
+    if course := course_table(record, constant, candidates):
         tables.append(course)
     lead = _EVALUATIONS_LEAD if tables else "No evaluation was made yet, so nothing is known of held-out questions."
     return Section("Evaluations", "evaluations", lead, tables)

@@ -81,7 +81,7 @@ def evaluation_table(title: str, found: Mapping[str, Evaluation], steps: Mapping
     return Table(title, _EVALUATION, rows, note, highlight)
 
 
-def course_table(record: RunRecord, constant: Constant | None) -> Table | None:
+def course_table(record: RunRecord, constant: Constant | None, candidates: int | None) -> Table | None:
     """The evaluations in the course of training, with the collapse watch; None where there are no more than two."""
     if len(record.evaluated) <= 2:
         return None
@@ -94,17 +94,18 @@ def course_table(record: RunRecord, constant: Constant | None) -> Table | None:
     for row in record.evaluated:
         each = row_evaluation(row, record.held_out)
         top = max(each.call_share, key=each.call_share.__getitem__, default=None)
-        alarm = collapse_alarm(each, constant if each.questions else None)
+        version = row.get("eval/version", row["step"])
+        alarm = collapse_alarm(each, constant if each.questions else None, candidates=candidates)
         rows.append(
             (
-                f"{row.get('eval/version', row['step'])}",
+                f"{version}",
                 percent(each.em),
                 _fixed(each.cost_usd_per_1k_questions, 4),
                 _fixed(each.calls_per_question, 2),
                 _fixed(math.exp(call_entropy(each.call_share)) if each.call_share else 0.0, 1),
                 top,
                 percent(each.call_share[top]) if top is not None else None,
-                "alarm" if alarm else "well",
+                ("alarm" if alarm else "well") if version else None,  # untrained, it has nothing to lose
             )
         )
     against = f"{constant.model}, asked always ({percent(constant.em)} %)" if constant else "none is known"

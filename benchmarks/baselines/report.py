@@ -7,6 +7,7 @@ from itertools import groupby
 
 from benchmarks.baselines.comparison import LEARNED, Row
 from benchmarks.baselines.router import RouterError
+from benchmarks.evaluation_table import interval_text
 from benchmarks.statistics import Comparison, compare, mean_interval
 
 REFERENCE = "best_constant"  # the best single system, chosen on the training questions
@@ -69,8 +70,8 @@ def _line(row: Row, reference: Row, lambda_: str) -> str:
     against = _against(row, reference)
     gap = against.difference
     return (
-        f"| {row.name} | {lambda_} | {right.mean:.3f} ({right.low:.3f} - {right.high:.3f}) "
-        f"| {row.evaluation.cost_usd_per_1k_questions:.4g} | {gap.mean:+.3f} ({gap.low:+.3f} - {gap.high:+.3f}) "
+        f"| {row.name} | {lambda_} | {interval_text(right)} "
+        f"| {row.evaluation.cost_usd_per_1k_questions:.4g} | {interval_text(gap, '+.3f')} "
         f"| {against.p_value:.2g} | {row.chosen} |"
     )
 

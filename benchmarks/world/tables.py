@@ -42,7 +42,8 @@ def play_by_hop(router: Router, questions: Sequence[Question], cohort: Cohort = 
             for key, hops in chains.items()
             if step < len(hops)
         }
-        table = _hop_table(hops, pool, world)
+        # Each hop is a question of its own, so that a router which draws by the id draws anew.
+        table = _hop_table({f"{key}#{step}": hop for key, hop in hops.items()}, pool, world)
         for key, columns, outcome in zip(hops, router.route(table), router.play(table), strict=True):
             answers[key] = pool[columns[-1]].answer(hops[key], world)
             played[key].append(outcome)

@@ -49,6 +49,8 @@ def test_what_does_not_know_of_lambda_is_one_row(replies: Path) -> None:
     for items, why in made.values():
         assert [item.question for item in items] == [question.id for question in contest.questions]
         assert why == ""
+    rows = planned_rows(["alone", "best_constant", "best_utility"], [0.5], contest.train)
+    assert [row.name for row in rows[1:]] == ["alone:BingChat", "best_constant", "best_utility, λ=0.5"]
     with pytest.raises(RouterError, match="no λ to try"):
         planned_rows(["knn"], [], contest.train)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.baselines.comparison import compare
-from benchmarks.baselines.fixed import Alone, Oracle
+from benchmarks.baselines.fixed import Alone, Oracle, Uniform
 from benchmarks.baselines.router import Terms
 from benchmarks.evaluation import summarise
 from benchmarks.question_sets import load_source
@@ -37,6 +37,14 @@ def test_the_oracle_of_hops_is_as_good_as_the_most_competent_experts_and_cheaper
     assert found.em >= dear.em
     assert found.cost_usd_per_1k_questions < 0.5 * dear.cost_usd_per_1k_questions
     assert found.em > summarise(Oracle(Terms()).play(whole_table(QUESTIONS))).em  # one expert for both hops
+
+
+def test_random_draws_anew_for_each_hop() -> None:
+    played = [outcome.asked for outcome in play_by_hop(Uniform(Terms()), QUESTIONS)]
+    pairs = [asked for asked in played if len(asked) == 2]
+    same = sum(first == second for first, second in pairs) / len(pairs)
+    assert len(pairs) >= 40
+    assert same == pytest.approx(1 / len(experts("seen")), abs=0.2)
 
 
 def test_a_table_of_hops_has_each_once() -> None:

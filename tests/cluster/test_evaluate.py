@@ -299,6 +299,7 @@ def test_another_evaluation_does_not_go_on_in_a_folder(tmp_path: Path) -> None:
     ("assignment", "error", "message"),
     [
         (Assignment("http://127.0.0.1:1/v1"), EvaluateError, "needs --model"),
+        (Assignment("http://me:secret@127.0.0.1:1/v1", model="m"), EvaluateError, "URL must hold no credentials"),
         (Assignment("world", model="x"), EvaluateError, "--model x goes with a URL"),
         (Assignment("world", samples=3), EvaluateError, "--samples with world: no policy plays there"),
         (Assignment("world", baselines=("none",)), EvaluateError, "leaves no row"),
@@ -315,6 +316,17 @@ def test_what_can_not_be_done_is_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         run(dataclasses.replace(assignment, out=tmp_path / "out"))
+
+
+def test_baselines_that_are_all_left_out_are_no_table(tmp_path: Path) -> None:
+    replies = [
+        {"id": f"q{n}", "question": f"who is {n} ?", "model": model, "response": "x", "correct": n % 2 == 0}
+        for n in range(20) for model in ("ChatGPT-4", "BingChat")
+    ]  # fmt: skip
+    path = tmp_path / "replies.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in replies), encoding="utf-8")
+    with pytest.raises(EvaluateError, match=r"no row is left to show: largest: .*tell no size"):
+        run(Assignment(f"recorded:{path}", baselines=("largest",), out=tmp_path / "out"))
 
 
 def test_only_the_worlds_experts_answer_the_worlds_questions(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from cluster.cli import app
 from cluster.disk import RunFolderError
+from cluster.report_episodes import Told, telling_episodes
 from cluster.report_findings import alarms, best_constant, result, status
 from cluster.report_page import Column, Table, render
 from cluster.report_run import run_page
@@ -146,7 +147,7 @@ def test_the_table_of_evaluations_has_the_run_s_numbers(read: Read) -> None:
     assert rows["Random routing"][0] == "20.0"
     assert [row[:2] for row in unseen[1:]] == [["Policy, after training (step 40)", "80.0"]]
     assert [(row[0], row[1], row[-1]) for row in course[1:]] == [
-        ("0", "50.0", "alarm"),
+        ("0", "50.0", "–"),
         ("20", "87.5", "well"),
         ("40", "87.5", "well"),
     ]
@@ -188,6 +189,18 @@ def test_trajectories_are_good_bad_and_dear_and_of_late(read: Read) -> None:
     assert all(int(step) >= 30 for _, _, step in kinds)
     numbers = re.findall(r"who wrote number (\d+) \?", read.text)
     assert len(set(numbers)) == len(numbers) == 6
+
+
+def test_the_dearest_is_shown_though_its_question_came_cheaper_too() -> None:
+    def dear(question: str, usd: float) -> Told:
+        return Told(
+            1, "train", question, [f"stop: answered, 1 calls, {usd:.6f} USD", "reward: 0.0000 = 0 (em 0, f1 0)"]
+        )
+
+    those = [dear("q1", 5), dear("q2", 4), dear("q3", 3), dear("q1", 0.01)]
+    wrong = [dear(f"w{number}", 0) for number in range(2)]
+    shown = [each for each in telling_episodes([*wrong, *those]) if each.why.startswith("Dear")]
+    assert [each.title for each in shown] == ["q1", "q2"]
 
 
 def test_warnings_are_counted_and_passwords_are_not_shown(read: Read, html: str) -> None:
