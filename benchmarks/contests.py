@@ -70,6 +70,13 @@ def served_contest(file: Path, questions: Sequence[Question]) -> Contest:
             f"{len(missing)} of {len(questions)} questions have no recorded replies in {file}, such as {missing[0]!r}; "
             "evaluate those that have, or give --baselines none"
         )
+    for question in questions:
+        recorded = table.questions[row_of[question.id]].text
+        if normalise_question(recorded) != normalise_question(question.text):
+            raise ReplyTableError(
+                f"question {question.id!r} is {question.text!r}, and {file} holds replies to {recorded!r} under that "
+                "id; give one of them other ids, or give --baselines none"
+            )
     asked = {normalise_question(question.text) for question in questions}
     others = [row for row, text in enumerate(table.queries) if normalise_question(text) not in asked]
     if not others:

@@ -55,6 +55,12 @@ class ReplyTable:
     cost_usd: Floats = field(init=False, repr=False)
     latency_s: Floats = field(init=False, repr=False)
 
+    @property
+    def digest(self) -> str:
+        """The same for the same questions and replies, in the same order."""
+        told = repr((self.questions, self.names, self.replies))
+        return hashlib.blake2b(told.encode(), digest_size=6).hexdigest()
+
     def __post_init__(self) -> None:
         if not self.questions or not self.cards:
             raise ReplyTableError(

@@ -47,7 +47,9 @@ def _evaluate_tables(assignment: Assignment, names: Sequence[str], told: Told) -
         name = file.stem
     cards, questions = contest.test.cards, list(contest.questions)
     out = assignment.out or Path("runs") / "evaluations" / f"{name}-{assignment.protocol}"
-    folder = EvaluationFolder(out, what_is_asked(assignment, questions, cards, policy="", rules={}))
+    # Items of other replies are none of this evaluation, though their questions be the same.
+    rules = {"replies": contest.test.digest, "learnt_from": contest.train.digest}
+    folder = EvaluationFolder(out, what_is_asked(assignment, questions, cards, policy="", rules=rules))
     try:
         notes = [f"{len(contest.train)} questions to learn from; {contest.test.note}"]
         if assignment.target != WORLD:

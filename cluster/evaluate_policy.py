@@ -36,7 +36,10 @@ def evaluate_policy(assignment: Assignment, names: Sequence[str], say: Say, told
     out = assignment.out or config.run.folder / "evaluations" / f"{target.file_name}-{assignment.protocol}"
     with start_candidates(config) as candidates:
         cards = candidates.cards
-        rules = config.episode.model_dump(mode="json") | {"menus": config.run.seed}
+        rules = config.episode.model_dump(mode="json") | {
+            "menus": config.run.seed,
+            "policy_usd_per_million": [assignment.price_in, assignment.price_out],
+        }
         folder = EvaluationFolder(out, what_is_asked(assignment, questions, cards, policy=target.identity, rules=rules))
         notes = pool_notes(target, cards)
         for note in notes:

@@ -80,6 +80,8 @@ def test_beside_a_policy_baselines_learn_from_what_it_is_not_asked(replies: Path
     assert len(contest.train) == 38
     with pytest.raises(ReplyTableError, match=r"1 of 3 questions have no recorded replies in .*, such as 'z'"):
         served_contest(replies, [*asked, Question("z", "nq", "?", ("x",))])
+    with pytest.raises(ReplyTableError, match="holds replies to 'what is number 3' under that id"):
+        served_contest(replies, [Question("q3", "nq", "what is number 4", ("x",))])
     everything = [Question(f"q{n}", "nq", f"what is number {n}", ("x",)) for n in range(40)]
     with pytest.raises(ReplyTableError, match="none is left to learn from"):
         served_contest(replies, everything)

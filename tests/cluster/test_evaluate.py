@@ -329,6 +329,21 @@ def test_baselines_that_are_all_left_out_are_no_table(tmp_path: Path) -> None:
         run(Assignment(f"recorded:{path}", baselines=("largest",), out=tmp_path / "out"))
 
 
+def test_replies_that_were_corrected_are_another_evaluation(tmp_path: Path) -> None:
+    path = tmp_path / "replies.jsonl"
+    asked = Assignment(f"recorded:{path}", baselines=("alone",), out=tmp_path / "out")
+    for right in (True, False):
+        replies = [
+            {"id": f"q{n}", "question": f"who is {n} ?", "model": model, "response": "x", "correct": right}
+            for n in range(20) for model in ("ChatGPT-4", "BingChat")
+        ]  # fmt: skip
+        path.write_text("".join(json.dumps(row) + "\n" for row in replies), encoding="utf-8")
+        if right:
+            run(asked)
+    with pytest.raises(RunFolderError, match=r"another evaluation .*replies"):
+        run(asked)
+
+
 def test_only_the_worlds_experts_answer_the_worlds_questions(tmp_path: Path) -> None:
     asked = write_questions(tmp_path / "asked.jsonl", range(3))
     with pytest.raises(EvaluateError, match=r"'things' with candidates\.serve=world"):
