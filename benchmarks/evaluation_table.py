@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.published import PublishedMetric, PublishedRow, published
-from benchmarks.row_summary import Against, Part, RowSummary
+from benchmarks.row_summary import Against, Ended, Part, RowSummary
 from benchmarks.statistics import Interval
 
 _BASES = {"qwen": "Qwen2.5-3B-Instruct", "llama": "Llama-3.2-3B-Instruct"}
 PUBLISHED = (*_BASES, "all", "none")
 _TABLES = ("Table 1", "Table 3", "Table 5")  # all sets, the six candidates, no weight on cost
+_ENDED = ("refusals", "failed calls", "invalid routes")
 _UNKNOWN = "–"
 
 
@@ -53,7 +54,7 @@ def render(found: Evaluated) -> str:
         _section("On the whole", _whole(found), found),
         _section("Exact match by data set, 95 %", _by_set(found, "em"), found, published_note=True),
         _section("Token F1 by data set", _by_set(found, "f1"), found, published_note=True),
-        _section("USD per 1k questions, and calls, by data set", _costs(found), found),
+        _section("What it took, by data set and by hops", _took(found), found),
     ]
     if len({hops for row in found.rows for hops in row.by_hops}) > 1:
         parts.append(_section("Exact match by hops, 95 %", _by_hops(found), found))
@@ -76,7 +77,7 @@ def _section(title: str, table: str, found: Evaluated, published_note: bool = Fa
 def _whole(found: Evaluated) -> str:
     head = (
         "row", "questions", "exact match, 95 %", "F1, 95 %", "all questions", "USD per 1k", "calls", "tokens in", "out",
-        "policy tokens", "latency s", "no answer", "refusals", "failed calls", "lost", "against reference, 95 %",
+        "policy tokens", "latency s", "no answer", *_ENDED, "lost", "against reference, 95 %",
         "p (Holm)",
     )  # fmt: skip
     return _table(head, (_whole_row(row, found) for row in found.rows))
@@ -88,7 +89,7 @@ def _whole_row(row: RowSummary, found: Evaluated) -> list[str]:
     counted = [f"{row.calls:.2f}", *(f"{n:.1f}" for n in (row.prompt_tokens, row.completion_tokens, row.policy_tokens))]
     return [
         row.name, str(row.questions), interval_text(row.em), interval_text(row.f1), f"{row.em_all:.3f}", usd, *counted,
-        f"{row.latency_s:.2f}", f"{row.unanswered:.1%}", str(row.refusals), str(row.failed_calls), str(row.lost),
+        f"{row.latency_s:.2f}", f"{row.unanswered:.1%}", *_ended(row.ended), str(row.lost),
         gap, p,
     ]  # fmt: skip
 
@@ -121,12 +122,32 @@ def _by_set(found: Evaluated, metric: PublishedMetric) -> str:
     return _table(("row", *found.sets, "average"), rows)
 
 
-def _costs(found: Evaluated) -> str:
-    def cell(part: Part | None) -> str:
-        return _UNKNOWN if part is None else f"{part.usd_per_1k:.4g}, {part.calls:.2f}"
+def _took(found: Evaluated) -> str:
+    head = ("row", "of", "questions", "USD per 1k", "calls", "tokens in", "out", "latency s", *_ENDED)
+    parts = [
+        (row.name, name, part)
+        for row in found.rows
+        for name, part in (*row.by_set.items(), *((_hops(count), part) for count, part in row.by_hops.items()))
+    ]
+    return _table(
+        head,
+        (
+            [
+                row, name, str(part.questions), f"{part.usd_per_1k:.4g}", f"{part.calls:.2f}",
+                f"{part.prompt_tokens:.1f}", f"{part.completion_tokens:.1f}", f"{part.latency_s:.2f}",
+                *_ended(part.ended),
+            ]
+            for row, name, part in parts
+        ),
+    )  # fmt: skip
 
-    rows = ([row.name, *(cell(row.by_set.get(name)) for name in found.sets)] for row in found.rows)
-    return _table(("row", *found.sets), rows)
+
+def _ended(ended: Ended) -> tuple[str, str, str]:
+    return str(ended.refusals), str(ended.failed_calls), str(ended.invalid_routes)
+
+
+def _hops(count: int) -> str:
+    return f"{count} hop{'s' if count > 1 else ''}"
 
 
 def _by_hops(found: Evaluated) -> str:
@@ -135,7 +156,7 @@ def _by_hops(found: Evaluated) -> str:
         [row.name, *(interval_text(part.em) if (part := row.by_hops.get(count)) else _UNKNOWN for count in hops)]
         for row in found.rows
     )
-    return _table(("row", *(f"{count} hop{'s' if count > 1 else ''}" for count in hops)), rows)
+    return _table(("row", *map(_hops, hops)), rows)
 
 
 def _shares(found: Evaluated) -> str:

@@ -30,6 +30,20 @@ _FAILED = (CallStatus.TIMEOUT, CallStatus.PROVIDER_ERROR, CallStatus.OVER_BUDGET
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """Calls that came to nothing, in all."""
+
+    refusals: int
+    failed_calls: int
+    invalid_routes: int
+
+    @staticmethod
+    def of(items: Iterable[Item]) -> Ended:
+        count = Counter(status for item in items for _, status in item.calls)
+        return Ended(count[CallStatus.REFUSED], sum(count[each] for each in _FAILED), count[CallStatus.INVALID_ROUTE])
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """The questions of one data set, or of one hop count."""
 
@@ -37,7 +51,11 @@ class Part:
     em: Interval
     f1: float | None  # mean; None where some answers are not known
     usd_per_1k: float
-    calls: float  # per question
+    calls: float  # per question, as the following
+    prompt_tokens: float
+    completion_tokens: float
+    latency_s: float
+    ended: Ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +87,7 @@ class RowSummary:
     policy_tokens: float
     latency_s: float
     unanswered: float  # share of the episodes
-    refusals: int  # calls, in all
-    failed_calls: int
-    invalid_routes: int
+    ended: Ended
     lost: int  # questions and samples without an outcome: the infrastructure failed, and no other number counts them
     call_share: Mapping[str, float]
     entropy: float  # nats; of the call share
@@ -92,8 +108,7 @@ def summarise_row(name: str, items: Sequence[Item], *, lost: int = 0, resamples:
             f"{name}: nothing to evaluate, {lost} episodes failed and none ended; the reasons are in failures.jsonl"
         )
     asked = _Asked(items)
-    calls = [(model, status) for item in items for model, status in item.calls]
-    counts = Counter(model for model, _ in calls if model)
+    counts = Counter(model for item in items for model, _ in item.calls if model)
     total = sum(counts.values())
     share = {model: count / total for model, count in counts.most_common()}
     samples = max(item.sample for item in items) + 1
@@ -103,7 +118,7 @@ def summarise_row(name: str, items: Sequence[Item], *, lost: int = 0, resamples:
         questions=len(asked.by_question),
         samples=samples,
         em=macro_interval(asked.by_set(_em), resamples=resamples),
-        em_all=float(np.mean(asked.scores(_em))),
+        em_all=asked.mean(_em),
         f1=macro_interval(asked.by_set(_f1), resamples=resamples) if known else None,
         usd_per_1k=1000 * asked.macro(lambda item: item.cost_usd),
         policy_usd_per_1k=1000 * asked.macro(lambda item: item.policy_usd),
@@ -113,9 +128,7 @@ def summarise_row(name: str, items: Sequence[Item], *, lost: int = 0, resamples:
         policy_tokens=asked.macro(lambda item: item.policy_tokens),
         latency_s=asked.macro(lambda item: item.latency_s),
         unanswered=asked.macro(lambda item: bool(item.stop) and item.answer is None),
-        refusals=sum(status == CallStatus.REFUSED for _, status in calls),
-        failed_calls=sum(status in _FAILED for _, status in calls),
-        invalid_routes=sum(status == CallStatus.INVALID_ROUTE for _, status in calls),
+        ended=Ended.of(items),
         lost=lost,
         call_share=share,
         entropy=call_entropy(share) if total else 0.0,
@@ -176,6 +189,9 @@ class _Asked:
     def scores(self, of: Callable[[Item], float]) -> list[float]:
         return [float(np.mean([of(item) for item in items])) for items in self.by_question.values()]
 
+    def mean(self, of: Callable[[Item], float]) -> float:
+        return float(np.mean(self.scores(of)))
+
     def by_set(self, of: Callable[[Item], float]) -> list[list[float]]:
         sets: dict[str, list[float]] = defaultdict(list)
         for (dataset, _), score in zip(self.by_question, self.scores(of), strict=True):
@@ -203,13 +219,17 @@ def _parts(items: Sequence[Item], of: Callable[[Item], _Name], resamples: int) -
 
 def _part(items: Sequence[Item], resamples: int) -> Part:
     asked = _Asked(items)
-    f1 = float(np.mean(asked.scores(_f1)))
+    f1 = asked.mean(_f1)
     return Part(
         questions=len(asked.by_question),
         em=mean_interval(asked.scores(_em), resamples=resamples),
         f1=None if math.isnan(f1) else f1,
-        usd_per_1k=1000 * float(np.mean(asked.scores(lambda item: item.cost_usd))),
-        calls=float(np.mean(asked.scores(lambda item: len(item.calls)))),
+        usd_per_1k=1000 * asked.mean(lambda item: item.cost_usd),
+        calls=asked.mean(lambda item: len(item.calls)),
+        prompt_tokens=asked.mean(lambda item: item.prompt_tokens),
+        completion_tokens=asked.mean(lambda item: item.completion_tokens),
+        latency_s=asked.mean(lambda item: item.latency_s),
+        ended=Ended.of(items),
     )
 
 

@@ -19,8 +19,9 @@ def item(
     cost_usd: float = 0.001,
     calls: Sequence[tuple[str, str]] = (("alpha", "ok"),),
     hops: int | None = 1,
+    latency_s: float = 0.5,
 ) -> Item:
-    return Item(row, dataset, question, sample, em, f1, cost_usd, tuple(calls), 10, 5, 0.5, hops, answer="x")
+    return Item(row, dataset, question, sample, em, f1, cost_usd, tuple(calls), 10, 5, latency_s, hops, answer="x")
 
 
 def made_row(row: str, seed: int, sets: dict[str, int], samples: int = 1) -> list[Item]:

@@ -44,6 +44,27 @@ def test_published_rows_stand_beside_measured_ones_in_italics(whole: str) -> Non
     assert not any("*" in line for line in measured)
 
 
+def test_what_it_took_is_told_by_set_and_by_hops() -> None:
+    asked = [
+        item(
+            question="a",
+            dataset="nq",
+            hops=1,
+            cost_usd=0.002,
+            latency_s=1.5,
+            calls=(("x", "refused"), ("", "invalid_route")),
+        ),
+        item(question="b", dataset="popqa", hops=2, cost_usd=0.004, latency_s=2.5, calls=(("x", "timeout"),)),
+    ]
+    part = table({"policy": asked}).split("## What it took")[1].split("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in line.split("|")[2:-1]] for line in part.splitlines() if line.startswith("| policy")
+    ]
+    took = {row[0]: (row[2], row[3], *row[6:]) for row in rows}
+    first, second = ("2", "2.00", "1.50", "1", "0", "1"), ("4", "1.00", "2.50", "0", "1", "0")
+    assert took == {"nq": first, "popqa": second, "1 hop": first, "2 hops": second}
+
+
 def test_which_published_rows_are_shown() -> None:
     assert set(PUBLISHED) == {"qwen", "llama", "all", "none"}
     assert {row.base for row in published_rows("em", ["nq"], "llama")} == {"Llama-3.2-3B-Instruct"}

@@ -46,11 +46,18 @@ def test_numbers_are_those_of_another_computation(samples: int) -> None:
     assert row.call_share == pytest.approx({name: n / len(calls) for name, n in Counter(calls).items()})
     assert row.entropy == pytest.approx(stats.entropy(list(Counter(calls).values())))
     statuses = Counter(status for i in items for _, status in i.calls)
-    assert (row.refusals, row.failed_calls) == (statuses["refused"], statuses["timeout"])
+    assert (row.ended.refusals, row.ended.failed_calls) == (statuses["refused"], statuses["timeout"])
     assert row.calls == pytest.approx(np.mean([np.mean([len(i.calls) for i in items if i.dataset == n]) for n in SETS]))
     assert {name: part.em.mean for name, part in row.by_set.items()} == pytest.approx(
         {name: scores.mean() for name, scores in by_set.items()}
     )
+    for name, part in row.by_set.items():
+        those = [i for i in items if i.dataset == name]
+        assert part.latency_s == pytest.approx(np.mean([i.latency_s for i in those]))
+        assert part.prompt_tokens == pytest.approx(np.mean([i.prompt_tokens for i in those]))
+        assert part.completion_tokens == pytest.approx(np.mean([i.completion_tokens for i in those]))
+        ended = Counter(status for i in those for _, status in i.calls)
+        assert (part.ended.refusals, part.ended.failed_calls) == (ended["refused"], ended["timeout"])
     assert {hops: part.questions for hops, part in row.by_hops.items()} == {1: 20 + 13 + 5, 2: 20 + 12 + 5}
     assert row.em.low < row.em.mean < row.em.high
     assert row.samples == samples
@@ -115,7 +122,7 @@ def test_over_several_sets_the_difference_is_the_macro_averages() -> None:
 def test_a_model_that_refuses_everything_and_a_policy_that_asks_nobody_are_rows_too() -> None:
     silent = [item("alone:beta", f"q{n}", 0.0, f1=0.0, calls=[("beta", "refused")]) for n in range(5)]
     row = summarise_row("alone:beta", silent, resamples=FEW)
-    assert (row.em.mean, row.refusals, row.entropy) == (0.0, 5, 0.0)
+    assert (row.em.mean, row.ended.refusals, row.entropy) == (0.0, 5, 0.0)
     alone = summarise_row("policy", [item(question=f"q{n}", calls=()) for n in range(5)], resamples=FEW)
     assert (alone.calls, alone.call_share, alone.entropy) == (0.0, {}, 0.0)
 

@@ -204,7 +204,7 @@ def test_another_model_plays_the_policy_and_goes_on_without_a_call_twice(endpoin
     alphas = [item["calls"] == [["alpha", "ok"]] for item in lines(out)]
     assert rights == [float(alpha) for alpha in alphas]
     assert row["em_all"] == pytest.approx(np.mean(alphas))
-    assert row["refusals"] == 10 - sum(alphas)
+    assert row["ended"]["refusals"] == 10 - sum(alphas)
     assert row["policy_usd_per_1k"] == pytest.approx(1000 * 2 * (100 * 1 + 10 * 10) / 1e6)
     spent = json.loads((out / "evaluation.json").read_text())["spent_usd"]
     assert spent == pytest.approx(sum(item["cost_usd"] for item in lines(out)))
@@ -233,8 +233,8 @@ def test_everyone_is_asked_only_when_told_to_and_the_price_is_said_first(endpoin
     out, said = run(dataclasses.replace(assignment, ask_everyone=True))
     assert "12 questions and 10 to learn from, to 2 candidates: at most 0." in said[-1]
     found = numbers(out)
-    assert (found["alone:alpha"]["em_all"], found["alone:alpha"]["refusals"]) == (1.0, 0)
-    assert (found["alone:beta"]["em_all"], found["alone:beta"]["refusals"]) == (0.0, 12)
+    assert (found["alone:alpha"]["em_all"], found["alone:alpha"]["ended"]["refusals"]) == (1.0, 0)
+    assert (found["alone:beta"]["em_all"], found["alone:beta"]["ended"]["refusals"]) == (0.0, 12)
     assert found["largest"]["call_share"] == {"alpha": 1.0}
     assert found["policy"]["questions"] == 12
     before = dict(endpoints.asked)
