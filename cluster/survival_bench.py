@@ -98,10 +98,15 @@ def _steps_per_s(
 
 
 def _longest_gap(program: TrainProgram, seconds: float) -> float:
-    """Watch for so long; the longest stretch in it in which no new step was done."""
+    """Watch for so long; the longest stretch in it in which no new step was done.
+
+    Raises:
+        TrainProgramError: the run ended meanwhile.
+    """
     until = time.monotonic() + seconds
     newest, since, longest = program.newest_step(), time.monotonic(), 0.0
     while (now := time.monotonic()) < until:
+        program.check_running()
         if program.newest_step() > newest:
             newest, since = program.newest_step(), now
         longest = max(longest, now - since)

@@ -98,6 +98,15 @@ class TrainProgram:
                 raise TrainProgramError(f"{self.folder.path} {why} step {step}:\n{self.tail()}")
             time.sleep(_POLL_S)
 
+    def check_running(self) -> None:
+        """Check that the run goes on.
+
+        Raises:
+            TrainProgramError: it has ended.
+        """
+        if self.ended:
+            raise TrainProgramError(f"{self.folder.path} ended in mid-measurement:\n{self.tail()}")
+
     def newest_step(self) -> int:
         """The newest step whose metrics are written; -1 before the first."""
         rows = self.folder.read_metrics()
