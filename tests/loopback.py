@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
 
 
-class LoopbackModels:
+class LoopbackModels(ABC):
     """Speaks the OpenAI protocol at `url` from its making until `stop`."""
 
     models: Sequence[str] = ()  # as it lists them
@@ -27,9 +28,9 @@ class LoopbackModels:
         self._thread.join(20)
         self._loop.close()
 
+    @abstractmethod
     async def reply(self, request: web.Request) -> web.Response:
         """The answer to a chat completion."""
-        raise NotImplementedError
 
     @staticmethod
     def say(text: str, refusal: str | None = None) -> web.Response:
