@@ -107,7 +107,9 @@ def fleet(ray_cluster: None, tmp_path: Path) -> Iterator[Fleet]:
         hired.append(index)
         return kind.remote(index if hired.count(index) == 1 else 100 + index)  # the next of its number is well
 
-    made = Fleet(hire, workers=2, max_restarts=2, start_timeout_s=180, answer_timeout_s=60, admit=admit, stalls=tmp_path)
+    made = Fleet(
+        hire, workers=2, max_restarts=2, start_timeout_s=180, answer_timeout_s=60, admit=admit, stalls=tmp_path
+    )
     made.wait_started(2)
     admit()
     yield made
