@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from actors.engine_state import EngineState
 from actors.load import Load
 
 
@@ -17,14 +18,28 @@ class Admission:
     others wait for. So `generating` may rise above `target`, and new episodes then wait until it has come down; those
     that wait for a candidate are not counted, and as many of them are under way as it takes to keep the engine at its
     target, whatever the candidates' latency.
+
+    The target adapts to the engine's memory. Where requests wait for it, the target falls to what runs, which is what
+    fits; every turn that ends then adds 1/target to it, as in a window of additive increase (Chiu and Jain, 1989).
     """
 
-    def __init__(self, target: int) -> None:
-        """`target`: sequences that the engine is to generate at a time."""
-        self.target = target
+    def __init__(self, ceiling: int) -> None:
+        """`ceiling`: sequences that the engine is to generate at a time, if they fit in its memory."""
+        self._ceiling = ceiling
+        self._target = float(ceiling)
         self.load = Load()  # of sequences that generate
         self.under_way = 0  # episodes started and not ended
         self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def target(self) -> int:
+        """Sequences that the engine is to generate at a time, as things are; at least 1."""
+        return int(self._target)
+
+    def hear(self, state: EngineState) -> None:
+        """The engine's state after a step."""
+        if state.crowded:
+            self._target = min(self._target, max(1.0, float(state.running)))
 
     @property
     def generating(self) -> int:
@@ -55,6 +70,7 @@ class Admission:
 
     def _leave(self) -> None:
         self.load.change(-1)
+        self._target = min(float(self._ceiling), self._target + 1 / self._target)
         while self._waiting and (self._waiting[0].done() or self.generating < self.target):
             turn = self._waiting.popleft()
             if not turn.done():

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import psutil  # type: ignore[import-untyped]
 
 from actors.engine_arguments import engine_arguments, engine_variables, sampling_params
+from actors.engine_state import EngineState, state_logger
 from actors.generation import Generation
 from actors.orphans import SCRATCH_PREFIX
 from actors.settings import EngineSettings, SamplingSettings
@@ -61,13 +62,16 @@ class PolicyEngine:
         version: int = 0,
         seed: int = 0,
         weight_backend: Literal["gloo", "nccl"],
+        tell: Callable[[EngineState], None] | None = None,
     ) -> None:
-        """`model` is a checkpoint folder holding the weights of policy `version`, and its tokenizer."""
+        """`model` is a checkpoint folder holding the weights of policy `version`, and its tokenizer. `tell` hears of
+        the engine's state after every step."""
         self.model = str(model)
         self.settings = settings
         self.version = version
         self.seed = seed
         self.weight_backend = weight_backend
+        self._tell = tell
         self._llm: AsyncLLM | None = None
         self._paused_since: float | None = None
         self._children: list[psutil.Process] = []
@@ -322,7 +326,8 @@ class PolicyEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         return AsyncLLM.from_engine_args(
-            engine_arguments(self.model, self.settings, seed=self.seed, weight_backend=self.weight_backend)
+            engine_arguments(self.model, self.settings, seed=self.seed, weight_backend=self.weight_backend),
+            stat_loggers=[] if self._tell is None else [state_logger(self._tell)],
         )
 
     def _tidy(self) -> None:

@@ -28,6 +28,7 @@ class WorkerReport:
     """What a worker has been doing."""
 
     generating: Reading
+    target: int  # sequences that its engine is to generate at a time: fewer than it may where they don't fit in memory
     slices: Sequence[Slice]  # since the last report
 
 
@@ -53,12 +54,14 @@ class RolloutWorker:
         from actors.policy_engine import PolicyEngine
 
         self.checkpoint = checkpoint
-        self.engine = PolicyEngine(checkpoint, engine, seed=seed, weight_backend=weight_backend)
+        self.admission = Admission(engine.max_num_seqs)
+        self.engine = PolicyEngine(
+            checkpoint, engine, seed=seed, weight_backend=weight_backend, tell=self.admission.hear
+        )
         # What a replay's ledger lacks it lacks the second time, too.
         retries = pool.settings.ledger != "replay"
         self.episode = episode if retries else episode.without_retries()
         self.pool = pool
-        self.admission = Admission(engine.max_num_seqs)
         self.timeline = Timeline(trace)
         self._played: dict[str, Episode | Trajectory] = {}  # of rollouts that are not over, or ended with the engine
 
@@ -151,8 +154,8 @@ class RolloutWorker:
             return call
 
     async def report(self) -> WorkerReport:
-        """How many sequences have been generating, and the slices of the trace since the last report."""
-        return WorkerReport(self.admission.load.read(), self.timeline.take())
+        """How many sequences have been generating and are to, and the slices of the trace since the last report."""
+        return WorkerReport(self.admission.load.read(), self.admission.target, self.timeline.take())
 
     async def score(self, token_ids: list[int]) -> list[float]:
         return await self.engine.score(token_ids)

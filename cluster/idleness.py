@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from cluster.config import Config
 
 _STARVED = 0.4  # of the step, from which on advice is given
 _SATED = 0.15
+_CRAMPED = 0.75  # of the sequences that an engine may generate at a time, what its memory holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,7 @@ class Readings:
 
     engines: Mapping[object, Reading]  # by what tells a worker from one in its place later
     callers: CallerStats
+    targets: Sequence[int] = ()  # of the engines: sequences that each is to generate at a time, as its memory allows
 
 
 def idleness(before: Readings, after: Readings, *, learn_s: float, step_s: float, target: int) -> dict[str, float]:
@@ -34,6 +37,8 @@ def idleness(before: Readings, after: Readings, *, learn_s: float, step_s: float
         row["idle/engines"] = _mean([span.idle for span in spans])
         row["rollout/generating"] = _mean([span.mean for span in spans])
         row["rollout/engine_fill"] = row["rollout/generating"] / target
+    if after.targets:
+        row["rollout/engine_target"] = float(min(after.targets))
     up_s = after.callers.up_s - before.callers.up_s
     if up_s > 0:  # else one was started again meanwhile, and counts from nothing
         busy_s = after.callers.busy_s - before.callers.busy_s
@@ -47,6 +52,13 @@ def advice(row: Mapping[str, float], config: Config) -> str | None:
     if engines is None:
         return None
     run = config.run
+    holds = row.get("rollout/engine_target", math.inf)
+    if holds <= _CRAMPED * config.engine.max_num_seqs:
+        memory = "kv_cache_gib" if config.engine.device == "cpu" else "gpu_memory_utilization"
+        return (
+            f"an engine's cache holds {holds:.0f} sequences, engine.max_num_seqs={config.engine.max_num_seqs}: give it "
+            f"memory (engine.{memory}={getattr(config.engine, memory):g}), or add rollout workers"
+        )
     if engines >= _STARVED:
         told = f"engines idle {engines:.0%} of the step"
         if run.max_staleness == 0 and 1 - learner >= engines / 2:

@@ -61,6 +61,12 @@ _DECLARED = (
     Metric("rollout/stale_groups", "groups", "groups dropped at the learner's door: too old for run.max_staleness"),
     Metric("rollout/generating", "sequences", "sequences that an engine generates at a time, mean over the step"),
     Metric("rollout/engine_fill", "share", "of engine.max_num_seqs: the sequences that an engine generates at a time"),
+    Metric(
+        "rollout/engine_target",
+        "sequences",
+        "that an engine is to generate at a time: fewer than "
+        "engine.max_num_seqs where its memory holds no more; the least over the engines",
+    ),
     Metric("idle/engines", "share", "of the step with nothing to generate, mean over the engines"),
     Metric("idle/learner", "share", "of the step in which the learner does not learn"),
     Metric("idle/callers", "share", "of the step with no call under way"),

@@ -57,7 +57,11 @@ class StepWatch:
                 self._file.write("driver", self._timeline.take())
                 for worker, report in reports.items():
                     self._file.write(f"rollout worker {worker.index}", report.slices)
-        return Readings({worker: r.generating for worker, r in reports.items()}, self._crew.pool.stats())
+        return Readings(
+            {worker: report.generating for worker, report in reports.items()},
+            self._crew.pool.stats(),
+            [report.target for report in reports.values()],
+        )
 
     @contextmanager
     def _tracing(self) -> Iterator[None]:

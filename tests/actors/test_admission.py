@@ -8,6 +8,7 @@ import random
 import pytest
 
 from actors.admission import Admission
+from actors.engine_state import EngineState
 
 
 async def play(admission: Admission, turns: list[float], waits: list[float], seen: list[int]) -> None:
@@ -76,5 +77,45 @@ async def test_no_place_is_lost_to_cancelled_or_failed_episodes(seed: int) -> No
         task.cancel()
     await asyncio.wait(tasks)
     assert admission.generating == admission.under_way == 0
+    async with asyncio.timeout(1), admission.episode():
+        pass
+
+
+async def test_the_target_falls_to_what_fits_in_the_engines_memory_and_comes_back() -> None:
+    """A cache that holds three; then memory to spare, and all eight generate again."""
+    admission, seen = Admission(8), []
+    fits = 3
+
+    def step() -> None:
+        running = min(fits, admission.generating)
+        waiting = admission.generating - running
+        admission.hear(EngineState(running, waiting, cache_usage=running / fits))
+
+    async def play_and_tell() -> None:
+        async with admission.episode() as place, place.turn():
+            step()
+            await asyncio.sleep(0.002)
+            step()
+            seen.append(admission.generating)
+
+    await asyncio.gather(*(play_and_tell() for _ in range(60)))
+    assert set(seen[:50]) == {fits, fits + 1}  # one more is tried now and then, in case there is memory for it again
+    fits = 100
+    await asyncio.gather(*(play_and_tell() for _ in range(60)))
+    assert admission.target == 8
+    assert seen[-10] == 8
+
+
+@pytest.mark.parametrize("state", [EngineState(2, 0, 1.0), EngineState(2, 9, 0.5)], ids=["full", "a long prompt"])
+async def test_what_does_not_wait_for_memory_does_not_lower_the_target(state: EngineState) -> None:
+    admission = Admission(8)
+    admission.hear(state)
+    assert admission.target == 8
+
+
+async def test_an_engine_with_room_for_none_is_given_one() -> None:
+    admission = Admission(8)
+    admission.hear(EngineState(0, 9, 1.0))
+    assert admission.target == 1
     async with asyncio.timeout(1), admission.episode():
         pass

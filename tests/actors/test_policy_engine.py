@@ -14,6 +14,8 @@ import psutil
 import pytest
 from tiny_llama import reference_logprobs, save_tiny_llama
 
+from actors.admission import Admission
+from actors.engine_state import EngineState
 from actors.policy_engine import EngineLost, PolicyEngine
 from actors.settings import EngineSettings, SamplingSettings
 
@@ -144,6 +146,40 @@ async def test_a_turn_has_a_deadline_and_says_that_the_engine_is_paused(engine: 
         engine.settings = settings
         assert await engine.resume() >= 0.5
     assert (await sample(engine, max_tokens=2)).token_ids
+
+
+async def test_as_many_generate_as_fit_in_the_cache_and_sample_the_same(engine: PolicyEngine, checkpoint: Path) -> None:
+    """81 blocks of 32 tokens, for sequences of 240 tokens, which take 8: ten fit, where 32 may generate."""
+    admission = Admission(32)
+    states: list[EngineState] = []
+
+    def hear(state: EngineState) -> None:
+        states.append(state)
+        admission.hear(state)
+
+    async def play(on: PolicyEngine, seed: int) -> list[int]:
+        async with admission.episode() as place, place.turn():
+            prompt = [5 + seed, *PROMPT[1:]]
+            sampling = SamplingSettings()
+            generation = await on.generate(prompt, max_tokens=200, stop=[], sampling=sampling, seed=seed)
+            return generation.token_ids
+
+    small = PolicyEngine(
+        checkpoint, SETTINGS.model_copy(update={"kv_cache_gib": 0.0025}), weight_backend="gloo", tell=hear
+    )
+    await small.start()
+    try:
+        found = await asyncio.gather(*(play(small, seed) for seed in range(100)))
+    finally:
+        await small.shutdown()
+    assert any(state.crowded for state in states)
+    assert 6 <= admission.target <= 20
+    late = states[len(states) // 2 :]
+    assert sum(state.waiting for state in late) / len(late) < 3
+    assert admission.generating == 0
+    admission = Admission(32)
+    assert found == await asyncio.gather(*(play(engine, seed) for seed in range(100)))
+    assert admission.target == 32
 
 
 @pytest.mark.slow
