@@ -16,14 +16,9 @@ from benchmarks.evaluation import EvaluationError
 from cluster.batch import (
     BudgetSpent,
     RolloutError,
-    admit,
     batch_metrics,
-    judge_all,
     pool_metrics,
-    refused_for_caps,
-    spent_cap,
     staleness_metrics,
-    whole_groups,
 )
 from cluster.candidates import Candidates
 from cluster.checkpoints import CheckpointWriter, newest_manifest
@@ -42,14 +37,13 @@ from cluster.run_folder import RunFolder
 from cluster.source import QuestionSource
 from cluster.step_watch import StepWatch
 from cluster.summary import summarise_run
+from cluster.supply import Supply
 from cluster.terminal import Terminal
 from cluster.tracking import Tracker
 from cluster.watchdog import Watchdog
 from cluster.windows import Windows
 from learner.bad_batches import NonFiniteError
-from learner.credit import with_signal
 from learner.gang import LearnerError, RankLost
-from learner.metrics import KEEP_RATE
 from rewards.presets import Judge
 
 logger = logging.getLogger(__name__)
@@ -87,6 +81,7 @@ class Run:
         self.heldout = heldout
         self.judge = Judge(candidates.price_rewards(config))
         self.windows = Windows(config, source, candidates.cards, crew.fleet)
+        self.supply = Supply(config, crew, self.windows, self.judge)
         self.evaluator = Evaluator(config, crew, candidates, heldout, self.judge)
         self._asked: Asked | None = None  # an evaluation under way beside training
         self.watchdog = Watchdog(folder.stalls_path, config.run.stall_s)
@@ -97,7 +92,6 @@ class Run:
         self._recorded = -1  # the last step whose row of metrics is written
         self._half_a_row: dict[str, float] = {}  # of the step under way: what its batch came to
         self.facts: dict[str, Any] = {}  # of the summary, known before its end
-        self.spent_cap: str | None = None  # why no more money may be spent
         self._questions = fingerprint(source.questions)
         self._manifests = {0: self._manifest(0)}  # after the last step and, while it is learnt from, the next
 
@@ -144,8 +138,8 @@ class Run:
             self._record(0, row | pool_metrics(self.crew.pool.stats()))
         while self.step < self.config.run.steps:
             self._take_step(self.step + 1)
-            if self.spent_cap:
-                raise BudgetSpent(self.spent_cap)
+            if self.supply.spent_cap:
+                raise BudgetSpent(self.supply.spent_cap)
         if self.facts.get("after_step") != self.step:
             self._evaluate("after", "evaluate")
         self._checkpoint(self.step)
@@ -158,7 +152,7 @@ class Run:
         self._phase(step, "roll out")
         with self.clock("rollout") as rolled:
             self.windows.issue_up_to(min(step + config.run.max_staleness, config.run.steps))
-            judged, batch, kept = self._play(step)
+            judged, batch, kept = self.supply.batch(step)
         row = self._half_a_row = batch_metrics(judged, rolled.seconds) | from_learner(kept)
         self._show(step, "train", judged)
         self._manifests[step] = self._manifest(step)
@@ -194,59 +188,11 @@ class Run:
         finally:
             self._record(step, row | pool_metrics(crew.pool.stats()))
 
-    def _play(self, step: int) -> tuple[list[Trajectory], list[Trajectory], dict[str, float]]:
-        """What was played for a step, judged; what of it is to be learnt from; and the share of groups with signal.
-
-        Where groups without signal are dropped, further questions take their places, `run.max_refills` times at most.
-        """
-        run, learner = self.config.run, self.config.learner
-        judged = judge_all(self.windows.gather(step), self.judge)
-        self.spent_cap = spent_cap(judged)  # what was paid for is still learnt from
-        batch = self._admit(judged)
-        if not learner.drop_groups_without_signal:
-            return judged, batch, {}
-        batch, dropped = with_signal(batch, learner)
-        for refill in range(1, run.max_refills + 1):
-            missing = run.groups_per_step - len({t.group for t in batch})
-            if missing <= 0 or self.spent_cap:
-                break
-            more = judge_all(self.windows.refill(step, missing, refill), self.judge)
-            self.spent_cap = spent_cap(more)
-            found, useless = with_signal(self._whole_groups(more), learner)
-            judged, batch, dropped = judged + more, batch + found, dropped + useless
-        kept = len({t.group for t in batch})
-        return judged, batch, {KEEP_RATE: kept / max(kept + dropped, 1)}
-
-    def _whole_groups(self, judged: list[Trajectory]) -> list[Trajectory]:
-        return whole_groups(judged, **self._admission())
-
-    def _admission(self) -> dict[str, int]:
-        """What a group must be to be learnt from."""
-        fewest = 2 if self.config.learner.needs_groups else 1
-        return {"version": self.crew.version, "max_staleness": self.config.run.max_staleness, "fewest": fewest}
-
     def _learn(self, batch: list[Trajectory]) -> dict[str, float]:
         if batch:
             return self.crew.gang.train_step(batch)
         self.crew.gang.skip_batch()
         return {}
-
-    def _admit(self, judged: list[Trajectory]) -> list[Trajectory]:
-        """What of a window is learnt from; nothing where the caps of a step or a provider left nothing of it.
-
-        Raises:
-            BudgetSpent: a cap of the run or day left nothing.
-            RolloutError: failed calls left nothing.
-        """
-        try:
-            return admit(judged, **self._admission())
-        except RolloutError:
-            if self.spent_cap:
-                raise BudgetSpent(self.spent_cap) from None
-            if not refused_for_caps(judged):
-                raise
-            logger.warning("nothing of the step is learnt from: %s", refused_for_caps(judged))
-            return []
 
     def _evaluate(self, name: str, phase: str, *, unseen: bool = False) -> dict[str, float]:
         """Ask the held-out questions and wait; what comes of it is the summary's `name`, and the row returned."""
