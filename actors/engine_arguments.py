@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from actors.orphans import OWNER_VARIABLE
@@ -58,12 +59,12 @@ def engine_arguments(
     )
 
 
-def engine_variables(settings: EngineSettings, scratch: str) -> dict[str, str]:
+def engine_variables(settings: EngineSettings, scratch: Path) -> dict[str, str]:
     """Environment of the engine's processes, which leave their temporary files in the folder `scratch`."""
     compiled = f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"  # torch's own choice, which stays
     variables = {
-        "TMPDIR": scratch,
-        "VLLM_RPC_BASE_PATH": scratch,
+        "TMPDIR": str(scratch),
+        "VLLM_RPC_BASE_PATH": str(scratch),
         "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", compiled),
         OWNER_VARIABLE: str(os.getpid()),
         "VLLM_ENGINE_READY_TIMEOUT_S": str(max(1, int(settings.start_timeout_s))),

@@ -15,7 +15,8 @@ import signal
 import threading
 from pathlib import Path
 
-SCRATCH_PREFIX = "router-r1-engine-"  # of the folder for temporary files of an engine's processes
+from actors.scratch import PREFIX
+
 OWNER_VARIABLE = "ROUTER_R1_ENGINE_OWNER"  # process id of the owner, in the worker's environment
 
 
@@ -38,7 +39,7 @@ def _watch(owner: int, core: int) -> None:
     else:
         select.select([handle], [], [])  # readable once the process has ended
     scratch = Path(os.environ.get("TMPDIR", "/"))
-    if scratch.name.startswith(SCRATCH_PREFIX):
+    if scratch.name.startswith(PREFIX):
         shutil.rmtree(scratch, ignore_errors=True)
     # If the core has ended too, its id may be another's by now; then we are its child no longer.
     if os.getppid() == core and core not in (0, 1, owner):

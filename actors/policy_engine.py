@@ -7,7 +7,6 @@ import gc
 import itertools
 import logging
 import os
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -20,7 +19,7 @@ import psutil  # type: ignore[import-untyped]
 from actors.engine_arguments import engine_arguments, engine_variables, sampling_params
 from actors.engine_state import EngineState, state_logger
 from actors.generation import Generation
-from actors.orphans import SCRATCH_PREFIX
+from actors.scratch import Scratch
 from actors.settings import EngineSettings, SamplingSettings
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ class PolicyEngine:
         self._paused_since: float | None = None
         self._children: list[psutil.Process] = []
         self._request_numbers = itertools.count()
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None  # vLLM leaves its sockets in it
+        self._scratch: Scratch | None = None  # vLLM leaves its sockets in it
 
     async def start(self) -> None:
         """Start the engine's processes and load the weights.
@@ -87,8 +86,8 @@ class PolicyEngine:
         deadline_s = self.settings.start_timeout_s
         before = set(_child_processes())
         try:
-            self._scratch = tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, ignore_cleanup_errors=True)
-            with _environment(engine_variables(self.settings, self._scratch.name)):
+            self._scratch = Scratch()
+            with _environment(engine_variables(self.settings, self._scratch.path)):
                 self._llm = await asyncio.wait_for(asyncio.to_thread(self._build), deadline_s)
             await asyncio.wait_for(self._alive(self._engine.update_weight_version(str(self.version))), deadline_s)
         except TimeoutError as error:
@@ -333,7 +332,7 @@ class PolicyEngine:
     def _tidy(self) -> None:
         """Remove what the engine's processes have left on disk."""
         if self._scratch is not None:
-            self._scratch.cleanup()
+            self._scratch.close()
             self._scratch = None
 
     def _prompt(self, token_ids: list[int]) -> Any:

@@ -193,7 +193,7 @@ def test_the_engine_ends_with_a_killed_owner(checkpoint: Path, model) -> None:
             settings = EngineSettings(max_model_len=128, kv_cache_gib=0.1)
             engine = PolicyEngine({str(checkpoint)!r}, settings, weight_backend="gloo")
             await engine.start()
-            sys.stdout.write(engine._scratch.name + " " + " ".join(str(p.pid) for p in engine._children) + "\\n")
+            sys.stdout.write(str(engine._scratch.path) + " " + " ".join(str(p.pid) for p in engine._children) + "\\n")
             sys.stdout.flush()
             await asyncio.sleep(600)
 
