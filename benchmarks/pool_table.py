@@ -53,9 +53,11 @@ class PoolRow:
     row: str
     summary: RowSummary
     oracle: float | None  # its exact match
+    oracle_usd_per_1k: float | None
     of_oracle: Interval | None  # exact match as a share of the oracle's, on the questions that both answered
     best_single: str | None  # the candidate
     best_single_em: float | None
+    best_single_usd_per_1k: float | None
     against_best_single: Against | None
     against_trained: Against | None
 
@@ -114,8 +116,8 @@ def render_pools(table: PoolTable) -> str:
 
 _HEAD = (
     "pool", "row", "questions", "exact match, 95 %", "F1, 95 %", "USD per 1k", "calls", "no answer", "lost", "oracle",
-    "of the oracle's, 95 %", "best single", "its exact match", "against it, 95 %", "p (Holm)",
-    "against the pool as trained, 95 %", "p (Holm)",
+    "its USD per 1k", "of the oracle's, 95 %", "best single", "its exact match", "its USD per 1k", "against it, 95 %",
+    "p (Holm)", "against the pool as trained, 95 %", "p (Holm)",
 )  # fmt: skip
 
 
@@ -128,9 +130,11 @@ def _pool_row(each: Played, resamples: int) -> PoolRow:
         row=each.row,
         summary=summary,
         oracle=oracle.em.mean if oracle else None,
+        oracle_usd_per_1k=oracle.usd_per_1k if oracle else None,
         of_oracle=share_of(each.items, each.oracle, resamples),
         best_single=next(iter(best.call_share), None) if best else None,
         best_single_em=best.em.mean if best else None,
+        best_single_usd_per_1k=best.usd_per_1k if best else None,
         against_best_single=_against(each.items, each.best_single, "best single", resamples),
         against_trained=_against(each.items, each.as_trained, "as trained", resamples),
     )
@@ -164,7 +168,8 @@ def _line(row: PoolRow) -> list[str]:
     return [
         row.pool, row.row, str(summary.questions), interval_text(summary.em), interval_text(summary.f1), usd,
         f"{summary.calls:.2f}", f"{summary.unanswered:.1%}", str(summary.lost), _number(row.oracle),
-        interval_text(row.of_oracle), row.best_single or _UNKNOWN, _number(row.best_single_em),
+        _usd(row.oracle_usd_per_1k), interval_text(row.of_oracle), row.best_single or _UNKNOWN,
+        _number(row.best_single_em), _usd(row.best_single_usd_per_1k),
         *_gap(row.against_best_single), *_gap(row.against_trained),
     ]  # fmt: skip
 
@@ -186,3 +191,7 @@ def _shares(rows: Sequence[PoolRow]) -> str:
 
 def _number(value: float | None) -> str:
     return _UNKNOWN if value is None else f"{value:.3f}"
+
+
+def _usd(value: float | None) -> str:
+    return _UNKNOWN if value is None else f"{value:.4g}"

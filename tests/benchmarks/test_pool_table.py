@@ -57,9 +57,9 @@ def test_the_table_names_pools_and_leaves_open_what_is_not_known() -> None:
     assert "- seen: pool `abc`, alpha, b|eta" in text
     lines = text.splitlines()
     [seen] = [line for line in lines if line.startswith("| seen |")]
-    assert "| 1.000 | 0.750 (0.750 - 0.750) | b\\|eta | 0.500 | +0.250 (+0.250 - +0.250) |" in seen
+    assert "| 1.000 | 1 | 0.750 (0.750 - 0.750) | b\\|eta | 0.500 | 1 | +0.250 (+0.250 - +0.250) |" in seen
     [other] = [line for line in lines if line.startswith("| x |")]
-    assert "| 1 | – | – | – | – | – |  | +0.000 (+0.000 - +0.000) | 1 |" in other
+    assert "| 1 | – | – | – | – | – | – | – |  | +0.000 (+0.000 - +0.000) | 1 |" in other
     assert "| alpha | 0.500 | 0.500 |" in lines
 
 

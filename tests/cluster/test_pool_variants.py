@@ -286,6 +286,47 @@ def best_of(pool: Sequence[Expert]) -> Choose:
     return lambda hop: max(pool, key=lambda expert: expert.competence[hop.domain])
 
 
+def test_recorded_replies_bound_each_pool(endpoints: Pools, tmp_path: Path) -> None:
+    right = {"ChatGPT-4": lambda n: n % 3 > 0, "BingChat": lambda n: n % 2 == 0}
+    replies = [
+        {"id": f"q{n}", "dataset": "things", "question": f"what is the thing {n} ?", "model": model,
+         "response": f"it is {'red' if known(n) else 'green'} .", "correct": known(n)}
+        for n in range(40) for model, known in right.items()
+    ]  # fmt: skip
+    (tmp_path / "replies.jsonl").write_text("".join(json.dumps(row) + "\n" for row in replies), encoding="utf-8")
+
+    def ask(name: str, numbers: range) -> Assignment:
+        rows = [
+            {"id": f"q{n}", "dataset": "things", "question": f"what is the thing {n} ?", "answers": ["red"]}
+            for n in numbers
+        ]
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        served = ("candidates.serve=recorded", f"candidates.replies={tmp_path / 'replies.jsonl'}")
+        pools = ("without:ChatGPT-4", "price:ChatGPT-4=2")
+        return Assignment(
+            endpoints.url, model="wanderer", datasets=(str(file),), baselines=("none",), pools=pools,
+            out=tmp_path / name, overrides=(*served, f"data.train={file}", f"data.eval={file}"),
+        )  # fmt: skip
+
+    out, _ = run(ask("known", range(24)))
+    found, items = pools_of(out), items_of(out)
+    both = np.mean([any(known(n) for known in right.values()) for n in range(24)])
+    bing = np.mean([right["BingChat"](n) for n in range(24)])
+    assert [row["oracle"] for row in found.values()] == pytest.approx([both, bing, both])
+    assert [row["best_single"] for row in found.values()] == ["ChatGPT-4", "BingChat", "ChatGPT-4"]
+    assert found["without:ChatGPT-4"]["of_oracle"]["mean"] == pytest.approx(1.0)  # there is nobody else to ask
+    before, after = found["seen"], found["price:ChatGPT-4=2"]
+    assert after["best_single_usd_per_1k"] == pytest.approx(2 * before["best_single_usd_per_1k"])
+    assert after["of_oracle"] == before["of_oracle"]
+    assert {item["calls"][0][0] for item in items["policy @ without:ChatGPT-4"]} == {"BingChat"}
+
+    out, _ = run(ask("unknown", range(39, 42)))  # two of them were never recorded
+    assert [row["summary"]["questions"] for row in pools_of(out).values()] == [3, 3, 3]
+    assert [row["oracle"] for row in pools_of(out).values()] == [None] * 3
+    assert "oracle and best single candidate are left out: 2 of 3 questions have no" in (out / "table.md").read_text()
+
+
 def test_an_unseen_cast_has_names_that_training_never_shows(endpoints: Pools, tmp_path: Path) -> None:
     overrides = ("engine.max_model_len=4096",)
     out, _ = run(
