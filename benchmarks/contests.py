@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from actors.questions import Question
@@ -12,6 +12,7 @@ from benchmarks.protocol import Name, draw
 from benchmarks.question_sets import load_source
 from benchmarks.recorded_table import recorded_table
 from benchmarks.reply_table import ReplyTable, ReplyTableError, normalise_question, split
+from benchmarks.world.experts import Expert
 from benchmarks.world.tables import hop_table, play_by_hop
 
 TRAIN_SHARE = 0.6  # of recorded questions: the baselines learn from these, and the others are asked
@@ -44,15 +45,19 @@ def recorded_contest(
     return Contest(train, test, test.questions)
 
 
-def world_contest(questions: Sequence[Question]) -> Contest:
-    """Questions of the world, answered hop by hop: baselines learn from its training split.
+def world_contest(questions: Sequence[Question], pool: Sequence[Expert] | None = None) -> Contest:
+    """Questions of the world, answered hop by hop by a pool (the seen cast if left out): baselines learn from the
+    world's training split.
 
     Raises:
         ReplyTableError: these are training questions.
     """
     learnt = load_source("world:train", limit=_WORLD_TRAIN, two_hop_share=_TWO_HOP_SHARE)
     return Contest(
-        hop_table(learnt), hop_table(questions), tuple(questions), lambda router: play_by_hop(router, questions)
+        hop_table(learnt, pool),
+        hop_table(questions, pool),
+        tuple(questions),
+        lambda router: play_by_hop(router, questions, pool),
     )
 
 
@@ -87,3 +92,13 @@ def served_contest(file: Path, questions: Sequence[Question]) -> Contest:
 def live_contest(train: ReplyTable, test: ReplyTable) -> Contest:
     """Replies that were asked for just now."""
     return Contest(train, test, test.questions)
+
+
+def changed_contest(contest: Contest, names: Sequence[str], price_factors: Mapping[str, float]) -> Contest:
+    """The contest among these candidates alone, some of them at other prices; not for the world's, which is played.
+
+    Raises:
+        ReplyTableError: one of them has no replies in the contest's tables.
+    """
+    train, test = (table.of_pool(names, price_factors) for table in (contest.train, contest.test))
+    return Contest(train, test, contest.questions)

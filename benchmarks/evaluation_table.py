@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from benchmarks.markdown import markdown_table as _table
 from benchmarks.published import PublishedMetric, PublishedRow, published
 from benchmarks.row_summary import Against, Ended, Part, RowSummary
 from benchmarks.statistics import Interval
@@ -180,13 +181,6 @@ def _samples(found: Evaluated) -> str:
             for row in several
         ),
     )
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    return "\n".join([line(head), line(["---"] * len(head)), *map(line, rows)])
 
 
 def interval_text(value: Interval | None, form: str = ".3f") -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -92,6 +92,28 @@ class ReplyTable:
         """The table of these rows alone."""
         return replace(
             self, questions=tuple(self.questions[i] for i in rows), replies=tuple(self.replies[i] for i in rows)
+        )
+
+    def of_pool(self, names: Sequence[str], price_factors: Mapping[str, float]) -> ReplyTable:
+        """The table of these candidates alone, the costs of some times a factor.
+
+        Raises:
+            ReplyTableError: one of them is not in the table.
+        """
+        if missing := [name for name in names if name not in self.names]:
+            raise ReplyTableError(f"candidate {missing[0]!r} is not in the table; there are {', '.join(self.names)}")
+        columns = [self.names.index(name) for name in names]
+        factors = [price_factors.get(name, 1.0) for name in names]
+        return replace(
+            self,
+            cards=tuple(self.cards[column] for column in columns),
+            replies=tuple(
+                tuple(
+                    replace(row[column], cost_usd=row[column].cost_usd * factor)
+                    for column, factor in zip(columns, factors, strict=True)
+                )
+                for row in self.replies
+            ),
         )
 
     def outcome(self, row: int, asked: Sequence[int]) -> Outcome:

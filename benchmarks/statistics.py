@@ -7,9 +7,10 @@ All is seeded: the same scores give the same numbers.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -98,6 +99,58 @@ def macro_interval(
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
+    return Interval(mean, float(found.low), float(found.high), questions)
+
+
+def ratio_interval(
+    ours: Sequence[ArrayLike],
+    theirs: Sequence[ArrayLike],
+    *,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """The macro average of one row as a share of another's, on the same questions: `ours` and `theirs` hold the scores
+    of each data set, in the same order. Questions are resampled in pairs, each set by itself.
+
+    The share is nan where theirs averages 0; bounds are, where a resample's does or a set holds a single question.
+
+    Raises:
+        StatisticsError: as for `macro_interval`, or the rows differ in length.
+    """
+    pairs = [(_scores(a), _scores(b)) for a, b in zip(ours, theirs, strict=True)]
+    if not pairs:
+        raise StatisticsError("no data set to average over; name one at least")
+    for a, b in pairs:
+        if len(a) != len(b):
+            raise StatisticsError(f"rows of {len(a)} and {len(b)} questions: a share needs the same questions")
+
+    def statistic(*drawn: NDArray[Any], axis: int = -1) -> Scores:
+        places = [at.astype(np.intp) for at in drawn]
+        upper, lower = (
+            np.mean([pair[row][at].mean(axis=axis) for pair, at in zip(pairs, places, strict=True)], axis=0)
+            for row in (0, 1)
+        )
+        share: Scores = np.divide(upper, lower, out=np.full_like(lower, np.nan), where=lower > 0)
+        return share
+
+    questions = sum(len(a) for a, _ in pairs)
+    everyone = [np.arange(len(a)) for a, _ in pairs]
+    mean = float(statistic(*everyone))
+    if math.isnan(mean) or min(map(len, everyone)) == 1:
+        return Interval(mean, math.nan, math.nan, questions)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # bounds that are nan are told by being so
+        found = stats.bootstrap(
+            everyone,
+            statistic,
+            n_resamples=resamples,
+            batch=max(1, _DRAWS // questions),
+            vectorized=True,
+            confidence_level=level,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
     return Interval(mean, float(found.low), float(found.high), questions)
 
 

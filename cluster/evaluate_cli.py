@@ -46,6 +46,13 @@ def evaluate(
     lambda_: Annotated[
         list[float] | None, typer.Option("--lambda", help="Weight of cost of the baselines; may be repeated.", min=0)
     ] = None,
+    pool: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Play with other candidates, too, beside those trained with (seen): unseen, unseen-unmeasured (their "
+            "cards tell no accuracy), without:NAME, price:NAME=FACTOR; may be repeated."
+        ),
+    ] = None,
     against: Annotated[str | None, typer.Option(help="Row that the others are compared with.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the evaluation; runs/evaluations/… if left out.")] = None,
     recipe: Annotated[str, typer.Option(help="Recipe for what the target does not tell.")] = "quickstart",
@@ -78,6 +85,7 @@ def evaluate(
     Examples:
       router-r1 evaluate runs/NAME --datasets seven
       router-r1 evaluate runs/NAME --protocol full --samples 8 --baselines none
+      router-r1 evaluate runs/NAME --pool unseen --pool without:NAME --pool price:NAME=2
       router-r1 evaluate https://HOST/v1 --model NAME --api-key-env KEY --recipe router_r1_qwen3b --datasets nq
       router-r1 evaluate recorded:REPLIES.jsonl --baselines random,knn,cascade
       router-r1 evaluate world --lambda 0 --lambda 0.1
@@ -113,6 +121,7 @@ def evaluate(
             fit_questions=fit_questions,
             max_usd=max_usd,
             yes=yes,
+            pools=tuple(pool or ()),
             against=against,
             published=published,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from actors.pool.caller import CandidateCaller
@@ -13,16 +13,20 @@ from cluster.candidates import start_candidates
 from cluster.config import Config
 from cluster.evaluation_assignment import Assignment
 from cluster.evaluation_folder import EvaluationFolder
-from cluster.evaluation_policy import ChatPolicy, EnginePolicy, Policy, Waiting, episodes_of, play_all
+from cluster.evaluation_policy import ChatPolicy, EnginePolicy, Policy, Waiting, play_all
 from cluster.evaluation_sum import Evaluation, Say, Told, check_answerable, what_is_asked
 from cluster.evaluation_target import Target, open_target, pool_notes
 from cluster.ledger_place import prepare_ledger
 from cluster.live_contest import policy_contest
+from cluster.pool_sum import sum_pools
+from cluster.pool_variants import asked_of, cards_to_ask, factors_of, make_variants, read_wishes, variant_episodes
+from cluster.repricing_caller import PriceFactors, RepricingCaller
 from cluster.run_id import keep_run_id
 
 
 def evaluate_policy(assignment: Assignment, names: Sequence[str], say: Say, told: Told) -> Path:
     """Evaluate a checkpoint or a model at a URL, and the baselines named; see `cluster.evaluate.evaluate`."""
+    wishes = read_wishes(assignment.pools)
     target = open_target(assignment)
     config = target.config
     questions = load_questions(
@@ -36,35 +40,50 @@ def evaluate_policy(assignment: Assignment, names: Sequence[str], say: Say, told
     out = assignment.out or config.run.folder / "evaluations" / f"{target.file_name}-{assignment.protocol}"
     with start_candidates(config) as candidates:
         cards = candidates.cards
+        compact = target.endpoint is None and config.episode.prompt == "compact"
+        variants = make_variants(wishes, candidates, whole_dollars=compact and config.candidates.serve == "world")
         rules = config.episode.model_dump(mode="json") | {
             "menus": config.run.seed,
             "policy_usd_per_million": [assignment.price_in, assignment.price_out],
         }
-        folder = EvaluationFolder(out, what_is_asked(assignment, questions, cards, policy=target.identity, rules=rules))
+        asked = what_is_asked(assignment, questions, cards, policy=target.identity, rules=rules)
+        folder = EvaluationFolder(out, asked | asked_of(variants))
         notes = pool_notes(target, cards)
         for note in notes:
             say(f"note: {note}")
         rows = tuple(each.row for each in planned)
         evaluation = Evaluation(assignment, questions, cards, folder, target.identity, rows, notes)
         try:
-            episodes = episodes_of(config, planned, questions, cards)
-            _play(target, episodes, evaluation, say, told)
+            by_variant = [(variant, variant_episodes(config, planned, questions, variant)) for variant in variants]
+            factors = factors_of(by_variant)
+            episodes = [each for _, waiting in by_variant for each in waiting]
+            to_ask = cards_to_ask(variants, candidates)
+            _play(target, episodes, evaluation, lambda: _hire(config, to_ask, folder, factors), say, told)
             baselines: list[str] = []
+            contest = None
             if names:
                 found = policy_contest(
-                    config, questions, cards, assignment, lambda: _hire(config, cards, folder), say, told
+                    config, questions, cards, assignment, lambda: _hire(config, cards, folder, {}), say, told
                 )
                 notes += found.notes
                 evaluation.spent_usd = max(evaluation.spent_usd, found.spent_usd)
-                if found.contest is not None:
-                    baselines = evaluation.run_baselines(names, found.contest, told)
-            evaluation.finish(baselines)
+                if (contest := found.contest) is not None:
+                    baselines = evaluation.run_baselines(names, contest, told)
+            pools = sum_pools(evaluation, variants, config, contest) if len(variants) > 1 else None
+            evaluation.finish(baselines, pools)
         finally:
             folder.close()
     return out
 
 
-def _play(target: Target, episodes: Sequence[Waiting], evaluation: Evaluation, say: Say, told: Told) -> None:
+def _play(
+    target: Target,
+    episodes: Sequence[Waiting],
+    evaluation: Evaluation,
+    hire: Callable[[], CandidateCaller],
+    say: Say,
+    told: Told,
+) -> None:
     """Play the episodes that have no item yet."""
     folder, assignment = evaluation.folder, evaluation.assignment
     waiting = [each for each in episodes if each.key not in folder.items]
@@ -74,7 +93,7 @@ def _play(target: Target, episodes: Sequence[Waiting], evaluation: Evaluation, s
     if not waiting:
         evaluation.spent_usd = folder.spent_before()
         return
-    caller = _hire(target.config, evaluation.cards, folder)
+    caller = hire()
 
     def tell() -> None:
         nonlocal done
@@ -94,10 +113,13 @@ def _policy(target: Target, cards: Sequence[ModelCard], caller: CandidateCaller)
     return EnginePolicy(target.source, cards, caller)
 
 
-def _hire(config: Config, cards: Sequence[ModelCard], folder: EvaluationFolder) -> CandidateCaller:
+def _hire(
+    config: Config, cards: Sequence[ModelCard], folder: EvaluationFolder, factors: Mapping[str, PriceFactors]
+) -> CandidateCaller:
     """A caller whose calls have stable places in the folder's ledger, so that none is paid for twice."""
     pool = config.candidates.pool
     if pool.ledger == "off":
-        return CandidateCaller(cards, pool)
+        return RepricingCaller(cards, pool, factors)
     run = keep_run_id(folder.run_id_file, f"evaluation-{folder.path.resolve().name}")
-    return CandidateCaller(cards, pool, ledger_url=pool.ledger_url or prepare_ledger(folder.ledger), run=run)
+    url = pool.ledger_url or prepare_ledger(folder.ledger)
+    return RepricingCaller(cards, pool, factors, ledger_url=url, run=run)

@@ -41,6 +41,7 @@ class Assignment:
     fit_questions: int = 200  # that everyone is asked besides, for baselines to learn from
     max_usd: float = 1.0  # that asking everyone may cost without `yes`
     yes: bool = False
+    pools: tuple[str, ...] = ()  # variants besides the candidates as trained; see `pool_variants`
     against: str | None = None  # row that the others are compared with
     published: str = "qwen"
     resamples: int = RESAMPLES
@@ -73,6 +74,7 @@ class Assignment:
             "--samples": self.samples is not None,
             "--ask-everyone": self.ask_everyone,
             "--set": bool(self.overrides),
+            "--pool": bool(self.pools),
         }
         if self.is_table and any(given.values()):
             named = ", ".join(name for name, is_given in given.items() if is_given)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from actors.episode import Episode, EpisodeRequest, PromptTooLong
+from actors.menu import Renaming
 from actors.pool.caller import CandidateCaller
 from actors.pool.cards import ModelCard
 from actors.questions import Question
@@ -129,14 +130,18 @@ def load_tokenizer(config: Config) -> Any:
 
 
 def episodes_of(
-    config: Config, passes: Sequence[Pass], questions: Sequence[Question], cards: Sequence[ModelCard]
+    config: Config,
+    passes: Sequence[Pass],
+    questions: Sequence[Question],
+    cards: Sequence[ModelCard],
+    names: Renaming = "seen",
 ) -> list[Waiting]:
-    """Every episode of an evaluation. Those of a question have the same menu and budget, whatever the pass; each has
-    a place of its own in the ledger, and a seed of its own."""
+    """Every episode of an evaluation with these candidates. Those of a question have the same menu and budget, whatever
+    the pass; each has a place of its own in the ledger, and a seed of its own."""
     found = []
     for each in passes:
         policy = config.policy.model_copy(update={"eval_temperature": each.temperature})
-        requests = evaluation_requests(config.model_copy(update={"policy": policy}), 0, questions, cards)
+        requests = evaluation_requests(config.model_copy(update={"policy": policy}), 0, questions, cards, names)
         for sample in range(each.samples):
             for index, request in enumerate(requests):
                 question = request.question

@@ -16,6 +16,7 @@ from benchmarks.baselines.report import REFERENCE
 from benchmarks.evaluation_table import Evaluated, published_rows, render
 from benchmarks.item import Item
 from benchmarks.pool_fingerprint import card_facts, fingerprint
+from benchmarks.pool_table import PoolTable, render_pools
 from benchmarks.protocol import passes
 from benchmarks.row_summary import against, summarise_row
 from cluster.evaluation_assignment import Assignment, EvaluateError
@@ -55,8 +56,8 @@ class Evaluation:
             told(done, len(planned), self.spent_usd)
         return [row.name for row in planned if row.name not in self.left_out]
 
-    def finish(self, baselines: Sequence[str]) -> None:
-        """Sum up what is in the folder, and write the table.
+    def finish(self, baselines: Sequence[str], pools: PoolTable | None = None) -> None:
+        """Sum up what is in the folder, and write the table, with that of other pools of candidates if there is one.
 
         Raises:
             EvaluationError: a row came to nothing.
@@ -74,7 +75,8 @@ class Evaluation:
         lost, resamples = self.folder.lost(), self.assignment.resamples
         rows = [summarise_row(name, items, lost=lost[name], resamples=resamples) for name, items in by_row.items()]
         reference = self._reference(list(by_row))
-        notes = self.notes + [f"{name} was left out: {why}" for name, why in (self.left_out or {}).items()]
+        notes = [*self.notes, *(pools.notes if pools else ())]
+        notes += [f"{name} was left out: {why}" for name, why in (self.left_out or {}).items()]
         if total := sum(lost[name] for name in by_row):
             notes.append(
                 f"{total} episodes failed (failures.jsonl) and count nowhere; the same command plays them again"
@@ -88,7 +90,11 @@ class Evaluation:
             published=self.assignment.published,
             notes=notes,
         )
-        self.folder.finish(render(found), self._numbers(found))
+        table, numbers = render(found), self._numbers(found)
+        if pools:
+            table += f"\n{render_pools(pools)}\n"
+            numbers["pools"] = _without_nan(asdict(pools))
+        self.folder.finish(table, numbers)
 
     def _reference(self, names: Sequence[str]) -> str | None:
         wanted = self.assignment.against

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
 
@@ -72,8 +73,8 @@ class Expert:
     name: str
     profession: str
     role: Role
-    price_in: int  # USD per million tokens
-    price_out: int
+    price_in: float  # USD per million tokens
+    price_out: float
     latency_s: float  # median
     style: str  # of its replies, a key of _REPLIES
     competence: dict[str, float]  # by domain: probability of a right answer
@@ -126,6 +127,19 @@ def experts(cohort: Cohort = "seen") -> list[Expert]:
     poor = dict.fromkeys(DOMAINS, 0.3)
     pool.append(Expert(f"{cohort}-clairvoyant", "clairvoyant", "decoy", 2, 12, 2, "wordy", poor))
     return pool
+
+
+def experts_of(cards: Iterable[ModelCard]) -> list[Expert]:
+    """The experts, of whatever cast, that cards name, at the prices that these tell.
+
+    Raises:
+        KeyError: a card is no expert's.
+    """
+    known = {expert.name: expert for expert in (*experts("seen"), *experts("unseen"))}
+    return [
+        replace(known[card.name], price_in=card.price_in_usd_per_mtok, price_out=card.price_out_usd_per_mtok)
+        for card in cards
+    ]
 
 
 class WorldAnswerer:

@@ -1,4 +1,7 @@
-"""Reply tables of the world: its experts on whole questions or hop by hop, without an engine or a server."""
+"""Reply tables of the world: its experts on whole questions or hop by hop, without an engine or a server.
+
+A pool that is left out is the seen cast.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from actors.questions import Question
 from benchmarks.baselines.router import Router
 from benchmarks.evaluation import Outcome
 from benchmarks.reply_table import Reply, ReplyTable
-from benchmarks.world.experts import Cohort, Expert, count_tokens, experts
+from benchmarks.world.experts import Expert, count_tokens, experts
 from benchmarks.world.facts import Hop, World, hops_of, question_text
 from rewards.outcome import outcomes
 
@@ -16,23 +19,23 @@ _NOWHERE = "http://127.0.0.1:8900/v1"  # nobody is asked there
 _NOTE = "assumed: latencies are the experts' medians"
 
 
-def whole_table(questions: Sequence[Question], cohort: Cohort = "seen") -> ReplyTable:
+def whole_table(questions: Sequence[Question], pool: Sequence[Expert] | None = None) -> ReplyTable:
     """Every expert answers every question on its own: the second hop asks for what it said to the first."""
-    world, pool = World(), experts(cohort)
+    world, pool = World(), pool or experts()
     return _table(questions, pool, [[_answer_all(q, expert, world) for expert in pool] for q in questions])
 
 
-def hop_table(questions: Iterable[Question], cohort: Cohort = "seen") -> ReplyTable:
+def hop_table(questions: Iterable[Question], pool: Sequence[Expert] | None = None) -> ReplyTable:
     """Every expert answers every sub-question of the questions, each once: what a router that chooses anew for each
     hop is trained on."""
-    world, pool = World(), experts(cohort)
+    world, pool = World(), pool or experts()
     hops = dict.fromkeys(hop for question in questions for hop in hops_of(question.text, world))
     return _hop_table({hop.query: hop for hop in hops}, pool, world)
 
 
-def play_by_hop(router: Router, questions: Sequence[Question], cohort: Cohort = "seen") -> list[Outcome]:
+def play_by_hop(router: Router, questions: Sequence[Question], pool: Sequence[Expert] | None = None) -> list[Outcome]:
     """Answer questions hop by hop; the router chooses for each hop, and the reply is believed."""
-    world, pool = World(), experts(cohort)
+    world, pool = World(), pool or experts()
     chains = {question.id: hops_of(question.text, world) for question in questions}
     answers = dict.fromkeys(chains, "")
     played: dict[str, list[Outcome]] = {key: [] for key in chains}

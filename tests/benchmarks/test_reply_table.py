@@ -35,6 +35,15 @@ def test_numbers_lie_in_rows_of_questions_and_columns_of_candidates() -> None:
     assert table.take([1]).latency_s.tolist() == [[2.0, 1.0]]
 
 
+def test_a_pool_of_its_candidates_may_be_smaller_and_dearer() -> None:
+    table = table_of(["one", "two"])
+    assert table.of_pool(["b", "a"], {"a": 3.0}).cost_usd.tolist() == [[0.5, 0.75]] * 2
+    alone = table.of_pool(["b"], {"a": 3.0})
+    assert (alone.names, alone.correct.tolist(), alone.queries) == (("b",), [[0.0], [0.0]], table.queries)
+    with pytest.raises(ReplyTableError, match="candidate 'c' is not in the table; there are a, b"):
+        table.of_pool(["c"], {})
+
+
 def test_all_who_are_asked_are_paid_and_the_last_one_answers() -> None:
     outcome = table_of(["one"]).outcome(0, (1, 0))
     assert (outcome.em, outcome.f1, outcome.cost_usd, outcome.asked) == (1.0, 1.0, 0.75, ("b", "a"))

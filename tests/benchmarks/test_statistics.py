@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from benchmarks.statistics import StatisticsError, compare, holm, macro_interval, mcnemar, mean_interval, sign_flip
+from benchmarks.statistics import (
+    StatisticsError,
+    compare,
+    holm,
+    macro_interval,
+    mcnemar,
+    mean_interval,
+    ratio_interval,
+    sign_flip,
+)
 
 RNG = np.random.default_rng(7)
 SCORES = st.lists(st.floats(-5, 5, allow_subnormal=False), min_size=2, max_size=40)
@@ -157,3 +166,34 @@ def test_holm_keeps_the_order_it_was_given() -> None:
 def test_what_can_not_be_computed_is_named(call: object, message: str) -> None:
     with pytest.raises(StatisticsError, match=message):
         call()  # type: ignore[operator]
+
+
+def test_a_share_resamples_pairs_of_each_set_by_itself() -> None:
+    theirs = [(RNG.random(size) < 0.8).astype(float) for size in (60, 90)]
+    ours = [scores * (RNG.random(len(scores)) < 0.7) for scores in theirs]
+    found = ratio_interval(ours, theirs, resamples=4000)
+    draws = []
+    for _ in range(4000):
+        at = [RNG.integers(0, len(scores), len(scores)) for scores in theirs]
+        upper, lower = ([scores[i].mean() for scores, i in zip(row, at, strict=True)] for row in (ours, theirs))
+        draws.append(np.mean(upper) / np.mean(lower))
+    assert found.mean == pytest.approx(np.mean([s.mean() for s in ours]) / np.mean([s.mean() for s in theirs]))
+    assert (found.low, found.high) == pytest.approx(np.percentile(draws, [2.5, 97.5]), abs=0.01)
+    assert found == ratio_interval(ours, theirs, resamples=4000)
+
+
+def test_a_share_of_itself_is_one_and_a_share_of_nothing_is_unknown() -> None:
+    row = [0.0, 1.0, 1.0, 0.0, 1.0] * 20
+    same = ratio_interval([row], [row], resamples=199)
+    assert (same.mean, same.low, same.high) == (1, 1, 1)
+    nothing = ratio_interval([row], [[0.0] * 100], resamples=199)
+    assert math.isnan(nothing.mean)
+    assert not nothing.known
+    assert not ratio_interval([[1.0], row], [[1.0], row]).known
+    rarely = ratio_interval([[0.0, 1.0]], [[0.0, 1.0]], resamples=199)  # a quarter of the resamples hold no right one
+    assert rarely.mean == 1
+    assert not rarely.known
+    with pytest.raises(StatisticsError, match="rows of 2 and 3 questions"):
+        ratio_interval([[1.0, 0.0]], [[1.0, 0.0, 1.0]])
+    with pytest.raises(StatisticsError, match="no data set"):
+        ratio_interval([], [])

@@ -10,7 +10,7 @@ from benchmarks.baselines.router import Terms
 from benchmarks.evaluation import summarise
 from benchmarks.question_sets import load_source
 from benchmarks.world.baselines import baselines, play
-from benchmarks.world.experts import experts
+from benchmarks.world.experts import Cohort, experts
 from benchmarks.world.facts import World
 from benchmarks.world.tables import hop_table, play_by_hop, whole_table
 
@@ -19,12 +19,13 @@ WORLD = World()
 
 
 @pytest.mark.parametrize("cohort", ["seen", "unseen"])
-def test_an_expert_alone_answers_as_it_plays(cohort: str) -> None:
-    whole = whole_table(QUESTIONS, cohort)  # type: ignore[arg-type]
-    for expert in experts(cohort)[::3]:  # type: ignore[arg-type]
+def test_an_expert_alone_answers_as_it_plays(cohort: Cohort) -> None:
+    cast = experts(cohort)
+    whole = whole_table(QUESTIONS, cast)
+    for expert in cast[::3]:
         played = [play(question, WORLD, lambda hop, expert=expert: expert) for question in QUESTIONS]  # type: ignore[misc]
         alone = Alone(Terms(), expert.name)
-        by_hop = play_by_hop(alone, QUESTIONS, cohort)  # type: ignore[arg-type]
+        by_hop = play_by_hop(alone, QUESTIONS, cast)
         assert [(o.em, o.f1, o.asked) for o in by_hop] == [(o.em, o.f1, o.asked) for o in played]
         assert [o.cost_usd for o in by_hop] == pytest.approx([o.cost_usd for o in played])
         assert [o.em for o in alone.play(whole)] == [o.em for o in played]

@@ -13,11 +13,24 @@ from benchmarks.world.coldstart import CHECKPOINT
 
 pytestmark = pytest.mark.engine
 
+_POOLS = ("--pool", "unseen", "--pool", "unseen-unmeasured")
+
 
 def evaluate(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    arguments = ["--limit", "16", "--baselines", "random,oracle", "--protocol", "full", "--out", str(out), *more]
+    arguments = [
+        "--limit",
+        "16",
+        "--baselines",
+        "random,oracle",
+        "--protocol",
+        "full",
+        *_POOLS,
+        "--out",
+        str(out),
+        *more,
+    ]
     return subprocess.run(
-        [sys.executable, "-m", "cluster.cli", "evaluate", str(CHECKPOINT), *arguments],
+        [sys.executable, "-m", "cluster.cli", "evaluate", str(CHECKPOINT), *arguments, *_POOLS, *more],
         capture_output=True,
         text=True,
         timeout=600,
@@ -37,6 +50,18 @@ def test_the_shipped_policy_is_evaluated_and_its_replay_gives_the_same_table_for
     assert policy["questions"] == oracle["questions"] == 16
     assert policy["calls"] > 0
     assert numbers["spent_usd"] > 0
+    seen, unseen, unmeasured = numbers["pools"]["rows"]
+    assert [row["pool"] for row in (seen, unseen, unmeasured)] == ["seen", "unseen", "unseen-unmeasured"]
+    assert seen["summary"] | {"name": "policy"} == policy
+    assert seen["oracle"] == oracle["em"]["mean"]
+    assert unseen["oracle"] == unmeasured["oracle"]
+    for row in (unseen, unmeasured):
+        assert row["summary"]["questions"] == row["of_oracle"]["questions"] == 16
+        assert row["of_oracle"]["mean"] == pytest.approx(row["summary"]["em"]["mean"] / row["oracle"])
+        assert row["summary"]["calls"] > 0
+        assert all(name.startswith("unseen-") for name in row["summary"]["call_share"])
+        assert row["against_trained"]["questions"] == 16
+    assert "no card of the unseen candidates tells a measured accuracy" in table
 
     replay = ("candidates.pool.ledger=replay", f"candidates.pool.ledger_url={out / 'ledger.sqlite'}")
     done = evaluate(again, *(part for setting in replay for part in ("--set", setting)))
