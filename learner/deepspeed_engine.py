@@ -110,11 +110,12 @@ class TrainedModule:
         self.engine, *_ = deepspeed.initialize(model=module, model_parameters=trained, config=config)
         self.engine.train()
         self.steps = 0  # optimizer steps taken: all that there is to the schedule
+        self.lr_share = 1.0  # of the schedule's rate, for the next step
 
     @property
     def lr(self) -> float:
         """Learning rate of the next step."""
-        return self._optimizer.lr * self._optimizer.lr_factor(self.steps)
+        return self._optimizer.lr * self._optimizer.lr_factor(self.steps) * self.lr_share
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradient of one micro-batch's part of the loss; `last` of those before `step`."""

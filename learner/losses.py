@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from learner.aggregation import StepTotals, aggregate
+from learner.effective_sample import weight_sums
 from learner.importance import importance_weights
 from learner.kl import kl_estimate
 from learner.settings import LearnerSettings
@@ -97,6 +98,8 @@ class LossTerms:
     clipped_high: Tensor  # tokens whose loss the upper clip decided
     importance: Tensor  # weight against the sampler; 1 without a correction
     importance_cut: Tensor  # tokens whose weight was cut or masked
+    sequence_weight: Tensor  # of whole sequences against the sampler, as learner/effective_sample.py tells
+    sequence_weight_squared: Tensor
     ratio: Tensor  # policy over sampler
     approx_kl: Tensor  # k3 of sampler against policy: ratio - 1 - log ratio
     logprob_diff: Tensor  # |policy - sampler|
@@ -112,6 +115,7 @@ def policy_loss(
         aggregate(importance weight * surrogate + kl_coef KL - entropy_coef H)
 
     Every term but the two maxima is this micro-batch's part of the optimizer step's: add up micro-batches and ranks.
+    The sums of sequences' weights are plain sums.
     With `kl_in=reward` the KL is only measured.
 
     Raises:
@@ -139,6 +143,8 @@ def policy_loss(
     with torch.no_grad():
         log_ratio = scores.logprobs - tokens.sampler_logprobs
         ratio = log_ratio.exp()
+        stale = log_ratio if tokens.old_logprobs is None else tokens.old_logprobs - tokens.sampler_logprobs
+        whole = weight_sums(stale, tokens.weights, tokens.sequence, settings.importance_cap)
         return LossTerms(
             loss=loss,
             policy_loss=aggregated(surrogate.loss),
@@ -148,6 +154,8 @@ def policy_loss(
             clipped_high=mean(surrogate.clipped_high.float()),
             importance=mean(weight),
             importance_cut=mean(cut.float()),
+            sequence_weight=whole.weight,
+            sequence_weight_squared=whole.squared,
             ratio=mean(ratio),
             approx_kl=mean(ratio - 1 - log_ratio),
             logprob_diff=mean(log_ratio.abs()),

@@ -20,6 +20,7 @@ LEARNER_METRICS: dict[str, str] = {
     "logprob_diff_max": "max |policy - sampler| log-probability before the first optimizer step, nats",
     "importance_mean": "importance weight against the sampler, mean over trained tokens; 1 without a correction",
     "importance_cut": "share of trained tokens whose importance weight was cut or masked",
+    "effective_sample": "share of a step's trajectories that the sampler's staleness leaves to learn from",
     "grad_norm": "global gradient norm before clipping, mean over optimizer steps",
     "lr": "learning rate of the last optimizer step",
     "optimizer_steps": "optimizer steps taken on this batch",
@@ -86,6 +87,7 @@ class RankReport:
     logprob_diff_mean: float = 0.0
     logprob_diff_max: float = 0.0
     grad_norms: list[float] = field(default_factory=list)
+    effective_samples: list[float] = field(default_factory=list)
     lr: float = 0.0
     critic_grad_norms: list[float] = field(default_factory=list)
     critic_lr: float = 0.0
@@ -120,6 +122,7 @@ def merge_reports(reports: Sequence[RankReport]) -> dict[str, float]:
     metrics["logprob_diff_max"] = max(r.logprob_diff_max for r in reports)
     metrics["grad_norm"] = sum(reports[0].grad_norms) / steps
     metrics["lr"] = reports[0].lr
+    metrics["effective_sample"] = sum(reports[0].effective_samples[:steps]) / steps
     metrics["kl_coef"] = reports[0].kl_coef
     metrics["padding_efficiency"] = sum(r.real_tokens for r in reports) / sum(r.padded_tokens for r in reports)
     return metrics | always

@@ -186,6 +186,11 @@ class LearnerSettings(Settings):
     importance_cap: float = Field(
         2.0, gt=1, description="Most that an importance weight may be; with mask, its inverse is the least."
     )
+    lr_by_effective_sample: bool = Field(
+        True,
+        description="Where importance is corrected, shorten the steps of stale batches, as learner/effective_sample.py "
+        "tells.",
+    )
     entropy_coef: float = Field(0.0, ge=0, description="Weight of the entropy bonus.")
     estimator: Literal["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gae"] = Field(
         "grpo", description="What a trajectory's reward is compared with, as learner/advantages.py tells."
@@ -317,12 +322,17 @@ class LearnerSettings(Settings):
         return self.estimator not in ("gae", "reinforce_pp")
 
     @property
+    def corrects_importance(self) -> bool:
+        """Whether tokens are weighted for what sets their sampler apart from the learner."""
+        return self.importance in ("truncate", "mask")
+
+    @property
     def scores_first(self) -> bool:
         """Whether a batch is scored before its first optimizer step.
 
         For importance weights a batch of one optimizer step need not be: its step scores it with the same weights.
         """
-        corrected = self.importance in ("truncate", "mask") and self.ppo_epochs * self.minibatches > 1
+        corrected = self.corrects_importance and self.ppo_epochs * self.minibatches > 1
         return corrected or self.estimator == "gae" or (self.kl_in == "reward" and self.kl_coef > 0)
 
     def for_staleness(self, max_staleness: int) -> LearnerSettings:

@@ -11,6 +11,7 @@ from torch import Tensor
 from learner.aggregation import StepTotals
 from learner.batching import MicroBatch, OptimizerStep, collate
 from learner.deepspeed_engine import TrainedModule
+from learner.effective_sample import effective_share
 from learner.kl import kl_estimate
 from learner.losses import LossTerms, TokenScores, TrainedTokens, policy_loss
 from learner.metrics import BadStep, RankReport
@@ -72,7 +73,6 @@ def _optimizer_step(
     terms: list[LossTerms] = []
     values: list[ValueTerms] = []
     bad: BadStep | None = None
-    report.lr = policy.lr
     for place, samples in enumerate(step.micro_batches):
         last = place == len(step.micro_batches) - 1
         batch = collate(samples)
@@ -82,6 +82,8 @@ def _optimizer_step(
         scores, of_policy = _policy_terms(networks, batch, step, chunks, settings, report.kl_coef)
         terms.append(of_policy)
         if last:
+            policy.lr_share = _lr_share(terms, step, settings, report)
+            report.lr = policy.lr
             losses = [t.loss for t in terms]
             bad = finish_step(policy, "policy", losses, scores.logprobs, step, report.grad_norms)
             if bad is None:
@@ -124,6 +126,15 @@ def _policy_terms(
     )
     totals = StepTotals(step.token_count, step.sequence_count)
     return scores, policy_loss(scores, tokens, settings, totals, kl_coef=kl_coef)
+
+
+def _lr_share(terms: list[LossTerms], step: OptimizerStep, settings: LearnerSettings, report: RankReport) -> float:
+    """The share of the learning rate that the step is taken with; collective."""
+    sums = torch.stack([torch.stack([t.sequence_weight, t.sequence_weight_squared]) for t in terms]).sum(0)
+    torch.distributed.all_reduce(sums)
+    share = effective_share(sums, step.sequence_count)
+    report.effective_samples.append(share)
+    return math.sqrt(share) if settings.corrects_importance and settings.lr_by_effective_sample else 1.0
 
 
 def _value_terms(

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.engine
 
 KL, TARGET, CAP, CLIP, LR, EPS = 0.05, 0.01, 1.3, 0.05, 3e-3, 1e-3
 EPOCHS = 2
+Expected = tuple[dict[str, torch.Tensor], list[float], list[float]]
 PROBE = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3]
 
 BASE = {
@@ -75,18 +76,24 @@ def batches(tiny_checkpoint: Path, random_trajectories: Callable[..., list[Traje
 
 
 @pytest.fixture(scope="module")
-def expected(tiny_checkpoint: Path, batches: list[list[Trajectory]]) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """Parameters after the batches, one row at a time, and the KL's coefficient in each."""
+def expected(tiny_checkpoint: Path, batches: list[list[Trajectory]]) -> Expected:
+    """Parameters after the batches, one row at a time, and in each the KL's coefficient and the effective sample."""
     model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
     reference = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
     adamw = torch.optim.AdamW(model.parameters(), lr=LR, eps=EPS, weight_decay=0)
-    coef, coefs = KL, []
+    coef, coefs, shares = KL, [], []
     for batch in batches:
         coefs.append(coef)
         with torch.no_grad():
             olds, refs = [scores(model, t) for t in batch], [scores(reference, t) for t in batch]
         rewards = [t.reward.total - coef * float((o - r).sum()) for t, o, r in zip(batch, olds, refs, strict=True)]
         kls = []
+        stale = [float((o - torch.tensor(t.logprobs[t.sampled])).sum()) for t, o in zip(batch, olds, strict=True)]
+        whole = [min(math.exp(log), CAP) for log in stale]
+        share = sum(whole) ** 2 / sum(w * w for w in whole) / len(whole)
+        assert share < 0.95, "the steps were to be shortened"
+        adamw.param_groups[0]["lr"] = LR * math.sqrt(share)
+        shares.append(share)
         for _ in range(EPOCHS):
             differences = []
             for t, reward, old, ref in zip(batch, rewards, olds, refs, strict=True):
@@ -102,7 +109,7 @@ def expected(tiny_checkpoint: Path, batches: list[list[Trajectory]]) -> tuple[di
             adamw.zero_grad()
             kls.append(float(torch.cat(differences).mean()))
         coef *= 1 + 0.1 * min(max(np.mean(kls) / TARGET - 1, -0.2), 0.2)
-    return {name: p.detach() for name, p in model.named_parameters()}, coefs
+    return {name: p.detach() for name, p in model.named_parameters()}, coefs, shares
 
 
 @pytest.fixture(params=list(GANGS))
@@ -120,11 +127,11 @@ def with_reward(batch: list[Trajectory], total: float) -> list[Trajectory]:
 def test_scored_first(
     gang: LearnerGang,
     batches: list[list[Trajectory]],
-    expected: tuple[dict[str, torch.Tensor], list[float]],
+    expected: Expected,
     tiny_checkpoint: Path,
     tmp_path: Path,
 ) -> None:
-    parameters, coefs = expected
+    parameters, coefs, shares = expected
     first = gang.train_step(batches[0])
     assert 0 < first["importance_cut"] < 1
     assert first["importance_mean"] < CAP
@@ -132,6 +139,8 @@ def test_scored_first(
     second = gang.train_step(batches[1][::-1])
     assert [first["kl_coef"], second["kl_coef"]] == pytest.approx(coefs, rel=1e-4)
     assert coefs[1] != coefs[0]
+    assert [first["effective_sample"], second["effective_sample"]] == pytest.approx(shares, rel=1e-4)
+    assert first["lr"] == pytest.approx(LR * math.sqrt(shares[0]), rel=1e-4)
 
     gang.save_pretrained(tmp_path / "policy")
     trained = dict(AutoModelForCausalLM.from_pretrained(tmp_path / "policy").named_parameters())
