@@ -88,6 +88,7 @@ class Evaluation:
             published=self.assignment.published,
             notes=notes,
         )
+        self.folder.keep_questions(self.questions)
         self.folder.finish(render(found), self._numbers(found))
 
     def _reference(self, names: Sequence[str]) -> str | None:

@@ -11,7 +11,8 @@ from benchmarks.collapse import Constant
 from cluster.report_episodes import read_episodes, telling_episodes
 from cluster.report_findings import alarms, best_constant, figures, result, status
 from cluster.report_page import Listing, Page, Section
-from cluster.report_plots import CURVES, LEARNING, SPEED, curves, phase_plot, share_plots
+from cluster.report_plots import CURVES, LEARNING, SPEED, curves, phase_plot
+from cluster.report_shares import share_plots
 from cluster.report_tables import (
     candidates_table,
     course_table,

@@ -302,7 +302,7 @@ def test_faults_name_file_and_remedy(tmp_path: Path, fault: str) -> None:
             folder.summary_file.write_text("{" if fault == "summary" else "[]", encoding="utf-8")
     error = report(path, "--out", out).exception
     assert isinstance(error, RunFolderError)
-    expected = {"missing": "no such folder; give", "no run": "no config.yaml", "metrics": "metrics.jsonl: damaged",
+    expected = {"missing": "no such folder; give", "no run": "holds neither config.yaml nor asked.json", "metrics": "metrics.jsonl: damaged",
                 "summary": "summary.json: damaged", "list": "holds list, not a summary", "out": "by --out"}  # fmt: skip
     assert expected[fault] in str(error)
 
