@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from actors.questions import Question
 from benchmarks.item import Item, ItemError
-from benchmarks.published import PublishedMetric, published
+from benchmarks.published import PublishedMetric, PublishedRow, published
 from benchmarks.row_summary import Against, Ended, Part, RowSummary
 from benchmarks.statistics import Comparison, Interval
 from cluster.disk import RunFolderError
@@ -98,6 +98,14 @@ def is_evaluation(path: Path) -> bool:
     return any((path / name).is_file() for name in ("evaluation.json", "asked.json", "items.jsonl"))
 
 
+def target_of(path: Path) -> str:
+    """What an evaluation is of, as far as its folder still tells; empty where it does not."""
+    try:
+        return str(json.loads((path / "asked.json").read_text(encoding="utf-8"))["target"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def read_evaluation(path: Path) -> EvaluationRecord:
     """Read the folder of an evaluation.
 
@@ -162,6 +170,11 @@ def _against(row: Json) -> Against:
     return Against(
         **{**row, "comparison": Comparison(**{**comparison, "difference": _interval(comparison["difference"])})}
     )
+
+
+def quote(row: PublishedRow) -> Quoted:
+    """A published row, as it ships."""
+    return Quoted(row.label, row.metric, row.table, row.pool, row.scores)
 
 
 def _quoted(row: Json) -> Quoted:

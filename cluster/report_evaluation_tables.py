@@ -24,14 +24,13 @@ def rows_table(record: EvaluationRecord) -> Table:
     columns = [
         Column("Row", numeric=False), Column("Exact match", "%"), Column("95 % interval", "%"), Column("F1", "%"),
         Column("Price", "USD per 1k"), *([Column("Its own tokens", "USD per 1k")] if own else []),
-        Column("Calls", "per question"), Column("Models", "effective number"), Column("No answer", "%"),
-        Column("Questions"), Column("Difference", "points"), Column("95 % interval", "points"), Column("p", "Holm"),
+        Column("Calls", "per question"), Column("Difference", "points"), Column("95 % interval", "points"),
+        Column("p", "Holm"),
     ]  # fmt: skip
     cells = [
         [
             row.name, percent(row.em.mean), bounds(row.em), percent(row.f1.mean) if row.f1 else None,
             number(row.usd_per_1k), *([number(row.policy_usd_per_1k)] if own else []), f"{row.calls:.2f}",
-            f"{math.exp(row.entropy):.1f}" if row.call_share else "0.0", percent(row.unanswered), f"{row.questions:,}",
             *_gap(record, row),
         ]
         for row in record.ranked
@@ -71,15 +70,17 @@ def took_table(record: EvaluationRecord) -> Table:
     columns = [
         Column("Row", numeric=False), Column("Of", numeric=False), Column("Questions"), Column("Price", "USD per 1k"),
         Column("Calls", "per question"), Column("Tokens in"), Column("Tokens out"), Column("Policy's tokens"),
-        Column("Latency", "s"), Column("Refusals"), Column("Failed calls"), Column("Invalid routes"), Column("Lost"),
+        Column("Latency", "s"), Column("No answer", "%"), Column("Refusals"), Column("Failed calls"),
+        Column("Invalid routes"), Column("Lost"),
     ]  # fmt: skip
     rows: list[list[str | None]] = []
     highlight = set()
     for row in record.ranked:
         highlight.add(len(rows))
-        rows.append([row.name, "all", *_took(row), f"{row.policy_tokens:.1f}", *_ended(row), f"{row.lost:,}"])
+        own, silent = f"{row.policy_tokens:.1f}", percent(row.unanswered)
+        rows.append([row.name, "all", *_took(row, own), silent, *_ended(row), f"{row.lost:,}"])
         named = [*row.by_set.items(), *((hops_of(count), part) for count, part in row.by_hops.items())]
-        rows += [[row.name, name, *_took(part), None, *_ended(part), None] for name, part in named]
+        rows += [[row.name, name, *_took(part, None), None, *_ended(part), None] for name, part in named]
     note = (
         "Per question, but for refusals, failed calls, invalid routes and lost episodes, which are counted in all. "
         "Lost ones came to no end and are in no number."
@@ -202,7 +203,7 @@ def _by_set(record: EvaluationRecord, metric: PublishedMetric, title: str) -> Ta
     quoted = [row for row in record.quoted if row.metric == metric]
     unit = "95 % interval" if metric == "em" else ""
     columns = [Column("Row", numeric=False), Column("Source", numeric=False), Column("Pool", numeric=False),
-               *(Column(name, unit) for name in sets), Column("Mean")]  # fmt: skip
+               *(Column(name, unit) for name in sets), Column("Mean", "95 % interval")]  # fmt: skip
 
     def cell(part: Part | None) -> str | None:
         if part is None or metric == "em":
@@ -211,7 +212,7 @@ def _by_set(record: EvaluationRecord, metric: PublishedMetric, title: str) -> Ta
 
     def mean(row: RowSummary) -> str | None:
         interval = row.em if metric == "em" else row.f1
-        return percent(interval.mean) if interval else None
+        return _shown(interval) if interval else None
 
     cells: list[list[str | None]] = [
         [row.name, "measured here", record.pool, *(cell(row.by_set.get(name)) for name in sets), mean(row)]
@@ -233,19 +234,22 @@ def _quoted_cells(row: Quoted, sets: Sequence[str]) -> list[str | None]:
 
 
 def _right(part: Part | None) -> str | None:
-    if part is None:
-        return None
-    return f"{percent(part.em.mean)}" + (f" ({bounds(part.em)})" if part.em.known else "")
+    return None if part is None else _shown(part.em)
 
 
-def _took(part: RowSummary | Part) -> list[str]:
-    return [f"{part.questions:,}", number(part.usd_per_1k), f"{part.calls:.2f}", f"{part.prompt_tokens:.1f}",
-            f"{part.completion_tokens:.1f}"]  # fmt: skip
+def _shown(value: Interval) -> str:
+    return f"{percent(value.mean)}" + (f" ({bounds(value)})" if value.known else "")
+
+
+def _took(part: RowSummary | Part, own_tokens: str | None) -> list[str | None]:
+    counted = (part.prompt_tokens, part.completion_tokens)
+    means = [number(part.usd_per_1k), f"{part.calls:.2f}", *(f"{count:.1f}" for count in counted)]
+    return [f"{part.questions:,}", *means, own_tokens, f"{part.latency_s:.2f}"]
 
 
 def _ended(part: RowSummary | Part) -> list[str]:
     ended = part.ended
-    return [f"{part.latency_s:.2f}", *(f"{n:,}" for n in (ended.refusals, ended.failed_calls, ended.invalid_routes))]
+    return [f"{count:,}" for count in (ended.refusals, ended.failed_calls, ended.invalid_routes)]
 
 
 def _policies(rows: Sequence[RowSummary]) -> frozenset[int]:

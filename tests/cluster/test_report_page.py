@@ -115,7 +115,7 @@ def test_nothing_is_asked_of_any_network(read: Read) -> None:
 
 def test_the_anchors_lead_somewhere(html: str, read: Read) -> None:
     anchors = [link for link in read.links if link.startswith("#")]
-    assert len(anchors) == 9
+    assert len(anchors) == 10
     assert all(f'id="{anchor[1:]}"' in html for anchor in anchors)
 
 
@@ -302,7 +302,8 @@ def test_faults_name_file_and_remedy(tmp_path: Path, fault: str) -> None:
             folder.summary_file.write_text("{" if fault == "summary" else "[]", encoding="utf-8")
     error = report(path, "--out", out).exception
     assert isinstance(error, RunFolderError)
-    expected = {"missing": "no such folder; give", "no run": "holds neither config.yaml nor asked.json", "metrics": "metrics.jsonl: damaged",
+    expected = {"missing": "no such folder; give", "no run": "neither config.yaml nor asked.json",
+                "metrics": "metrics.jsonl: damaged",
                 "summary": "summary.json: damaged", "list": "holds list, not a summary", "out": "by --out"}  # fmt: skip
     assert expected[fault] in str(error)
 
