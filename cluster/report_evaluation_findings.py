@@ -62,6 +62,8 @@ def result(record: EvaluationRecord) -> list[str]:
     if baseline is not None:
         said.append(_versus(record, ours, baseline, f"the best router among the baselines ({baseline.name})"))
     oracle = next((row for row in record.rows if row.name == ORACLE), None)
+    if single is None and baseline is None:
+        said.append("No baseline stands beside it, so that nothing is known of the alternatives.")
     if oracle is not None:
         said.append(_below(record, ours, single, oracle))
     if single is not None or baseline is not None:
@@ -88,7 +90,7 @@ def alarms(record: EvaluationRecord) -> list[str]:
     for row in record.policies:
         alarm = collapse_alarm(_evaluation(row), _constant(single), candidates=len(record.cards))
         if alarm:
-            said.append(f"{row.name}: {alarm}")
+            said.append(alarm if row is record.policies[0] else f"{row.name}: {alarm}")
         asked = row.questions * row.samples + row.lost
         if row.lost / asked > _LOST_ALARM:
             said.append(
@@ -202,7 +204,8 @@ def _best(rows: list[RowSummary]) -> RowSummary | None:
 
 def _evaluation(row: RowSummary) -> Evaluation:
     f1 = row.f1.mean if row.f1 else math.nan
-    return Evaluation(row.questions, row.em.mean, f1, row.usd_per_1k, row.calls, dict(row.call_share))
+    usd_per_1k = row.usd_per_1k + row.policy_usd_per_1k
+    return Evaluation(row.questions, row.em.mean, f1, usd_per_1k, row.calls, dict(row.call_share))
 
 
 def _constant(single: RowSummary | None) -> Constant | None:

@@ -23,9 +23,8 @@ def rows_table(record: EvaluationRecord) -> Table:
     own = any(row.policy_usd_per_1k for row in record.rows)
     columns = [
         Column("Row", numeric=False), Column("Exact match", "%"), Column("95 % interval", "%"), Column("F1", "%"),
-        Column("Price", "USD per 1k"), *([Column("Its own tokens", "USD per 1k")] if own else []),
-        Column("Calls", "per question"), Column("Difference", "points"), Column("95 % interval", "points"),
-        Column("p", "Holm"),
+        Column("Price", "USD per 1k"), *([Column("Own tokens", "USD per 1k")] if own else []),
+        Column("Calls", "per question"), Column("Difference", "points, 95 % interval"), Column("p", "Holm"),
     ]  # fmt: skip
     cells = [
         [
@@ -189,13 +188,13 @@ def point_bounds(value: Interval) -> str | None:
     return f"{points(value.low)} to {points(value.high)}" if value.known else None
 
 
-def _gap(record: EvaluationRecord, row: RowSummary) -> tuple[str | None, str | None, str | None]:
+def _gap(record: EvaluationRecord, row: RowSummary) -> tuple[str | None, str | None]:
     found = record.against.get(row.name)
     if found is None:
         is_reference = any(each.reference == row.name for each in record.against.values())
-        return ("reference" if is_reference else None), None, None
+        return ("reference" if is_reference else None), None
     gap = found.comparison.difference
-    return points(gap.mean), point_bounds(gap), f"{found.p_holm:.2g}"
+    return f"{points(gap.mean)}" + (f" ({point_bounds(gap)})" if gap.known else ""), f"{found.p_holm:.2g}"
 
 
 def _by_set(record: EvaluationRecord, metric: PublishedMetric, title: str) -> Table:
@@ -220,8 +219,9 @@ def _by_set(record: EvaluationRecord, metric: PublishedMetric, title: str) -> Ta
     ]
     first = len(cells)
     cells += [_quoted_cells(row, sets) for row in quoted]
+    note = "" if not quoted else quoted_note(quoted) if metric == "em" else _QUOTED_NOTE
     return Table(
-        title, columns, cells, quoted_note(quoted) if quoted else "", _policies(record.ranked),
+        title, columns, cells, note, _policies(record.ranked),
         quoted=frozenset(range(first, len(cells))),
     )  # fmt: skip
 

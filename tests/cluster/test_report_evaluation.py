@@ -91,11 +91,12 @@ def test_the_table_of_rows_has_the_evaluation_s_numbers(which: str, request: pyt
             assert cells[4] == f"{row['policy_usd_per_1k']:,.4g}"
         against = numbers["against"].get(row["name"])
         if against is None:
-            assert cells[-3:] == ["reference", "–", "–"]
+            assert cells[-2:] == ["reference", "–"]
         else:
             gap = against["comparison"]["difference"]
             low, high = (f"{100 * gap[name]:+.1f}".replace("-", "−") for name in ("low", "high"))
-            assert cells[-3:-1] == [f"{100 * gap['mean']:+.1f}".replace("-", "−"), f"{low} to {high}"]
+            mean = f"{100 * gap['mean']:+.1f}".replace("-", "−")
+            assert cells[-2] == f"{mean} ({low} to {high})"
             assert float(cells[-1]) == pytest.approx(against["p_holm"], rel=0.05)
     best = [float(cells[0]) for cells in rows.values()]
     assert best == sorted(best, reverse=True)
@@ -158,6 +159,16 @@ def test_the_result_is_said_in_sentences_with_numbers(policy: Path, read: Read) 
     assert said in read.text
     assert "The policy is no better than always asking alpha" in read.text
     assert all(f"Note: {note}" in read.text for note in numbers["notes"])
+
+
+def test_a_policy_alone_is_not_said_to_be_better_than_anything(policy: Path, tmp_path: Path) -> None:
+    folder, numbers = shutil.copytree(policy, tmp_path / "alone"), numbers_of(policy)
+    numbers |= {"rows": [row for row in numbers["rows"] if row["name"] == "policy"], "against": {}}
+    (folder / "evaluation.json").write_text(json.dumps(numbers), encoding="utf-8")
+    said = result(read_evaluation(folder))
+    assert len(said) == 2
+    assert said[1].startswith("No baseline stands beside it")
+    assert "All rows, the best first" in Read(render(evaluation_page(folder))).text
 
 
 def test_baselines_alone_are_compared_among_themselves(world: Path) -> None:
