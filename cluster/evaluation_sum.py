@@ -79,6 +79,7 @@ class Evaluation:
             notes.append(
                 f"{total} episodes failed (failures.jsonl) and count nowhere; the same command plays them again"
             )
+        self.folder.keep_questions(self.questions)
         found = Evaluated(
             title=f"Evaluation of {self.policy or self.assignment.target}",
             about=self._about(),
@@ -88,7 +89,6 @@ class Evaluation:
             published=self.assignment.published,
             notes=notes,
         )
-        self.folder.keep_questions(self.questions)
         self.folder.finish(render(found), self._numbers(found))
 
     def _reference(self, names: Sequence[str]) -> str | None:

@@ -25,6 +25,7 @@ from cluster.report_evaluation_tables import (
     took_table,
 )
 from cluster.report_page import Column, Page, Section, Table
+from cluster.report_pools import pools_section
 from cluster.report_questions import telling_questions
 from cluster.report_shares import row_shares_plot
 from cluster.report_tables import usd
@@ -45,6 +46,7 @@ def evaluation_page(path: Path) -> Page:
         figures=figures(record),
         sections=[
             _results(record),
+            *([pools] if (pools := pools_section(record)) else []),
             _frontier(record),
             _calls(record),
             Section("Candidates", "candidates", tables=[pool_table(record)]),

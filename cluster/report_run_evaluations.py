@@ -18,6 +18,7 @@ from cluster.frontier import frontier_section, read_points
 from cluster.report_evaluation_findings import alarms, result, status
 from cluster.report_evaluation_tables import quoted_table, rows_table, sets_tables
 from cluster.report_page import Section, Table
+from cluster.report_pools import pools_section
 from cluster.run_record import RunRecord, setting
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,8 @@ def _folders(run: Path) -> list[Path]:
 
 def _section(number: int, found: EvaluationRecord) -> Section:
     lines = [*result(found), *(f"Look at this: {alarm}" for alarm in alarms(found)), *found.notes]
-    tables = [rows_table(found), *sets_tables(found)]
+    pools = pools_section(found)
+    tables = [rows_table(found), *sets_tables(found), *(pools.tables if pools else ())]
     return Section(f"Evaluation {found.name}", f"evaluation-{number}", status(found), tables=tables, facts=lines)
 
 

@@ -161,6 +161,37 @@ def test_the_result_is_said_in_sentences_with_numbers(policy: Path, read: Read) 
     assert all(f"Note: {note}" in read.text for note in numbers["notes"])
 
 
+def test_other_pools_stand_side_by_side(policy: Path, tmp_path: Path) -> None:
+    folder, numbers = shutil.copytree(policy, tmp_path / "pools"), numbers_of(policy)
+    [row] = [row for row in numbers["rows"] if row["name"] == "policy"]
+    known = {"pool": "as trained", "row": "policy", "summary": row, "oracle": 0.875, "best_single": "alpha",
+             "best_single_em": 0.75, "of_oracle": {"mean": 0.5, "low": 0.25, "high": 0.75, "questions": 16},
+             "against_best_single": numbers["against"]["alone:alpha"], "against_trained": None}  # fmt: skip
+    bare = known | dict.fromkeys(("oracle", "of_oracle", "best_single", "best_single_em", "against_best_single"))
+    cards = numbers["pool"]["cards"]
+    numbers["pools"] = {
+        "pools": [
+            {"label": "as trained", "fingerprint": "f1", "cards": cards},
+            {"label": "without beta", "fingerprint": "f2", "cards": {"alpha": cards["alpha"]}},
+        ],
+        "rows": [known, bare | {"pool": "without beta"}],
+        "notes": [],
+    }
+    (folder / "evaluation.json").write_text(json.dumps(numbers), encoding="utf-8")
+    found = Read(render(evaluation_page(folder)))
+    rows = table(found, "Pool", "Row")
+    assert rows["as trained"][0] == "policy"
+    assert rows["as trained"][3:7] == ["87.5", "50.0 (25.0 to 75.0)", "alpha", "75.0"]
+    gap = numbers["against"]["alone:alpha"]["comparison"]["difference"]
+    assert rows["as trained"][7].startswith(f"{100 * gap['mean']:+.1f} (")
+    assert rows["without beta"][3:] == ["–"] * 8
+    assert table(found, "Candidate", "as trainedf1")["beta"] == ["1 / 1", "–"]
+    del numbers["pools"]["rows"][0]["oracle"]
+    (folder / "evaluation.json").write_text(json.dumps(numbers), encoding="utf-8")
+    with pytest.raises(RunFolderError, match=r"pools are damaged \(KeyError\('oracle'\)\); evaluate again"):
+        evaluation_page(folder)
+
+
 def test_a_policy_alone_is_not_said_to_be_better_than_anything(policy: Path, tmp_path: Path) -> None:
     folder, numbers = shutil.copytree(policy, tmp_path / "alone"), numbers_of(policy)
     numbers |= {"rows": [row for row in numbers["rows"] if row["name"] == "policy"], "against": {}}
