@@ -34,10 +34,10 @@ def subject(record: EvaluationRecord) -> RowSummary:
 
 
 def best_single(record: EvaluationRecord) -> RowSummary | None:
-    """The candidate that, asked always, is right most often on these very questions; where none was asked alone, the
-    one that was best on others."""
-    alone = [row for row in record.rows if row.name.startswith(f"{ALONE}:")]
-    return _best(alone) or next((row for row in record.rows if row.name == SINGLE), None)
+    """The best single candidate: the one that was best on other questions, as the frontier has it; where there is no
+    such row, the one that is right most often on these."""
+    chosen = next((row for row in record.rows if row.name == SINGLE), None)
+    return chosen or _best(_alone(record))
 
 
 def status(record: EvaluationRecord) -> str:
@@ -64,10 +64,16 @@ def result(record: EvaluationRecord) -> list[str]:
     oracle = next((row for row in record.rows if row.name == ORACLE), None)
     if single is None and baseline is None:
         said.append("No baseline stands beside it, so that nothing is known of the alternatives.")
+    if baseline is not None or not record.policies:
+        said.append("The best router was picked by these very questions, which flatters it somewhat.")
+    hindsight = _best(_alone(record))
+    if single is not None and hindsight is not None and hindsight.em.mean > single.em.mean:
+        said.append(
+            f"The best single candidate was chosen on other questions; on these {_candidate(hindsight)} is better, "
+            f"with {percent(hindsight.em.mean)} % at {usd(hindsight.usd_per_1k)}."
+        )
     if oracle is not None:
         said.append(_below(record, ours, single, oracle))
-    if single is not None or baseline is not None:
-        said.append("What is called best here was picked by these very questions, which flatters it somewhat.")
     return said
 
 
@@ -79,7 +85,7 @@ def figures(record: EvaluationRecord) -> list[tuple[str, str]]:
              ("Best single candidate", single), ("Oracle", oracle)]  # fmt: skip
     found = [(words, f"{percent(row.em.mean)} %") for words, row in named if row is not None]
     if oracle is not None and (closed := _closed(ours, single, oracle)) is not None:
-        found.append(("Gap to the oracle closed", f"{100 * closed:.0f} %"))
+        found.append(("Gap to the oracle closed", f"{100 * closed:.0f} %".replace("-", "−")))
     price = ours.usd_per_1k + ours.policy_usd_per_1k
     return [*found, ("Price of 1,000 questions", usd(price)), ("Spent by the evaluation", usd(record.spent_usd))]
 
@@ -133,7 +139,7 @@ def _below(record: EvaluationRecord, ours: RowSummary, single: RowSummary | None
     closed, short = _closed(ours, single, oracle), oracle.em.mean - ours.em.mean
     share = (
         ""
-        if closed is None
+        if closed is None or closed <= 0
         else f", and closes {100 * closed:.0f} % of the gap between the best single candidate and it"
     )
     reached = f"stays {_size(short)} points below" if short > 1e-9 else "reaches no less"
@@ -196,6 +202,10 @@ def _routers(record: EvaluationRecord) -> list[RowSummary]:
         for row in record.rows
         if row not in record.policies and row.name not in _PLAIN and not row.name.startswith(f"{ALONE}:")
     ]
+
+
+def _alone(record: EvaluationRecord) -> list[RowSummary]:
+    return [row for row in record.rows if row.name.startswith(f"{ALONE}:")]
 
 
 def _best(rows: list[RowSummary]) -> RowSummary | None:

@@ -208,8 +208,21 @@ def test_baselines_alone_are_compared_among_themselves(world: Path) -> None:
     assert said.startswith("No policy is in this evaluation")
     best = next(row for row in record.ranked if row.name.startswith("knn"))
     assert f"{best.name} answers {percent(best.em.mean)} % of 40 questions" in said
-    assert "The difference is real (p = 0.00" in said
+    p = numbers_of(world)["against"][best.name]["p_holm"]
+    assert f"The difference {'is real' if p < 0.05 else 'may be chance'} (p = {p:.2g}, paired by question, adj" in said
+    assert "The best router was picked by these very questions" in said
     assert alarms(record) == []
+
+
+def test_a_candidate_that_is_the_best_in_hindsight_is_told(world: Path, tmp_path: Path) -> None:
+    folder, numbers = shutil.copytree(world, tmp_path / "hindsight"), numbers_of(world)
+    [row] = [row for row in numbers["rows"] if row["name"] == "alone:seen-chef"]
+    row["em"]["mean"] = 0.9
+    (folder / "evaluation.json").write_text(json.dumps(numbers), encoding="utf-8")
+    assert any(
+        "on these seen-chef is better, with 90.0 % at $" in sentence for sentence in result(read_evaluation(folder))
+    )
+    assert not any("on these " in sentence for sentence in result(read_evaluation(world)))
 
 
 def test_rows_are_compared_as_the_evaluation_did_or_anew_from_their_items(world: Path) -> None:
