@@ -30,6 +30,7 @@ def frontier(
     with stoppable():
         from cluster.frontier import describe, published_beside, read_points, write_frontier
 
+        quoted = published_beside(folders)
         points, notes = read_points(folders)
-        typer.echo(describe(write_frontier(points, notes, out, published_beside(folders)), notes))
+        typer.echo(describe(write_frontier(points, notes, out, quoted), notes))
         typer.echo(f"{len(points)} points are in {out}", err=True)

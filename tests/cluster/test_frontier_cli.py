@@ -131,3 +131,12 @@ def test_evaluations_of_other_questions_are_told(world: Path, tmp_path: Path) ->
 def test_what_is_neither_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"holds no config\.yaml, so it is no run"):
         read_points([tmp_path])
+
+
+def test_an_evaluation_that_is_not_finished_is_refused_with_the_remedy(world: Path, tmp_path: Path) -> None:
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(world, unfinished)
+    (unfinished / "evaluation.json").unlink()
+    error = CliRunner().invoke(app, ["frontier", str(unfinished), "--out", str(tmp_path / "out")]).exception
+    assert isinstance(error, RunFolderError)
+    assert "not finished: 200 answers are there, and no table. Finish it by the command that began it" in str(error)
