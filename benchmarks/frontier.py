@@ -25,6 +25,7 @@ class Point:
     usd_per_1k: float
     em: Interval
     source: str  # where it was read
+    pool: str = ""  # fingerprint of the candidates; empty where it is not known
 
 
 @dataclass(frozen=True, slots=True)

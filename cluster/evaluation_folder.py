@@ -5,19 +5,25 @@ from __future__ import annotations
 import fcntl
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from actors.questions import Question
+from actors.trajectory import Trajectory
 from benchmarks.item import Item, ItemError, Key
 from cluster.disk import RunFolderError, write_whole, writing
 from cluster.line_file import append_line, mended_lines
+from cluster.report import trajectory_report
 from cluster.run_id import FILE_NAME as RUN_ID_FILE
+
+_EPISODES = 500  # that are kept whole: some kilobytes each
 
 
 class EvaluationFolder:
     """`items.jsonl` holds a line for each item and none twice, `failures.jsonl` one for each episode that came to no
-    end; `asked.json` says of which evaluation they are, so that no other one goes on with them."""
+    end; `asked.json` says of which evaluation they are, so that no other one goes on with them. For people,
+    `questions.jsonl` holds what was asked, and `episodes.jsonl` the policy's first episodes whole."""
 
     def __init__(self, path: Path, asked: Mapping[str, Any]) -> None:
         """Open a folder, or make it; a line that a crash cut short is cut off.
@@ -27,6 +33,7 @@ class EvaluationFolder:
         """
         self.path = path
         self.items_file, self.failures_file = path / "items.jsonl", path / "failures.jsonl"
+        self.questions_file, self.episodes_file = path / "questions.jsonl", path / "episodes.jsonl"
         self.table_file, self.json_file = path / "table.md", path / "evaluation.json"
         self.ledger, self.run_id_file = path / "ledger.sqlite", path / RUN_ID_FILE
         with writing(path, "the evaluation"):
@@ -44,6 +51,7 @@ class EvaluationFolder:
         for line in mended_lines(self.failures_file):
             row = json.loads(line)
             self._failed[tuple(row["key"])] = row["why"]  # type: ignore[index]
+        self._episodes = len(mended_lines(self.episodes_file))
 
     def close(self) -> None:
         """Let another process work in it."""
@@ -65,6 +73,22 @@ class EvaluationFolder:
         with writing(self.items_file, "an item"):
             append_line(self.items_file, item.to_line())
         self.items[item.key] = item
+
+    def keep_episode(self, item: Item, trajectory: Trajectory) -> None:
+        """Keep an episode whole, for people to read, unless many are kept already."""
+        if item.sample or self._episodes >= _EPISODES:
+            return
+        report = trajectory_report(trajectory, "episode 1")
+        with writing(self.episodes_file, "an episode"):
+            append_line(self.episodes_file, json.dumps({"key": item.key, "report": report}, ensure_ascii=False))
+        self._episodes += 1
+
+    def keep_questions(self, questions: Sequence[Question]) -> None:
+        """Keep what was asked, as a file of questions."""
+        rows = ({"id": q.id, "dataset": q.dataset, "question": q.text, "answers": q.answers} for q in questions)
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        with writing(self.questions_file, "the questions"):
+            write_whole(self.questions_file, lines)
 
     def fail(self, key: Key, why: str) -> None:
         """Note an episode that came to no end; it is played again when the evaluation goes on."""

@@ -200,7 +200,9 @@ class _Shift:
                 self._fail(each.key, f"a call to {call.model} ended {call.status}: {call.error}")
                 continue
             row, _, _, sample = each.key
-            self._folder.add(played_item(row, sample, trajectory, usd))
+            item = played_item(row, sample, trajectory, usd)
+            self._folder.keep_episode(item, trajectory)
+            self._folder.add(item)
             self._failures = 0
             self._told()
 

@@ -81,6 +81,7 @@ class Evaluation:
             notes.append(
                 f"{total} episodes failed (failures.jsonl) and count nowhere; the same command plays them again"
             )
+        self.folder.keep_questions(self.questions)
         found = Evaluated(
             title=f"Evaluation of {self.policy or self.assignment.target}",
             about=self._about(),

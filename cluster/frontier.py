@@ -17,7 +17,9 @@ from benchmarks.evaluation import Evaluation
 from benchmarks.frontier import SINGLE, Point, Standing, standings
 from benchmarks.statistics import Interval
 from cluster.disk import RunFolderError, write_whole, writing
+from cluster.evaluation_record import Quoted, is_evaluation, read_evaluation
 from cluster.frontier_plot import draw, save_png, svg_of
+from cluster.report_evaluation_tables import quoted_table
 from cluster.report_page import Column, Page, Plot, Section, Table, render
 from cluster.run_record import RunRecord, read_record, setting
 
@@ -49,8 +51,27 @@ def read_points(folders: Sequence[Path]) -> tuple[list[Point], list[str]]:
     return list({(p.method, p.knob, p.usd_per_1k, p.em.mean): p for p in points}.values()), notes
 
 
-def write_frontier(points: Sequence[Point], notes: Sequence[str], out: Path) -> list[Standing]:
-    """Write `frontier.csv`, `frontier.png` and `frontier.html`, and return the methods' standings.
+def published_beside(folders: Sequence[Path]) -> list[Quoted]:
+    """The paper's rows that stand in the evaluations among the folders, of their data sets alone; each once.
+
+    Raises:
+        RunFolderError: an evaluation is not finished or damaged.
+    """
+    found: dict[tuple[str, str], Quoted] = {}
+    for record in (read_evaluation(folder) for folder in folders if is_evaluation(folder)):
+        for row in record.quoted:
+            if row.metric == "em":
+                scores = {name: score for name, score in row.scores.items() if name in record.sets}
+                before = found.get((row.table, row.label))
+                found[row.table, row.label] = replace(row, scores={**(before.scores if before else {}), **scores})
+    return list(found.values())
+
+
+def write_frontier(
+    points: Sequence[Point], notes: Sequence[str], out: Path, quoted: Sequence[Quoted] = ()
+) -> list[Standing]:
+    """Write `frontier.csv`, `frontier.png` and `frontier.html`, and return the methods' standings. Published rows
+    stand in the first and the last, marked as such.
 
     Raises:
         FrontierError: there are no points.
@@ -60,9 +81,9 @@ def write_frontier(points: Sequence[Point], notes: Sequence[str], out: Path) -> 
     figure = draw(points, [standing.method for standing in found])
     with writing(out, "the frontier"):
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / "frontier.csv", _csv(points))
+        write_whole(out / "frontier.csv", _csv(points, quoted))
         save_png(figure, out / "frontier.png")
-        write_whole(out / "frontier.html", render(_page(points, found, notes, svg_of(figure))))
+        write_whole(out / "frontier.html", render(_page(points, found, notes, quoted)))
     return found
 
 
@@ -82,10 +103,11 @@ def _evaluation_points(folder: Path) -> tuple[list[Point], tuple[str, str]]:
         # Models at endpoints are other methods than a trained policy, and than each other.
         endpoint = f" ({target})" if "://" in target else ""
         alpha = "" if endpoint else _alpha(Path(target))
-        points = [_row_point(row, folder, alpha, endpoint) for row in numbers["rows"]]
+        pool = str(numbers["pool"]["fingerprint"])
+        points = [replace(_row_point(row, folder, alpha, endpoint), pool=pool) for row in numbers["rows"]]
         swept = {point.method for point in points if point.knob.startswith("λ")}
         points = [replace(p, knob="λ=0") if p.method in swept and not p.knob else p for p in points]
-        return points, (str(numbers["pool"]["fingerprint"]), str(asked["questions"]))
+        return points, (pool, str(asked["questions"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"{file}: damaged ({error!r}); evaluate anew, or restore it") from error
 
@@ -139,14 +161,20 @@ def _interval(found: Evaluation) -> Interval:
     return Interval(found.em, float(bounds.low), float(bounds.high), found.questions)
 
 
-def _csv(points: Sequence[Point]) -> str:
+def _csv(points: Sequence[Point], quoted: Sequence[Quoted]) -> str:
+    """A line for each point. Published rows, whose price in the paper is another one, have none; their exact match is
+    the mean over the sets that are named in their source."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", "knob", "usd_per_1k", "em", "em_low", "em_high", "questions", "source"])
+    writer.writerow(["method", "knob", "usd_per_1k", "em", "em_low", "em_high", "questions", "source", "pool"])
     for point in points:
         bounds = ("", "") if not point.em.known else (point.em.low, point.em.high)
         row = (point.method, point.knob, point.usd_per_1k, point.em.mean, *bounds, point.em.questions, point.source)
-        writer.writerow(row)
+        writer.writerow((*row, point.pool))
+    for each in quoted:
+        source = f"published, not measured here: {each.table}, mean over {', '.join(each.scores)}"
+        mean = math.fsum(each.scores.values()) / len(each.scores)
+        writer.writerow((each.label, "", "", mean, "", "", "", source, "; ".join(each.pool or ())))
     return text.getvalue()
 
 
@@ -157,7 +185,8 @@ def _cells(standing: Standing) -> list[str]:
     return [str(standing.points), f"{standing.area:.3f}", em, f"{best.usd_per_1k:.4g}", closed]
 
 
-def _page(points: Sequence[Point], found: Sequence[Standing], notes: Sequence[str], svg: bytes) -> Page:
+def frontier_section(points: Sequence[Point], found: Sequence[Standing], quoted: Sequence[Quoted] = ()) -> Section:
+    """The methods' standings, all points and their picture; published rows beside them, which are not drawn."""
     names = ("points", "area", "best exact match", "USD per 1k there", "of the oracle's gap closed")
     standing_table = Table(
         "Methods",
@@ -168,15 +197,29 @@ def _page(points: Sequence[Point], found: Sequence[Standing], notes: Sequence[st
     text = [Column(name, numeric=False) for name in ("method", "knob")]
     point_table = Table(
         "Points",
-        [*text, Column("price", "USD per 1k"), Column("exact match")],
-        [[p.method, p.knob, f"{p.usd_per_1k:.4g}", f"{p.em.mean:.3f}"] for p in points],
+        [*text, Column("price", "USD per 1k"), Column("exact match"), Column("pool", "fingerprint", numeric=False)],
+        [[p.method, p.knob, f"{p.usd_per_1k:.4g}", f"{p.em.mean:.3f}", p.pool or None] for p in points],
+        folded=len(points) > 12,
     )
+    tables = [standing_table, point_table]
+    if quoted:
+        sets = list(dict.fromkeys(name for row in quoted for name in row.scores))
+        tables.append(
+            quoted_table("Published by the paper, not measured here, and not drawn: exact match", quoted, sets)
+        )
+    words = f"{len(points)} points of {len(found)} methods"
+    svg = svg_of(draw(points, [standing.method for standing in found]))
+    return Section(
+        "Frontier", "frontier", tables=tables, plots=[Plot("Quality against dollars", svg, words, wide=True)]
+    )
+
+
+def _page(points: Sequence[Point], found: Sequence[Standing], notes: Sequence[str], quoted: Sequence[Quoted]) -> Page:
     first = found[0]
-    picture = Plot("Quality against dollars", svg, f"{len(points)} points of {len(found)} methods", wide=True)
     return Page(
         title="Quality against dollars",
         status=f"{len(points)} points of {len(found)} methods",
         result=[f"The largest area is that of {first.method}: {first.area:.3f}."],
         alarms=notes,
-        sections=[Section("Frontier", "frontier", tables=[standing_table, point_table], plots=[picture])],
+        sections=[frontier_section(points, found, quoted)],
     )

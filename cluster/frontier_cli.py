@@ -19,7 +19,8 @@ def frontier(
     """Draw quality against dollars: baselines over λ, policies over α.
 
     Prints the area under each method's frontier, and how much it closes of the gap between the best single candidate
-    and the oracle.
+    and the oracle. Rows of the paper on the same data sets stand in the table and the page, marked as published and not
+    drawn: their candidates and prices were others.
 
     \b
     Examples:
@@ -27,8 +28,9 @@ def frontier(
       router-r1 frontier runs/evaluations/world runs/NAME --out runs/frontier
     """
     with stoppable():
-        from cluster.frontier import describe, read_points, write_frontier
+        from cluster.frontier import describe, published_beside, read_points, write_frontier
 
+        quoted = published_beside(folders)
         points, notes = read_points(folders)
-        typer.echo(describe(write_frontier(points, notes, out), notes))
+        typer.echo(describe(write_frontier(points, notes, out, quoted), notes))
         typer.echo(f"{len(points)} points are in {out}", err=True)

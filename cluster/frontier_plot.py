@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.frontier import Point, hull
+from cluster.report_drawing import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Of Okabe and Ito 2008 as far as they go, which most who do not see all colours can tell apart.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#B8A800", "#7F5539")
 _MARKS = "os^Dv"
-_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "router-r1", "font.size": 9.5}
+_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "router-r1", "font.size": 9.5, "text.parse_math": False}
+_HEIGHT, _NAME_HEIGHT = 5.0, 0.22  # inches; of the picture at least, and of a method's name beside it
 
 
 def draw(points: Sequence[Point], methods: Sequence[str]) -> Figure:
@@ -25,7 +25,7 @@ def draw(points: Sequence[Point], methods: Sequence[str]) -> Figure:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(8, 5), layout="constrained")
+        figure = Figure(figsize=(8, max(_HEIGHT, _NAME_HEIGHT * len(methods))), layout="constrained")
         FigureCanvasAgg(figure)
         axis = figure.subplots()
         for number, method in enumerate(methods):
@@ -33,7 +33,7 @@ def draw(points: Sequence[Point], methods: Sequence[str]) -> Figure:
             prices, ems = [p.usd_per_1k for p in mine], [p.em.mean for p in mine]
             low = [p.em.mean - p.em.low if p.em.known else 0.0 for p in mine]
             high = [p.em.high - p.em.mean if p.em.known else 0.0 for p in mine]
-            colour, mark = _COLOURS[number % len(_COLOURS)], _MARKS[number // len(_COLOURS) % len(_MARKS)]
+            colour, mark = COLOURS[number % len(COLOURS)], _MARKS[number // len(COLOURS) % len(_MARKS)]
             axis.errorbar(prices, ems, (low, high), fmt=mark, color=colour, label=method, capsize=2, markersize=5)
             if len(mine) > 1:
                 axis.plot(*zip(*hull(list(zip(prices, ems, strict=True)))[1:], strict=True), color=colour, alpha=0.6)

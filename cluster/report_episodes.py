@@ -131,10 +131,11 @@ def _episode(told: Told, why: str) -> Episode:
         title=told.fact("question") or told.question_id,
         why=f"{why} · {where}{unseen} · step {told.step}",
         facts=[f"id: {told.question_id}", *(line for line in told.facts if not line.startswith("question: "))],
-        parts=[replace(part, text=_shortened(part.text)) for part in told.parts],
+        parts=[replace(part, text=shortened(part.text)) for part in told.parts],
     )
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """The text, or as much of it as is shown, and how much more there is."""
     left_out = len(text) - _LONGEST
     return f"{text[:_LONGEST]}\n… {left_out:,} characters more" if left_out > 0 else text

@@ -32,6 +32,8 @@ class Table:
     rows: Sequence[Sequence[str | None]]
     note: str = ""
     highlight: frozenset[int] = frozenset()  # numbers of the rows that matter most
+    quoted: frozenset[int] = frozenset()  # and of those that stand here on somebody else's word
+    folded: bool = False
 
     def __post_init__(self) -> None:
         """Refuse rows that do not fit.
@@ -100,6 +102,7 @@ class Section:
     plots: Sequence[Plot] = ()
     episodes: Sequence[Episode] = ()
     listings: Sequence[Listing] = ()
+    facts: Sequence[str] = ()  # lines below the lead
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,9 @@ from benchmarks.collapse import Constant
 from cluster.report_episodes import read_episodes, telling_episodes
 from cluster.report_findings import alarms, best_constant, figures, result, status
 from cluster.report_page import Listing, Page, Section
-from cluster.report_plots import CURVES, LEARNING, SPEED, curves, phase_plot, share_plots
+from cluster.report_plots import CURVES, LEARNING, SPEED, curves, phase_plot
+from cluster.report_run_evaluations import evaluation_sections, published_table
+from cluster.report_shares import share_plots
 from cluster.report_tables import (
     candidates_table,
     course_table,
@@ -48,6 +50,7 @@ def run_page(path: Path) -> Page:
         figures=figures(record),
         sections=[
             _evaluations(record, constant, len(cards.seen)),
+            *evaluation_sections(record),
             _trained(record, cards),
             _curves(record),
             _routes(record),
@@ -73,7 +76,9 @@ def _evaluations(record: RunRecord, constant: Constant | None, candidates: int) 
         tables.append(evaluation_table("Held-out questions, candidates never seen in training", unseen, steps))
     if course := course_table(record, constant, candidates):
         tables.append(course)
-    lead = _EVALUATIONS_LEAD if tables else "No evaluation was made yet, so nothing is known of held-out questions."
+    if paper := published_table(record):
+        tables.append(paper)
+    lead = _EVALUATIONS_LEAD if seen else "No evaluation was made yet, so nothing is known of held-out questions."
     return Section("Evaluations", "evaluations", lead, tables)
 
 

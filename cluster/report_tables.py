@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 from actors.pool.ledger_entry import LedgerError
 from benchmarks.collapse import Constant, call_entropy, collapse_alarm
 from benchmarks.evaluation import Evaluation
+from benchmarks.pool_fingerprint import fingerprint
 from cluster.report_page import Column, Table
 from cluster.run_cards import RunCards
 from cluster.run_id import FILE_NAME as RUN_ID
@@ -143,9 +144,10 @@ def candidates_table(record: RunRecord, cards: RunCards) -> Table:
         Column("Spent", "USD"), Column("Share", "% of dollars"), Column("Calls before", "held-out, %"),
         Column("Calls in training", "last batch, %"), Column("Calls after", "held-out, %"),
     )  # fmt: skip
+    pool = f" The candidates of training are pool {fingerprint(list(cards.seen.values()))}." if cards.seen else ""
     if cards.unseen:
         source += " The last were never seen in training; their calls are those of the evaluation with them."
-    return Table("By candidate", columns, rows, f"{source} {cards.note}", frozenset([len(rows) - 1]))
+    return Table("By candidate", columns, rows, f"{source} {cards.note}{pool}", frozenset([len(rows) - 1]))
 
 
 def settings_table(record: RunRecord, cards: RunCards) -> Table:

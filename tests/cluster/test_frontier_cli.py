@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from benchmarks import contests
+from benchmarks.evaluation_table import published_rows
 from cluster.cli import app
 from cluster.config import load_config
 from cluster.disk import RunFolderError
@@ -61,6 +63,36 @@ def test_baselines_over_lambda_and_runs_over_alpha(world: Path, tmp_path: Path) 
     assert "runs tell neither pool nor sets" in done.output
 
 
+def test_published_rows_and_pools_stand_in_table_and_page_marked_as_such(world: Path, tmp_path: Path) -> None:
+    evaluated = tmp_path / "nq"
+    shutil.copytree(world, evaluated)
+    numbers = json.loads((evaluated / "evaluation.json").read_text())
+    paper = [
+        {"label": row.label, "metric": row.metric, "table": row.table, "scores": row.scores, "average": row.average}
+        for row in published_rows("em", ["nq"], "qwen")
+    ]
+    for row in numbers["rows"]:
+        row["by_set"] = {{"world-1hop": "nq"}.get(name, name): part for name, part in row["by_set"].items()}
+    (evaluated / "evaluation.json").write_text(json.dumps(numbers | {"published_not_measured": paper}))
+    done = CliRunner().invoke(app, ["frontier", str(evaluated), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    with (tmp_path / "out" / "frontier.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    measured, quoted = rows[: -len(paper)], rows[-len(paper) :]
+    assert {row["pool"] for row in measured} == {numbers["pool"]["fingerprint"]}
+    assert not [row for row in measured if "published, not measured" in row["source"]]
+    assert {row["source"] for row in quoted} == {
+        f"published, not measured here: {table}, mean over nq" for table in ("Table 1", "Table 5")
+    }
+    [router] = [row for row in quoted if row["method"].startswith("Router-R1-Qwen")]
+    assert (router["em"], router["usd_per_1k"]) == ("0.388", "")
+    assert "LLaMA-3.1-70B-Instruct; " in router["pool"]
+    page = (tmp_path / "out" / "frontier.html").read_text(encoding="utf-8")
+    assert page.count('<tr class="quoted">') == len(paper)
+    assert "Published by the paper, not measured here, and not drawn" in page
+    assert page.count(numbers["pool"]["fingerprint"]) == len(measured)
+
+
 def test_policies_at_endpoints_are_methods_of_their_own_and_their_tokens_are_paid(world: Path, tmp_path: Path) -> None:
     asked = json.loads((world / "asked.json").read_text())
     numbers = json.loads((world / "evaluation.json").read_text())
@@ -99,3 +131,12 @@ def test_evaluations_of_other_questions_are_told(world: Path, tmp_path: Path) ->
 def test_what_is_neither_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"holds no config\.yaml, so it is no run"):
         read_points([tmp_path])
+
+
+def test_an_evaluation_that_is_not_finished_is_refused_with_the_remedy(world: Path, tmp_path: Path) -> None:
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(world, unfinished)
+    (unfinished / "evaluation.json").unlink()
+    error = CliRunner().invoke(app, ["frontier", str(unfinished), "--out", str(tmp_path / "out")]).exception
+    assert isinstance(error, RunFolderError)
+    assert "not finished: 200 answers are there, and no table. Finish it by the command that began it" in str(error)

@@ -8,14 +8,13 @@ import gc
 import json
 import re
 import shutil
-import subprocess
 from dataclasses import asdict, replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from click.testing import Result
 from made_up_run import AFTER, SINGLE, STEPS, make_folder, make_run, stop_short, summary, told, training_row
+from page_reader import BROWSER, CHROMIUM, Read, check_asks_nothing, show
 from typer.testing import CliRunner
 
 from cluster.cli import app
@@ -30,51 +29,6 @@ from cluster.run_record import read_record
 
 EVIL = """</pre><script>alert(1)</script><img src="https://evil.example/a.png" onerror=alert(1)> & "quoted" ```
 <style>@import url(https://evil.example/b.css)</style>"""
-CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium") or shutil.which("google-chrome")
-BROWSER = "no headless Chromium here; Debian's package chromium-headless-shell has one"
-
-
-class Read(HTMLParser):
-    """What of a page matters here: its tags, what it links to, and its tables as text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.links: list[str] = []
-        self.pictures: list[dict[str, str | None]] = []
-        self.styles: list[str] = []
-        self.tables: list[list[list[str]]] = []
-        self._inside: list[str] = []
-        self.text = ""
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self._inside.append(tag)
-        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action", "data")]
-        self.styles += [value or "" for name, value in attrs if name == "style"]
-        assert not [name for name, _ in attrs if name.startswith("on")]
-        if tag == "img":
-            self.pictures.append(dict(attrs))
-        if tag == "table":
-            self.tables.append([])
-        if tag == "tr":
-            self.tables[-1].append([])
-        if tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        while self._inside and self._inside.pop() != tag:
-            pass
-
-    def handle_data(self, data: str) -> None:
-        if "style" in self._inside:
-            self.styles.append(data)
-            return
-        self.text += data
-        if {"td", "th"} & set(self._inside):
-            self.tables[-1][-1][-1] += data
 
 
 def report(*arguments: object) -> Result:
@@ -107,15 +61,12 @@ def read(html: str) -> Read:
 
 
 def test_nothing_is_asked_of_any_network(read: Read) -> None:
-    assert read.links
-    assert not [link for link in read.links if not link.startswith(("data:image/svg+xml;base64,", "#"))]
-    assert not {"script", "link", "iframe", "object", "embed", "base", "form", "video", "audio"} & set(read.tags)
-    assert not re.search(r"url\(|@import", "".join(read.styles))
+    check_asks_nothing(read)
 
 
 def test_the_anchors_lead_somewhere(html: str, read: Read) -> None:
     anchors = [link for link in read.links if link.startswith("#")]
-    assert len(anchors) == 9
+    assert len(anchors) == 10
     assert all(f'id="{anchor[1:]}"' in html for anchor in anchors)
 
 
@@ -302,7 +253,8 @@ def test_faults_name_file_and_remedy(tmp_path: Path, fault: str) -> None:
             folder.summary_file.write_text("{" if fault == "summary" else "[]", encoding="utf-8")
     error = report(path, "--out", out).exception
     assert isinstance(error, RunFolderError)
-    expected = {"missing": "no such folder; give", "no run": "no config.yaml", "metrics": "metrics.jsonl: damaged",
+    expected = {"missing": "no such folder; give", "no run": "neither config.yaml nor asked.json",
+                "metrics": "metrics.jsonl: damaged",
                 "summary": "summary.json: damaged", "list": "holds list, not a summary", "out": "by --out"}  # fmt: skip
     assert expected[fault] in str(error)
 
@@ -315,51 +267,10 @@ def test_numbers_stand_to_the_right_and_unknown_ones_are_dashes(html: str) -> No
 
 @pytest.mark.skipif(CHROMIUM is None, reason=BROWSER)
 def test_a_browser_shows_it_and_asks_for_nothing(html: str, tmp_path: Path) -> None:
-    page, log, picture = tmp_path / "page.html", tmp_path / "net.json", tmp_path / "page.png"
-    page.write_text(html, encoding="utf-8")
-    # The page is asked itself: whether its pictures have been drawn, what it loaded, and what a table says. Scripts are
-    # forbidden in it, so that the question goes into a copy without that rule.
-    question = (
-        "<script>window.onload = () => { document.title = JSON.stringify({"
-        "drawn: [...document.images].filter(i => i.complete && i.naturalWidth > 0).length, "
-        "loaded: performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith('data:')), "
-        "cell: document.querySelector('tr.main td.number').innerText, "
-        "right: getComputedStyle(document.querySelector('td.number')).textAlign, "
-        "wide: document.documentElement.scrollWidth - innerWidth}) }</script>"
-    )
-    copy = tmp_path / "asked.html"
-    bare = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text(encoding="utf-8"))
-    copy.write_text(bare.replace("</body>", f"{question}</body>"), encoding="utf-8")
-    assert CHROMIUM is not None
-    common = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-              f"--user-data-dir={tmp_path / 'profile'}", "--disable-background-networking",
-              "--host-resolver-rules=MAP * ~NOTFOUND"]  # fmt: skip
-    shown = subprocess.run(
-        [*common, "--window-size=1280,900", "--dump-dom", copy.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    answer = _title(shown.stdout)
-    assert answer["drawn"] == shown.stdout.count("<img ") > 10
+    answer = show(html, tmp_path, "tr.main td.number")
+    assert answer["drawn"] == answer["there"] == html.count("<img ") > 10
     assert answer["loaded"] == []
     assert answer["cell"] == "87.5"
-    assert answer["right"] == "right"
+    assert answer["side"] == "right"
     assert answer["wide"] <= 0  # nothing hangs out at the side
-    # The page as it is: what its own network log says that it asked for.
-    subprocess.run(
-        [*common, f"--log-net-log={log}", f"--screenshot={picture}", "--window-size=1280,2000", page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    asked = set(re.findall(r'"url":"((?:https?|ftp|wss?)://[^"]*)"', log.read_text(encoding="utf-8")))
-    assert not asked
-    assert picture.stat().st_size > 50_000
-
-
-def _title(dom: str) -> dict[str, object]:
-    found = re.search(r"<title>(.*?)</title>", dom, re.DOTALL)
-    assert found
-    answer = json.loads(found[1].replace("&amp;", "&"))
-    assert isinstance(answer, dict)
-    return answer
+    assert not answer["requests"]

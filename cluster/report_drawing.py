@@ -1,0 +1,63 @@
+"""The drawing of a report: the style, colours and SVG of all its plots."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MOST_POINTS = 600  # of a line; more are drawn as means of as many spans of steps
+# As many candidates are told apart, the others are one band. The first seven are those of Okabe and Ito 2008, which
+# most who do not see all colours can tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#B8A800", "#7F5539")
+_STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 9.5,
+    "text.parse_math": False,  # a name with dollar signs in it is no formula
+    "svg.fonttype": "none",  # text stays text: small, and sharp in print
+    "svg.hashsalt": "router-r1",  # the same metrics give the same file
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#57606a",
+    "axes.grid": True,
+    "grid.color": "#d8dee4",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+}
+
+
+@contextmanager
+def drawing(wide: bool = False, height: float = 3.4) -> Iterator[tuple[Figure, Axes]]:
+    """A figure with one axis, in the report's style; as wide as the page, and then of a height in inches, or half."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        # Constrained layout finds room for names beside the plot, but draws it twice.
+        figure = Figure(figsize=(10.4, height), layout="constrained") if wide else Figure(figsize=(5.1, 2.7))
+        if not wide:
+            figure.subplots_adjust(left=0.115, right=0.985, bottom=0.175, top=0.93)
+        yield figure, figure.subplots()
+
+
+def svg_of(figure: Figure) -> bytes:
+    """The figure as SVG without date and creator, so that the same numbers give the same bytes."""
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return file.getvalue()
+
+
+def spans(values: np.ndarray) -> np.ndarray:
+    """The values, or where they are many the means of as many equal spans as can be told apart."""
+    if len(values) <= _MOST_POINTS:
+        return values
+    return np.array([span.mean() for span in np.array_split(values, _MOST_POINTS)])
