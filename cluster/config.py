@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -274,7 +275,7 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> Config:
         hint = f"did you mean {near[0]!r}?" if near else f"recipes are {', '.join(recipe_names())}, or give a YAML file"
         raise ConfigError(f"recipe {recipe!r}: not found; {hint}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = _parse(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe {path}: not YAML: {error}") from error
     if not isinstance(values, dict):
@@ -321,12 +322,29 @@ def field_paths() -> dict[str, tuple[Any, str]]:
     return found
 
 
+class _Yaml(yaml.SafeLoader):
+    """YAML where only true and false are booleans, as in version 1.2 of it: `off` is a word, and several settings take
+    it. Fields that are booleans take `on`, `off`, `yes` and `no` all the same."""
+
+
+_BOOL = "tag:yaml.org,2002:bool"
+_Yaml.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Yaml.add_implicit_resolver(_BOOL, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, Loader=_Yaml)
+
+
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"override {override!r}: expected dotted.key=value, such as run.steps=10")
     try:
-        value = yaml.safe_load(text)
+        value = _parse(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: the value is not YAML; quote it") from error
     *sections, field = key.strip().split(".")

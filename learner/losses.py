@@ -166,7 +166,7 @@ def policy_loss(
 
 def _surrogate(logprobs: Tensor, tokens: TrainedTokens, settings: LearnerSettings) -> tuple[Surrogate, Tensor, Tensor]:
     """The surrogate with the importance weights in its loss, those weights, and which of them were cut."""
-    if settings.importance == "auto" or settings.importance == "off":
+    if settings.importance == "auto" or settings.importance == "off" or settings.importance == "clip":
         plain = _objective(logprobs, tokens.sampler_logprobs, tokens, settings)
         return plain, torch.ones_like(logprobs), torch.zeros_like(logprobs, dtype=torch.bool)
     old = tokens.old_logprobs
@@ -190,4 +190,7 @@ def _objective(logprobs: Tensor, old_logprobs: Tensor, tokens: TrainedTokens, se
         ratio = sequence_ratio(logprobs, old_logprobs, tokens.weights, tokens.sequence)
     else:
         ratio = (logprobs - old_logprobs).exp()
-    return ppo_surrogate(ratio, tokens.advantages, clip_low=low, clip_high=high, dual_clip=settings.dual_clip)
+    dual = settings.dual_clip
+    if dual is None and settings.importance == "clip":
+        dual = settings.importance_cap
+    return ppo_surrogate(ratio, tokens.advantages, clip_low=low, clip_high=high, dual_clip=dual)

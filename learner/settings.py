@@ -181,15 +181,18 @@ class LearnerSettings(Settings):
     importance: Literal["auto", "off"] | ImportanceCorrection = Field(
         "auto",
         description="Correction for what sets the sampling engine's log-probabilities apart from the learner's, as "
-        "learner/importance.py tells. With auto, truncate where staleness may be above 0 and off elsewhere.",
+        "learner/importance.py tells. With auto, off at staleness 0, above it clip for ppo, else truncate.",
     )
     importance_cap: float = Field(
-        2.0, gt=1, description="Most that an importance weight may be; with mask, its inverse is the least."
+        2.0,
+        gt=1,
+        description="Most that an importance weight may be; with mask, its inverse is the least. With clip, the dual "
+        "clip where none is set.",
     )
     lr_by_effective_sample: bool = Field(
         True,
-        description="Where importance is corrected, shorten the steps of stale batches, as learner/effective_sample.py "
-        "tells.",
+        description="With importance weights (truncate, mask), shorten the steps of stale batches, as "
+        "learner/effective_sample.py tells.",
     )
     entropy_coef: float = Field(0.0, ge=0, description="Weight of the entropy bonus.")
     estimator: Literal["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gae"] = Field(
@@ -322,7 +325,7 @@ class LearnerSettings(Settings):
         return self.estimator not in ("gae", "reinforce_pp")
 
     @property
-    def corrects_importance(self) -> bool:
+    def weighs_importance(self) -> bool:
         """Whether tokens are weighted for what sets their sampler apart from the learner."""
         return self.importance in ("truncate", "mask")
 
@@ -332,7 +335,7 @@ class LearnerSettings(Settings):
 
         For importance weights a batch of one optimizer step need not be: its step scores it with the same weights.
         """
-        corrected = self.corrects_importance and self.ppo_epochs * self.minibatches > 1
+        corrected = self.weighs_importance and self.ppo_epochs * self.minibatches > 1
         return corrected or self.estimator == "gae" or (self.kl_in == "reward" and self.kl_coef > 0)
 
     def for_staleness(self, max_staleness: int) -> LearnerSettings:
@@ -342,12 +345,13 @@ class LearnerSettings(Settings):
             ValueError: `max_staleness` is above 0, and the importance weights are off or have no bound.
         """
         if self.importance == "auto":
-            decided = self.model_copy(update={"importance": "truncate" if max_staleness > 0 else "off"})
+            stale = "clip" if self.loss == "ppo" else "truncate"
+            decided = self.model_copy(update={"importance": stale if max_staleness > 0 else "off"})
             return decided.for_staleness(max_staleness)
         if max_staleness > 0 and self.importance == "off":
             raise ValueError(
                 f"importance=off with max_staleness={max_staleness} would train on what older policies sampled as if "
-                "it were this one's; set importance=truncate or mask, or max_staleness=0"
+                "it were this one's; set importance=clip, truncate or mask, or max_staleness=0"
             )
         if max_staleness > 0 and math.isinf(self.importance_cap):
             raise ValueError(

@@ -134,7 +134,7 @@ def _lr_share(terms: list[LossTerms], step: OptimizerStep, settings: LearnerSett
     torch.distributed.all_reduce(sums)
     share = effective_share(sums, step.sequence_count)
     report.effective_samples.append(share)
-    return math.sqrt(share) if settings.corrects_importance and settings.lr_by_effective_sample else 1.0
+    return math.sqrt(share) if settings.weighs_importance and settings.lr_by_effective_sample else 1.0
 
 
 def _value_terms(

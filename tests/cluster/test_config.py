@@ -151,3 +151,12 @@ def test_every_key_has_a_description() -> None:
     assert [path for path, (_, about) in paths.items() if not about] == []
     assert "learner.optimizer.lr" in paths
     assert "rewards.alpha" in paths
+
+
+def test_off_is_a_word_and_no_boolean(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("candidates: {serve: world, pool: {ledger: off}}\nrun: {trace: on}\n")
+    found = load_config(str(recipe), ["learner.importance=off", "tracking.wandb=disabled", "run.trace=true"])
+    assert (found.candidates.pool.ledger, found.learner.importance, found.run.trace) == ("off", "off", True)
+    assert load_config(str(recipe)).run.trace is True
+    assert load_config(str(recipe), ["run.trace=off"]).run.trace is False

@@ -83,7 +83,8 @@ def test_refuses(values: dict[str, Any], says: str) -> None:
 
 def test_importance_is_corrected_where_the_sampler_may_be_older() -> None:
     assert LearnerSettings().for_staleness(0).importance == "off"
-    assert LearnerSettings().for_staleness(1).importance == "truncate"
+    assert LearnerSettings().for_staleness(1).importance == "clip"
+    assert LearnerSettings(loss="gspo").for_staleness(1).importance == "truncate"
     masked = LearnerSettings(importance="mask")
     assert masked.for_staleness(3) == masked.for_staleness(0) == masked
     assert LearnerSettings(importance="off", importance_cap=float("inf")).for_staleness(0).importance == "off"
@@ -92,7 +93,7 @@ def test_importance_is_corrected_where_the_sampler_may_be_older() -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"importance": "off"}, "importance=off with max_staleness=2 .*set importance=truncate"),
+        ({"importance": "off"}, "importance=off with max_staleness=2 .*set importance=clip, truncate or mask"),
         ({"importance_cap": float("inf")}, "importance_cap=inf with max_staleness=2 .*set importance_cap"),
     ],
 )
@@ -103,6 +104,7 @@ def test_unbounded_importance_is_refused_with_staleness(values: dict[str, Any], 
 
 def test_a_batch_is_scored_first_only_where_it_must_be() -> None:
     assert not LearnerSettings(importance="truncate").scores_first
+    assert not LearnerSettings(importance="clip", minibatches=2).scores_first
     assert LearnerSettings(importance="truncate", minibatches=2).scores_first
     assert LearnerSettings(kl_in="reward").scores_first
     assert not LearnerSettings(kl_in="reward", kl_coef=0, ppo_epochs=2).scores_first

@@ -108,8 +108,9 @@ def slow_surrogate(token: Token, sequence: list[Token], s: LearnerSettings) -> f
             mean = math.fsum(t.frozen - base(t) for t in sequence) / len(sequence)
             ratio = math.exp(mean) * math.exp(token.new) / math.exp(token.frozen)
         objective = min(ratio * advantage, min(max(ratio, low), high) * advantage)
-        if s.dual_clip is not None and advantage < 0:
-            objective = max(objective, s.dual_clip * advantage)
+        dual = s.dual_clip or (s.importance_cap if s.importance == "clip" else None)
+        if dual is not None and advantage < 0:
+            objective = max(objective, dual * advantage)
         value = -objective
     if not corrected:
         return value
@@ -171,6 +172,8 @@ CASES = {
     "ppo, k2, sequences": settings(kl_estimator="k2", aggregation="sequence_mean"),
     "ppo, Dr. GRPO": settings(aggregation="sequence_sum_token_norm", aggregation_tokens=29),
     "ppo, KL in the reward": settings(kl_in="reward", kl_estimator="k1"),
+    "ppo, clipped against the sampler": settings(importance="clip"),
+    "ppo, clipped against the sampler, dual clip of its own": settings(importance="clip", dual_clip=1.2),
     "ppo, truncated importance": settings(importance="truncate"),
     "ppo, masked importance": settings(importance="mask", dual_clip=2.0),
     "gspo": settings(loss="gspo", aggregation="sequence_mean"),
