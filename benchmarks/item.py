@@ -15,6 +15,7 @@ from benchmarks.hops import hop_count
 from rewards.outcome import outcomes
 from rewards.transcript import CallStatus
 
+NOT_TAKEN = "not_taken"  # in place of an episode's stop reason
 Key = tuple[str, str, str, int]  # row, data set, question, sample
 
 
@@ -93,6 +94,25 @@ def played_item(row: str, sample: int, trajectory: Trajectory, policy_usd: float
         policy_usd=policy_usd,
         answer=transcript.answer,
         stop=str(transcript.stop_reason),
+    )
+
+
+def refused_item(row: str, sample: int, question: Question) -> Item:
+    """The item of a question that the policy's model did not take: the policy has no answer to it."""
+    return Item(
+        row=row,
+        dataset=question.dataset,
+        question=question.id,
+        sample=sample,
+        em=0.0,
+        f1=0.0,
+        cost_usd=0.0,
+        calls=(),
+        prompt_tokens=0,
+        completion_tokens=0,
+        latency_s=0.0,
+        hops=hop_count(question),
+        stop=NOT_TAKEN,
     )
 
 

@@ -15,7 +15,7 @@ from actors.questions import Question
 from actors.teacher import Player, Teacher, TeacherRefusal
 from actors.together import run_together
 from actors.trajectory import Trajectory
-from benchmarks.item import Key, played_item
+from benchmarks.item import Item, Key, played_item, refused_item
 from benchmarks.protocol import Pass
 from cluster.batch import BudgetSpent, spent_cap
 from cluster.config import Config
@@ -173,6 +173,7 @@ async def play_all(
     await policy.start()
     try:
         await run_together(shift.work() for _ in range(min(concurrency, len(waiting))))
+        shift.believe_refusals()
     finally:
         await policy.close()
 
@@ -185,13 +186,16 @@ class _Shift:
     ) -> None:
         self._policy, self._waiting, self._folder, self._told = policy, waiting, folder, told
         self._failures = 0  # since an episode ended last
+        self._refused: list[tuple[Item, str]] = []  # and why, while nothing else has been answered
 
     async def work(self) -> None:
         for each in self._waiting:
             try:
                 trajectory, usd = await self._policy.play(each.request)
             except (TeacherRefusal, PromptTooLong) as error:
-                self._fail(each.key, str(error))
+                row, _, _, sample = each.key
+                self._refused.append((refused_item(row, sample, each.request.question), str(error)))
+                self._count_failure(each.key, str(error))
                 continue
             if cap := spent_cap([trajectory]):
                 raise BudgetSpent(f"{cap}. What was answered is in {self._folder.path}; the same command goes on")
@@ -204,10 +208,22 @@ class _Shift:
             self._folder.keep_episode(item, trajectory)
             self._folder.add(item)
             self._failures = 0
+            self.believe_refusals()
             self._told()
+
+    def believe_refusals(self) -> None:
+        """A model that answers and does not take a question has got that one wrong; one that takes none at all is
+        likelier asked in a wrong way."""
+        for item, why in self._refused:
+            self._folder.fail(item.key, why)
+            self._folder.add(item)
+        self._refused = []
 
     def _fail(self, key: Key, why: str) -> None:
         self._folder.fail(key, why)
+        self._count_failure(key, why)
+
+    def _count_failure(self, key: Key, why: str) -> None:
         self._failures += 1
         self._told()
         if self._failures >= _MOST_FAILURES:

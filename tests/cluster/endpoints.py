@@ -38,7 +38,8 @@ class Endpoints(LoopbackModels):
     """`sage` is the policy: it routes to the first card shown and repeats the colour that it reads. Of the candidates
     `alpha` knows all colours, and `beta` refuses everything.
 
-    It counts what each model is asked; after `patience` questions to the policy it refuses the key.
+    It counts what each model is asked; after `patience` questions to the policy it refuses the key. The things named
+    in `not_taken` the policy does not take questions about.
     """
 
     models = ("sage", "alpha", "beta")
@@ -47,6 +48,7 @@ class Endpoints(LoopbackModels):
         self.asked: Counter[str] = Counter()
         self.patience: int | None = None
         self.broken: set[str] = set()  # models whose endpoint is out of order
+        self.not_taken: set[str] = set()
         super().__init__()
 
     async def reply(self, request: web.Request) -> web.Response:
@@ -61,6 +63,8 @@ class Endpoints(LoopbackModels):
             return self.say(f"it is {colour(text)}")
         if self.patience is not None and self.asked["sage"] > self.patience:
             return web.json_response({"error": {"message": "no"}}, status=403)
+        if any(f"{thing} ?" in text for thing in self.not_taken):
+            return web.json_response({"error": {"message": "against the rules"}}, status=400)
         if len(body["messages"]) > 1:
             found = next((c for c in COLOURS if c in text), "any")
             return self.say(f"<think> so </think> <answer> {found} ")
