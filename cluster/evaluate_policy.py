@@ -8,6 +8,7 @@ from pathlib import Path
 
 from actors.pool.caller import CandidateCaller
 from actors.pool.cards import ModelCard
+from actors.pool.ledger_store import LedgerStore
 from benchmarks.protocol import load_questions, passes
 from cluster.candidates import start_candidates
 from cluster.config import Config
@@ -91,7 +92,7 @@ def _play(
     if done:
         say(f"{done} of {len(episodes)} episodes were played before")
     if not waiting:
-        evaluation.spent_usd = folder.spent_before()
+        evaluation.spent_usd = _spent_before(target.config, folder)
         return
     caller = hire()
 
@@ -106,6 +107,28 @@ def _play(
     asyncio.run(play_all(policy, waiting, folder, concurrency=concurrency, told=tell))
 
 
+def _spent_before(config: Config, folder: EvaluationFolder) -> float:
+    """USD that the calls of this evaluation have cost so far: what its ledger says, or without one its table."""
+    booked = _booked(config, folder)
+    if booked is None:
+        return folder.spent_before()
+    url, run = booked
+    store = LedgerStore(url, run)
+    try:
+        return sum(store.spent_usd(None, run, settled=True).values())
+    finally:
+        store.close()
+
+
+def _booked(config: Config, folder: EvaluationFolder) -> tuple[str, str] | None:
+    """The ledger of an evaluation's calls, and the run that they are of there; None without a ledger."""
+    pool = config.candidates.pool
+    if pool.ledger == "off":
+        return None
+    run = keep_run_id(folder.run_id_file, f"evaluation-{folder.path.resolve().name}")
+    return pool.ledger_url or prepare_ledger(folder.ledger), run
+
+
 def _policy(target: Target, cards: Sequence[ModelCard], caller: CandidateCaller) -> Policy:
     if target.endpoint is not None:
         return ChatPolicy(target.endpoint, target.config, caller)
@@ -118,8 +141,8 @@ def _hire(
 ) -> CandidateCaller:
     """A caller whose calls have stable places in the folder's ledger, so that none is paid for twice."""
     pool = config.candidates.pool
-    if pool.ledger == "off":
+    booked = _booked(config, folder)
+    if booked is None:
         return RepricingCaller(cards, pool, factors)
-    run = keep_run_id(folder.run_id_file, f"evaluation-{folder.path.resolve().name}")
-    url = pool.ledger_url or prepare_ledger(folder.ledger)
+    url, run = booked
     return RepricingCaller(cards, pool, factors, ledger_url=url, run=run)

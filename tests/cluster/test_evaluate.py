@@ -214,6 +214,11 @@ def test_another_model_plays_the_policy_and_goes_on_without_a_call_twice(endpoin
     assert said[0] == "10 of 10 episodes were played before"
     assert endpoints.asked == asked
     assert (out / "table.md").read_text() == table
+    for file in ("table.md", "evaluation.json"):  # as when it was killed after the last episode
+        (out / file).unlink()
+    run(assignment)
+    assert (out / "table.md").read_text() == table
+    assert json.loads((out / "evaluation.json").read_text())["spent_usd"] == pytest.approx(spent)
 
     replay = ("candidates.pool.ledger=replay", f"candidates.pool.ledger_url={out / 'ledger.sqlite'}")
     again, _ = run(dataclasses.replace(assignment, out=tmp_path / "again", overrides=(*assignment.overrides, *replay)))
