@@ -9,6 +9,7 @@ from actors.questions import Question
 from benchmarks.baselines.comparison import ALONE, NAMES, Play, make_router, spell_out, sweep
 from benchmarks.baselines.router import RouterError, Terms
 from benchmarks.item import Item, routed_items
+from benchmarks.measure import EXACT
 from benchmarks.reply_table import ReplyTable
 
 _ALL, _NONE = "all", "none"
@@ -76,9 +77,10 @@ def make_rows(contest: Contest, rows: Sequence[BaselineRow], seed: int) -> Itera
     Raises:
         ReplyTableError: the tables share questions, or their candidates differ.
     """
+    measure = EXACT if contest.play is not None else contest.test.measure
     for router in dict.fromkeys(row.router for row in rows):
         mine = [row for row in rows if row.router == router]
         found = sweep(contest.train, contest.test, [router], seed, [row.lambda_ for row in mine], play=contest.play)
         for row, played in zip(mine, found, strict=True):
-            items = [] if played.left_out else routed_items(row.name, contest.questions, played.outcomes)
+            items = [] if played.left_out else routed_items(row.name, contest.questions, played.outcomes, measure)
             yield row, items, played.left_out

@@ -25,6 +25,7 @@ class Outcome:
     completion_tokens: int = 0  # and wrote
     latency_s: float = 0.0  # of the calls, one after the other
     refused: tuple[str, ...] = ()  # those of `asked` who refused
+    held: float = math.nan  # 1 where an accepted answer stands in the answer as whole words; nan where not known
 
 
 @dataclass(frozen=True, slots=True)

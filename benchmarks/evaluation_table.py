@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.markdown import markdown_table as _table
+from benchmarks.measure import Measure
 from benchmarks.published import PublishedMetric, PublishedRow, published
 from benchmarks.row_summary import Against, Ended, Part, RowSummary
 from benchmarks.statistics import Interval
@@ -81,7 +82,9 @@ def _whole(found: Evaluated) -> str:
         "policy tokens", "latency s", "no answer", *_ENDED, "lost", "against reference, 95 %",
         "p (Holm)",
     )  # fmt: skip
-    return _table(head, (_whole_row(row, found) for row in found.rows))
+    if len(measures_of(found.rows)) == 1:
+        return _table(head, (_whole_row(row, found) for row in found.rows))
+    return _table((*head[:2], "right by", *head[2:]), (_measured_row(row, found) for row in found.rows))
 
 
 def _whole_row(row: RowSummary, found: Evaluated) -> list[str]:
@@ -93,6 +96,16 @@ def _whole_row(row: RowSummary, found: Evaluated) -> list[str]:
         f"{row.latency_s:.2f}", f"{row.unanswered:.1%}", *_ended(row.ended), str(row.lost),
         gap, p,
     ]  # fmt: skip
+
+
+def measures_of(rows: Sequence[RowSummary]) -> list[Measure]:
+    """What the rows are scored by."""
+    return list(dict.fromkeys(row.measure for row in rows))
+
+
+def _measured_row(row: RowSummary, found: Evaluated) -> list[str]:
+    name, questions, *others = _whole_row(row, found)
+    return [name, questions, row.measure, *others]
 
 
 def _gap(against: Against | None, name: str, found: Evaluated) -> tuple[str, str]:

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from actors.pool.measure import holds_answer
 from actors.questions import Question
 from actors.trajectory import Trajectory
 from benchmarks.evaluation import Outcome
 from benchmarks.hops import hop_count
+from benchmarks.measure import EXACT, Measure
 from rewards.outcome import outcomes
 from rewards.transcript import CallStatus
 
@@ -31,7 +33,7 @@ class Item:
     dataset: str
     question: str  # its id
     sample: int  # from 0
-    em: float  # in [0, 1]
+    em: float  # in [0, 1]; exact match, or what `measure` says in its place
     f1: float | None  # None where no accepted answers are known
     cost_usd: float  # of the candidates' calls, tokens in and out
     calls: tuple[tuple[str, str], ...]  # model and how the call ended, in order; an invalid route names no model
@@ -43,6 +45,8 @@ class Item:
     policy_usd: float = 0.0  # what the policy's own tokens cost, where it is paid for
     answer: str | None = None  # None where there was none, or it was not kept
     stop: str = ""  # why the policy's episode ended
+    measure: Measure = EXACT  # that `em` is by
+    held: float | None = None  # 1 where an accepted answer stands in the answer as whole words; None where not known
 
     @property
     def key(self) -> Key:
@@ -94,6 +98,7 @@ def played_item(row: str, sample: int, trajectory: Trajectory, policy_usd: float
         policy_usd=policy_usd,
         answer=transcript.answer,
         stop=str(transcript.stop_reason),
+        held=float(holds_answer(transcript.answer or "", question.answers)),
     )
 
 
@@ -113,11 +118,14 @@ def refused_item(row: str, sample: int, question: Question) -> Item:
         latency_s=0.0,
         hops=hop_count(question),
         stop=NOT_TAKEN,
+        held=0.0,
     )
 
 
-def routed_items(row: str, questions: Sequence[Question], outcomes_: Sequence[Outcome]) -> list[Item]:
-    """The items of a baseline, which asks the candidates and writes nothing itself."""
+def routed_items(
+    row: str, questions: Sequence[Question], outcomes_: Sequence[Outcome], measure: Measure = EXACT
+) -> list[Item]:
+    """The items of a baseline, which asks the candidates and writes nothing itself; its outcomes are by `measure`."""
     return [
         Item(
             row=row,
@@ -132,6 +140,8 @@ def routed_items(row: str, questions: Sequence[Question], outcomes_: Sequence[Ou
             completion_tokens=outcome.completion_tokens,
             latency_s=outcome.latency_s,
             hops=hop_count(question),
+            measure=measure,
+            held=None if math.isnan(outcome.held) else outcome.held,
         )
         for question, outcome in zip(questions, outcomes_, strict=True)
     ]

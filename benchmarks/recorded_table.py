@@ -9,6 +9,7 @@ from typing import Any
 
 from actors.pool.cards import ModelCard, load_cards
 from actors.questions import Question
+from benchmarks.measure import EXACT, JUDGED
 from benchmarks.reply_table import Reply, ReplyTable, normalise_question
 from benchmarks.world.recorded import RECORDED_CARDS, RepliesError, check_fields, count_tokens, read_rows
 from rewards.outcome import outcomes
@@ -40,7 +41,9 @@ def recorded_table(path: Path, cards: Path = RECORDED_CARDS) -> ReplyTable:
     card_of = {card.name: card for card in load_cards(cards)}
     rows: dict[str, _Row] = {}
     assumed: set[str] = set()
+    judged = False
     for where, fields in read_rows(path):
+        judged = judged or "correct" in fields or "score" in fields
         check_fields(fields, where, question=str, model=str)
         card = card_of.get(fields["model"])
         if card is None:
@@ -65,6 +68,7 @@ def recorded_table(path: Path, cards: Path = RECORDED_CARDS) -> ReplyTable:
         cards=tuple(card_of[name] for name in names),
         replies=tuple(tuple(row.replies[name] for name in names) for row in rows.values()),
         note=f"assumed: {', '.join(sorted(assumed))}",
+        measure=JUDGED if judged else EXACT,
     )
 
 

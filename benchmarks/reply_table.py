@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -10,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from actors.pool.cards import ModelCard
+from actors.pool.measure import holds_answer
 from actors.questions import Question
 from benchmarks.evaluation import Outcome
+from benchmarks.measure import EXACT, Measure
 from rewards.outcome import normalise_answer
 
 Floats = npt.NDArray[np.float64]
@@ -51,6 +54,7 @@ class ReplyTable:
     cards: tuple[ModelCard, ...]
     replies: tuple[tuple[Reply, ...], ...]
     note: str = ""  # what of it is assumed rather than measured, in a sentence
+    measure: Measure = EXACT  # that `correct` is by
     correct: Floats = field(init=False, repr=False)
     cost_usd: Floats = field(init=False, repr=False)
     latency_s: Floats = field(init=False, repr=False)
@@ -128,7 +132,14 @@ class ReplyTable:
             completion_tokens=sum(reply.completion_tokens for reply in replies),
             latency_s=sum(reply.latency_s for reply in replies),
             refused=tuple(self.cards[column].name for column in asked if self.replies[row][column].refused),
+            held=self._held(row, replies[-1]),
         )
+
+    def _held(self, row: int, reply: Reply) -> float:
+        answers = self.questions[row].answers
+        if not answers or not (reply.text or reply.refused):
+            return math.nan
+        return float(holds_answer(reply.text, answers))
 
     def _column(self, name: str, most: float) -> Floats:
         values = np.array([[getattr(reply, name) for reply in row] for row in self.replies], dtype=np.float64)

@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.collapse import call_entropy
 from benchmarks.evaluation import EvaluationError
 from benchmarks.item import Item
+from benchmarks.measure import EXACT, HOLDS, Measure
 from benchmarks.statistics import (
     RESAMPLES,
     Comparison,
@@ -60,12 +61,13 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Against:
-    """A row against the reference, question by question, by exact match."""
+    """A row against the reference, question by question, by a measure that both are known by."""
 
     reference: str
     questions: int  # that both answered
     comparison: Comparison
     p_holm: float  # adjusted for all rows that were compared with the reference
+    measure: Measure = EXACT
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class RowSummary:
     entropy: float  # nats; of the call share
     by_set: Mapping[str, Part]
     by_hops: Mapping[int, Part]
+    measure: Measure  # that exact match is by, here and in the parts
     pass_at: Mapping[int, float]  # share of questions right in one of so many samples, if there are several
     spread: float | None  # standard deviation of exact match from sample to sample
 
@@ -134,6 +137,7 @@ def summarise_row(name: str, items: Sequence[Item], *, lost: int = 0, resamples:
         entropy=call_entropy(share) if total else 0.0,
         by_set=_parts(items, lambda item: item.dataset, resamples),
         by_hops={hops: part for hops, part in sorted(_parts(items, lambda i: i.hops or 0, resamples).items()) if hops},
+        measure=items[0].measure,
         pass_at=pass_at(asked.by_question.values()) if samples > 1 else {},
         spread=_spread(items) if samples > 1 else None,
     )
@@ -143,20 +147,24 @@ def against(rows: Mapping[str, Sequence[Item]], reference: str, *, resamples: in
     """Each other row against the reference, on the questions that both answered, with Holm's adjustment.
 
     The difference is the macro average's, each set resampled by itself. Of one set the test is `statistics.compare`'s,
-    of several that of flipped signs, where a question counts by its weight in the macro average. A row without a
-    question in common with the reference is left out.
+    of several that of flipped signs, where a question counts by its weight in the macro average. Rows that are scored
+    by different measures are compared by whether their answers hold an accepted one. A row without a question or a
+    measure in common with the reference is left out.
     """
-    theirs = _Asked(rows[reference]).means()
-    found: dict[str, tuple[int, Comparison]] = {}
+    reference_items = _Asked(rows[reference])
+    found: dict[str, tuple[int, Comparison, Measure]] = {}
     for name, items in rows.items():
-        ours = _Asked(items).means()
-        common = [key for key in ours if key in theirs]
-        if name != reference and common:
-            found[name] = len(common), _compare(common, ours, theirs, resamples)
-    adjusted = holm([comparison.p_value for _, comparison in found.values()])
+        asked = _Asked(items)
+        common = [key for key in asked.by_question if key in reference_items.by_question]
+        measure = _common_measure(items, rows[reference])
+        if name != reference and common and measure is not None:
+            of = _held if measure == HOLDS else _em
+            compared = _compare(common, asked.means(of), reference_items.means(of), resamples)
+            found[name] = len(common), compared, measure
+    adjusted = holm([comparison.p_value for _, comparison, _ in found.values()])
     return {
-        name: Against(reference, questions, comparison, p)
-        for (name, (questions, comparison)), p in zip(found.items(), adjusted, strict=True)
+        name: Against(reference, questions, comparison, p, measure)
+        for (name, (questions, comparison, measure)), p in zip(found.items(), adjusted, strict=True)
     }
 
 
@@ -183,8 +191,8 @@ class _Asked:
         for item in sorted(items, key=lambda item: item.key):
             self.by_question[item.dataset, item.question].append(item)
 
-    def means(self) -> dict[Question, float]:
-        return dict(zip(self.by_question, self.scores(_em), strict=True))
+    def means(self, of: Callable[[Item], float]) -> dict[Question, float]:
+        return dict(zip(self.by_question, self.scores(of), strict=True))
 
     def scores(self, of: Callable[[Item], float]) -> list[float]:
         return [float(np.mean([of(item) for item in items])) for items in self.by_question.values()]
@@ -204,6 +212,18 @@ class _Asked:
 
 def _em(item: Item) -> float:
     return item.em
+
+
+def _held(item: Item) -> float:
+    return math.nan if item.held is None else item.held
+
+
+def _common_measure(ours: Sequence[Item], theirs: Sequence[Item]) -> Measure | None:
+    """What two rows can be compared by; None where there is nothing."""
+    measures = {item.measure for items in (ours, theirs) for item in items}
+    if len(measures) == 1:
+        return ours[0].measure
+    return HOLDS if all(item.held is not None for items in (ours, theirs) for item in items) else None
 
 
 def _f1(item: Item) -> float:

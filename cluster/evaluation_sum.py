@@ -13,8 +13,9 @@ from actors.pool.cards import ModelCard
 from actors.questions import Question
 from benchmarks.baseline_rows import Contest, make_rows, planned_rows
 from benchmarks.baselines.report import REFERENCE
-from benchmarks.evaluation_table import Evaluated, published_rows, render
+from benchmarks.evaluation_table import Evaluated, measures_of, published_rows, render
 from benchmarks.item import Item
+from benchmarks.measure import HOLDS, MEANING
 from benchmarks.pool_fingerprint import card_facts, fingerprint
 from benchmarks.pool_table import PoolTable, render_pools
 from benchmarks.protocol import passes
@@ -77,6 +78,11 @@ class Evaluation:
         reference = self._reference(list(by_row))
         notes = [*self.notes, *(pools.notes if pools else ())]
         notes += [f"{name} was left out: {why}" for name, why in (self.left_out or {}).items()]
+        if len(measures := measures_of(rows)) > 1:
+            notes.append(
+                f"rows are scored by different measures: {'; '.join(f'{m}: {MEANING[m]}' for m in measures)}. Such "
+                f"rows are compared by {HOLDS!r}, where it is known of both, and not by the numbers shown"
+            )
         if total := sum(lost[name] for name in by_row):
             notes.append(
                 f"{total} episodes failed (failures.jsonl) and count nowhere; the same command plays them again"

@@ -12,13 +12,13 @@ from actors.pool.cards import ModelCard
 from actors.pool.measure import holds_answer
 from actors.questions import Question
 from actors.together import run_together
+from benchmarks.measure import HOLDS
 from benchmarks.reply_table import Reply, ReplyTable
 from rewards.outcome import token_f1
 from rewards.transcript import CallStatus, RouteCall
 
 NOTE = (
-    "candidates answer in sentences, so a reply to a whole question counts as right where it holds an accepted answer, "
-    "which is kinder to baselines than the policy's exact match"
+    "candidates answer in sentences, so a reply to a whole question counts as right where it holds an accepted answer"
 )
 
 
@@ -76,7 +76,7 @@ async def ask_table(
             failed.append((question, f"{lost[0].model} ended {lost[0].status}: {lost[0].error}"))
         else:
             whole.append((question, tuple(_reply(question, call) for call in row)))
-    table = ReplyTable(tuple(q for q, _ in whole), tuple(cards), tuple(replies for _, replies in whole), NOTE)
+    table = ReplyTable(tuple(q for q, _ in whole), tuple(cards), tuple(replies for _, replies in whole), NOTE, HOLDS)
     return Asked(table, tuple(failed))
 
 

@@ -1,10 +1,9 @@
 """The effective sample: how many of a step's sequences are left to learn from once they are weighted.
 
 With importance weights w of the N sequences of an optimizer step it is (sum w)^2 / sum w^2 (Kong 1992): N where all
-weigh alike, 1 where one of them decides everything. Batches that grow stale become few in effect long before their
-loss shows it, and steps as long as on fresh ones then run away. So a step's learning rate is multiplied by
-sqrt(effective / N), the root being how Adam's rate goes with the size of a batch (VCPO, Huang et al. 2026, arXiv
-2602.17616). A sequence's weight is the product of its tokens' ratios learner / sampler, cut at the cap.
+weigh alike, 1 where one of them decides everything. Where it falls, batches have grown too stale for the steps that are
+taken on them (VCPO, Huang et al. 2026, arXiv 2602.17616). A sequence's weight is the product of its tokens' ratios
+learner / sampler, cut at the cap.
 """
 
 from __future__ import annotations

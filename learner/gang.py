@@ -201,7 +201,8 @@ class LearnerGang:
             logit_chunk_tokens=self._logit_chunk,
             seed=(self.settings.seed, self._batches),
         )
-        reports = self.call_each("train_step", [(share,) for share in shares])
+        lr_share = self._lr_share(trajectories)
+        reports = self.call_each("train_step", [(share, lr_share) for share in shares])
         self._batches += 1
         bad = reports[0].bad
         if bad is None:
@@ -249,6 +250,13 @@ class LearnerGang:
         samples = make_samples(trajectories, np.zeros(len(trajectories)))
         scored = self.call_each("score_batch", [(share,) for share in self._split(samples)])
         return {order[index]: scores for part in scored for index, scores in part.items()}
+
+    def _lr_share(self, trajectories: Sequence[Trajectory]) -> float:
+        """The share of the learning rate that a batch is trained with, by the age of what the policy sampled in it."""
+        if not self.settings.lr_by_staleness:
+            return 1.0
+        versions = np.concatenate([t.versions[t.sampled] for t in trajectories])
+        return 1.0 / max(1.0, self._batches - float(versions.mean()))
 
     def _work(self, samples: Sequence[Sample], seconds: float, passes: int) -> dict[str, float]:
         given = self.settings.peak_tflops

@@ -16,7 +16,8 @@ arXiv 2110.00641), and each token is weighted by rho = learner / sampler at that
 
 A masked token still counts in the mean's denominator, so that the result does not depend on packing or ranks. With one
 optimizer step a batch the latter two have no trust region of their own: what was sampled two versions ago pushes three
-times. On the embedded world, which is trained at a high rate, both collapse at staleness 2 and `clip` does not.
+times, and past the goal (`lr_by_staleness` is for that, too). On the embedded world, which is trained at a high rate,
+both collapse at staleness 2 and `clip` does not.
 """
 
 from __future__ import annotations

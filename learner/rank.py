@@ -81,12 +81,12 @@ class LearnerRank:
         )
         deepspeed.init_distributed(verbose=False)
 
-    def train_step(self, steps: list[OptimizerStep]) -> RankReport:
+    def train_step(self, steps: list[OptimizerStep], lr_share: float = 1.0) -> RankReport:
         """Take the optimizer steps of one batch, as `train_batch` tells; collective."""
         self.batches += 1
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        report = train_batch(self.networks, steps, self.settings, self.kl_coef)
+        report = train_batch(self.networks, steps, self.settings, self.kl_coef, lr_share)
         if self.settings.kl_target is not None and report.grad_norms:
             self._adapt_kl_coef(report.sums["kl_ref"] / len(report.grad_norms), self.settings.kl_target)
         report.peak_memory_gib = _peak_bytes(self.device) / 2**30

@@ -189,10 +189,10 @@ class LearnerSettings(Settings):
         description="Most that an importance weight may be; with mask, its inverse is the least. With clip, the dual "
         "clip where none is set.",
     )
-    lr_by_effective_sample: bool = Field(
+    lr_by_staleness: bool = Field(
         True,
-        description="With importance weights (truncate, mask), shorten the steps of stale batches, as "
-        "learner/effective_sample.py tells.",
+        description="Divide the policy's learning rate by the mean staleness of a batch's sampled tokens, in versions, "
+        "where that is above 1 (Zhang et al. 2016, arXiv 1511.05950).",
     )
     entropy_coef: float = Field(0.0, ge=0, description="Weight of the entropy bonus.")
     estimator: Literal["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gae"] = Field(
@@ -325,17 +325,12 @@ class LearnerSettings(Settings):
         return self.estimator not in ("gae", "reinforce_pp")
 
     @property
-    def weighs_importance(self) -> bool:
-        """Whether tokens are weighted for what sets their sampler apart from the learner."""
-        return self.importance in ("truncate", "mask")
-
-    @property
     def scores_first(self) -> bool:
         """Whether a batch is scored before its first optimizer step.
 
         For importance weights a batch of one optimizer step need not be: its step scores it with the same weights.
         """
-        corrected = self.weighs_importance and self.ppo_epochs * self.minibatches > 1
+        corrected = self.importance in ("truncate", "mask") and self.ppo_epochs * self.minibatches > 1
         return corrected or self.estimator == "gae" or (self.kl_in == "reward" and self.kl_coef > 0)
 
     def for_staleness(self, max_staleness: int) -> LearnerSettings:

@@ -49,14 +49,15 @@ def score_batch(
 
 
 def train_batch(
-    networks: Networks, steps: list[OptimizerStep], settings: LearnerSettings, kl_coef: float
+    networks: Networks, steps: list[OptimizerStep], settings: LearnerSettings, kl_coef: float, lr_share: float = 1.0
 ) -> RankReport:
-    """Take the optimizer steps of a batch; collective.
+    """Take the optimizer steps of a batch, with this share of the policy's learning rate; collective.
 
     The first whose loss or gradient is not finite is not taken, nor is any after it; the report's `bad` tells why.
     The policy's keeps policy and critic as they were, the critic's only the critic.
     """
     report = RankReport(kl_coef=kl_coef)
+    networks.policy.lr_share = lr_share
     # A scored batch brings the reference policy's log-probabilities along.
     with nullcontext() if settings.scores_first else networks.reference_at_hand():
         for number, step in enumerate(steps):
@@ -73,6 +74,7 @@ def _optimizer_step(
     terms: list[LossTerms] = []
     values: list[ValueTerms] = []
     bad: BadStep | None = None
+    report.lr = policy.lr
     for place, samples in enumerate(step.micro_batches):
         last = place == len(step.micro_batches) - 1
         batch = collate(samples)
@@ -82,8 +84,7 @@ def _optimizer_step(
         scores, of_policy = _policy_terms(networks, batch, step, chunks, settings, report.kl_coef)
         terms.append(of_policy)
         if last:
-            policy.lr_share = _lr_share(terms, step, settings, report)
-            report.lr = policy.lr
+            report.effective_samples.append(_effective_share(terms, step))
             losses = [t.loss for t in terms]
             bad = finish_step(policy, "policy", losses, scores.logprobs, step, report.grad_norms)
             if bad is None:
@@ -128,13 +129,11 @@ def _policy_terms(
     return scores, policy_loss(scores, tokens, settings, totals, kl_coef=kl_coef)
 
 
-def _lr_share(terms: list[LossTerms], step: OptimizerStep, settings: LearnerSettings, report: RankReport) -> float:
-    """The share of the learning rate that the step is taken with; collective."""
+def _effective_share(terms: list[LossTerms], step: OptimizerStep) -> float:
+    """The effective sample of a step as a share of its sequences; collective."""
     sums = torch.stack([torch.stack([t.sequence_weight, t.sequence_weight_squared]) for t in terms]).sum(0)
     torch.distributed.all_reduce(sums)
-    share = effective_share(sums, step.sequence_count)
-    report.effective_samples.append(share)
-    return math.sqrt(share) if settings.weighs_importance and settings.lr_by_effective_sample else 1.0
+    return effective_share(sums, step.sequence_count)
 
 
 def _value_terms(

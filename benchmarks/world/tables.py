@@ -62,6 +62,7 @@ def _chained(scores: tuple[float, float], hops: Sequence[Outcome]) -> Outcome:
         prompt_tokens=sum(hop.prompt_tokens for hop in hops),
         completion_tokens=sum(hop.completion_tokens for hop in hops),
         latency_s=sum(hop.latency_s for hop in hops),
+        held=scores[0],  # answers are words, not sentences
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from scipy import stats
 
 from benchmarks.evaluation import EvaluationError
 from benchmarks.item import Item
+from benchmarks.measure import HOLDS, JUDGED
 from benchmarks.row_summary import against, pass_at, summarise_row
 from benchmarks.statistics import holm
 
@@ -109,6 +111,18 @@ def test_rows_are_compared_on_the_questions_that_both_answered() -> None:
     expected = stats.binomtest(only[1, 0], only[1, 0] + only[0, 1]).pvalue
     assert found["b"].comparison.p_value == pytest.approx(expected)
     assert [each.p_holm for each in found.values()] == holm([each.comparison.p_value for each in found.values()])
+
+
+def test_rows_of_different_measures_are_compared_by_what_their_answers_hold() -> None:
+    ours = [replace(i, held=float(n % 2)) for n, i in enumerate(made_row("policy", 1, {"nq": 60}))]
+    held = [replace(i, em=float(n % 3 == 0), held=float(n % 3 == 0), measure=HOLDS) for n, i in enumerate(ours)]
+    judged = [replace(i, measure=JUDGED, held=None) for i in made_row("judged", 2, {"nq": 60})]
+    rows = {"policy": ours, "held": held, "judged": judged}
+    found = against(rows, "policy", resamples=FEW)
+    assert found.keys() == {"held"}  # of the judged nothing is known that is known of the policy, too
+    assert found["held"].measure == HOLDS
+    assert found["held"].comparison.difference.mean == pytest.approx(1 / 3 - 1 / 2)
+    assert against({"a": judged, "b": judged}, "a", resamples=FEW)["b"].measure == JUDGED
 
 
 def test_over_several_sets_the_difference_is_the_macro_averages() -> None:

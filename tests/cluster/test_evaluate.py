@@ -241,6 +241,12 @@ def test_everyone_is_asked_only_when_told_to_and_the_price_is_said_first(endpoin
     assert (found["alone:alpha"]["em_all"], found["alone:alpha"]["ended"]["refusals"]) == (1.0, 0)
     assert (found["alone:beta"]["em_all"], found["alone:beta"]["ended"]["refusals"]) == (0.0, 12)
     assert found["largest"]["call_share"] == {"alpha": 1.0}
+    # The policy is scored by exact match, and those who answer in sentences by what they hold.
+    assert (found["policy"]["measure"], found["alone:alpha"]["measure"]) == ("exact match", "holds")
+    gap = json.loads((out / "evaluation.json").read_text())["against"]["alone:alpha"]
+    assert gap["measure"] == "holds"
+    assert gap["comparison"]["difference"]["mean"] == pytest.approx(1 - found["policy"]["em_all"])
+    assert "| right by |" in (out / "table.md").read_text()
     assert found["policy"]["questions"] == 12
     before = dict(endpoints.asked)
     run(dataclasses.replace(assignment, ask_everyone=True))

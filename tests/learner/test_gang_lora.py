@@ -27,6 +27,7 @@ BASE: dict[str, Any] = {
     "kl_coef": KL,
     "kl_estimator": "k2",
     "ppo_epochs": 2,
+    "lr_by_staleness": False,
     "max_grad_norm": 100.0,
     "optimizer": {"lr": LR, "eps": EPS},
     "start_timeout_s": 240,

@@ -36,6 +36,7 @@ BASE: dict[str, Any] = {
     "clip_low": CLIP,
     "clip_high": CLIP,
     "ppo_epochs": EPOCHS,
+    "lr_by_staleness": False,
     "max_grad_norm": MAX_NORM,
     "optimizer": POLICY,
     "peak_tflops": 0.05,

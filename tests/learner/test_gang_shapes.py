@@ -62,7 +62,8 @@ def expected(tiny_checkpoint: Path, batches: list[list[Trajectory]]) -> dict[str
             loss = -torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
             (loss[mask].sum() / total).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
-        adamw.param_groups[0]["lr"] = LR * min((step + 1) / 3, 1)
+        # The batches are all of version 0, and grow stale as the policy is trained.
+        adamw.param_groups[0]["lr"] = LR * min((step + 1) / 3, 1) / max(1, step)
         adamw.step()
         adamw.zero_grad()
     return {name: p.detach() for name, p in model.named_parameters()}
