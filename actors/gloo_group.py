@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import torch
-from torch.distributed import BroadcastOptions, PrefixStore, ProcessGroupGloo, TCPStore, Work
+from torch.distributed import BroadcastOptions, PrefixStore, ProcessGroupGloo, TCPStore
 
 _POLL_S = 0.0005
 _CHECK_S = 0.2
@@ -77,9 +77,18 @@ class GlooGroup:
         options.timeout = self._timeout
         try:
             work = self._group.broadcast([tensor], options)
-            if check is not None:
-                _watch(work, check)
-            work.wait()
+            try:
+                checked = time.monotonic()
+                while check is not None and not work.is_completed():
+                    time.sleep(_POLL_S)
+                    if time.monotonic() - checked > _CHECK_S:
+                        check()
+                        checked = time.monotonic()
+                work.wait()
+            finally:
+                # Errors keep the frames that they came through, and this would keep the group's connections open: who
+                # waits at their other ends would wait for the whole deadline.
+                del work
         except RuntimeError as error:
             raise TimeoutError(
                 f"the broadcast of {what} failed or took longer than {self._timeout.total_seconds():g} s "
@@ -90,16 +99,6 @@ class GlooGroup:
         """Leave the group; the object is of no use afterwards."""
         self.__dict__.pop("_group", None)
         self.__dict__.pop("_store", None)
-
-
-def _watch(work: Work, check: Callable[[], None]) -> None:
-    """Wait until `work` is over, well or not, with a `check` every `_CHECK_S` seconds."""
-    checked = time.monotonic()
-    while not work.is_completed():
-        time.sleep(_POLL_S)
-        if time.monotonic() - checked > _CHECK_S:
-            check()
-            checked = time.monotonic()
 
 
 def _address_towards(host: str, port: int) -> str:
