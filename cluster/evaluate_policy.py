@@ -1,4 +1,4 @@
-"""Evaluating a policy: its episodes are played, then the baselines beside it, as far as there is a table for them."""
+"""Evaluating a policy: its episodes are played, then the baselines beside it, as far as they can be had."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from actors.pool.caller import CandidateCaller
 from actors.pool.cards import ModelCard
+from benchmarks.baseline_rows import UNTRAINED
 from benchmarks.protocol import load_questions, passes
 from cluster.candidates import start_candidates
 from cluster.config import Config
@@ -19,6 +20,7 @@ from cluster.evaluation_target import Target, open_target, pool_notes
 from cluster.ledger_place import prepare_ledger
 from cluster.live_contest import policy_contest
 from cluster.run_id import keep_run_id
+from cluster.untrained_rows import plan_untrained
 
 
 def evaluate_policy(assignment: Assignment, names: Sequence[str], say: Say, told: Told) -> Path:
@@ -41,23 +43,29 @@ def evaluate_policy(assignment: Assignment, names: Sequence[str], say: Say, told
             "policy_usd_per_million": [assignment.price_in, assignment.price_out],
         }
         folder = EvaluationFolder(out, what_is_asked(assignment, questions, cards, policy=target.identity, rules=rules))
-        notes = pool_notes(target, cards)
+        untrained = plan_untrained(target, names, planned, questions, cards, asked_for=assignment.baselines)
+        notes = [*pool_notes(target, cards), *untrained.notes]
         for note in notes:
             say(f"note: {note}")
         rows = tuple(each.row for each in planned)
         evaluation = Evaluation(assignment, questions, cards, folder, target.identity, rows, notes)
         try:
+            untrained.keep_to_player(folder)
             episodes = episodes_of(config, planned, questions, cards)
+            if untrained.player is target:
+                episodes += untrained.episodes
             _play(target, episodes, evaluation, say, told)
-            baselines: list[str] = []
-            if names:
+            if untrained.player is not target:
+                _play(untrained.player, untrained.episodes, evaluation, say, told)
+            baselines = list(untrained.rows)
+            if tabled := [name for name in names if name not in UNTRAINED]:
                 found = policy_contest(
                     config, questions, cards, assignment, lambda: _hire(config, cards, folder), say, told
                 )
                 notes += found.notes
                 evaluation.spent_usd = max(evaluation.spent_usd, found.spent_usd)
                 if found.contest is not None:
-                    baselines = evaluation.run_baselines(names, found.contest, told)
+                    baselines += evaluation.run_baselines(tabled, found.contest, told)
             evaluation.finish(baselines)
         finally:
             folder.close()
@@ -72,7 +80,7 @@ def _play(target: Target, episodes: Sequence[Waiting], evaluation: Evaluation, s
     if done:
         say(f"{done} of {len(episodes)} episodes were played before")
     if not waiting:
-        evaluation.spent_usd = folder.spent_before()
+        evaluation.spent_usd = max(evaluation.spent_usd, folder.spent_before())
         return
     caller = _hire(target.config, evaluation.cards, folder)
 
