@@ -64,7 +64,7 @@ def evaluate_policy(assignment: Assignment, names: Sequence[str], say: Say, told
             contest = None
             if names:
                 found = policy_contest(
-                    config, questions, cards, assignment, lambda: _hire(config, cards, folder, {}), say, told
+                    config, questions, cards, assignment, folder, lambda: _hire(config, cards, folder, {}), say, told
                 )
                 notes += found.notes
                 evaluation.spent_usd = max(evaluation.spent_usd, found.spent_usd)

@@ -153,16 +153,21 @@ def what_is_asked(
     rules: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What makes an evaluation this one and no other."""
-    texts = json.dumps([(q.dataset, q.id, q.text, q.answers) for q in questions])
     return {
         "target": policy or assignment.target,
         "protocol": assignment.protocol,
         "samples": assignment.samples,
-        "questions": f"{len(questions)}, {hashlib.blake2b(texts.encode(), digest_size=6).hexdigest()}",
+        "questions": fingerprint_questions(questions),
         "pool": fingerprint(cards),
         "seed": assignment.seed,
         "rules": dict(rules),
     }
+
+
+def fingerprint_questions(questions: Sequence[Question]) -> str:
+    """How many they are, and a digest of them and of their answers."""
+    texts = json.dumps([(q.dataset, q.id, q.text, q.answers) for q in questions])
+    return f"{len(questions)}, {hashlib.blake2b(texts.encode(), digest_size=6).hexdigest()}"
 
 
 def check_answerable(questions: Sequence[Question], serve: str) -> None:

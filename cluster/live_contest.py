@@ -16,6 +16,8 @@ from benchmarks.question_sets import load_sources
 from benchmarks.reply_table import normalise_question
 from cluster.config import Config
 from cluster.evaluation_assignment import Assignment, EvaluateError
+from cluster.evaluation_folder import EvaluationFolder
+from cluster.evaluation_sum import fingerprint_questions
 from cluster.everyone import Asked, ask_table
 
 
@@ -33,6 +35,7 @@ def policy_contest(
     questions: Sequence[Question],
     cards: Sequence[ModelCard],
     assignment: Assignment,
+    folder: EvaluationFolder,
     hire: Callable[[], CandidateCaller],
     say: Callable[[str], None],
     told: Callable[[int, int, float], None],
@@ -41,13 +44,13 @@ def policy_contest(
 
     Raises:
         EvaluateError: asking everyone may cost more than allowed.
+        RunFolderError: the folder's baselines were made of other replies, or learnt from other questions.
         ReplyTableError, RepliesError, PoolError, LedgerError, QuestionError: the tables can't be had.
     """
     if config.candidates.serve == "world":
         return Found(world_contest(questions))
     if config.candidates.serve == "recorded":
-        assert config.candidates.replies is not None  # the configuration refuses it
-        found = served_contest(config.candidates.replies, questions)
+        found = kept_contest(config, questions, folder)
         return Found(found, (f"baselines: right is what the file of replies says is right; {found.test.note}",))
     if not assignment.ask_everyone:
         return Found(None, ("no baselines: they need every candidate's reply to every question; say --ask-everyone",))
@@ -63,6 +66,7 @@ def policy_contest(
             f"--ask-everyone may cost {most:.4f} USD, more than --max-usd {assignment.max_usd:g}; say --yes, raise "
             "--max-usd, or lower --limit or --fit-questions"
         )
+    folder.keep_to({"learnt_from": fingerprint_questions(learnt)})
     caller = hire()
     train, test, spent = asyncio.run(
         _ask(caller, learnt, questions, cards, assignment.concurrency or config.candidates.pool.max_in_flight, told)
@@ -74,6 +78,19 @@ def policy_contest(
             f"such as {failed[0][0].id!r}: {failed[0][1]}"
         )
     return Found(live_contest(train.table, test.table), tuple(notes), spent)
+
+
+def kept_contest(config: Config, questions: Sequence[Question], folder: EvaluationFolder) -> Contest:
+    """The contest by the recipe's recorded replies, to which the folder keeps.
+
+    Raises:
+        RunFolderError: the folder's baselines were made of other replies.
+        ReplyTableError, RepliesError: as of `served_contest`.
+    """
+    assert config.candidates.replies is not None  # the configuration refuses it
+    found = served_contest(config.candidates.replies, questions)
+    folder.keep_to({"replies": found.test.digest, "learnt_from": found.train.digest})
+    return found
 
 
 async def _ask(

@@ -320,6 +320,10 @@ def test_recorded_replies_bound_each_pool(endpoints: Pools, tmp_path: Path) -> N
     assert after["best_single_usd_per_1k"] == pytest.approx(2 * before["best_single_usd_per_1k"])
     assert after["of_oracle"] == before["of_oracle"]
     assert {item["calls"][0][0] for item in items["policy @ without:ChatGPT-4"]} == {"BingChat"}
+    replies[0]["correct"] = not replies[0]["correct"]
+    (tmp_path / "replies.jsonl").write_text("".join(json.dumps(row) + "\n" for row in replies), encoding="utf-8")
+    with pytest.raises(RunFolderError, match=r"baselines of another making \(replies was "):
+        run(ask("known", range(24)))
 
     out, _ = run(ask("unknown", range(39, 42)))  # two of them were never recorded
     assert [row["summary"]["questions"] for row in pools_of(out).values()] == [3, 3, 3]
