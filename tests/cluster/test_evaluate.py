@@ -345,6 +345,19 @@ def test_candidates_that_are_not_there_are_told_at_once(endpoints: Endpoints, tm
     assert not endpoints.asked
 
 
+def test_questions_whose_hops_nobody_knows_are_counted(endpoints: Endpoints, tmp_path: Path) -> None:
+    known = write_questions(tmp_path / "nq.jsonl", range(200, 203), "nq")
+    assignment = chat(endpoints, tmp_path, 5)
+    out, _ = run(dataclasses.replace(assignment, datasets=(*assignment.datasets, known)))
+    [row] = numbers(out).values()
+    assert {hops: part["questions"] for hops, part in row["by_hops"].items()} == {"1": 3}
+    assert row["questions"] == 8
+    note = "Note: 5 of 8 questions have no known hop count and are in no row by hops: things 5\n"
+    assert note in (out / "table.md").read_text()
+    out, _ = run(dataclasses.replace(assignment, datasets=(known,), out=tmp_path / "known"))
+    assert "hop count" not in (out / "table.md").read_text()
+
+
 def test_one_question(endpoints: Endpoints, tmp_path: Path) -> None:
     out, _ = run(chat(endpoints, tmp_path, 1))
     assert numbers(out)["policy"]["em"]["low"] is None
