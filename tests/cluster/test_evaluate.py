@@ -3,74 +3,43 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from endpoints import Endpoints, Words, write_cards, write_questions
+from endpoints import Endpoints, write_cards, write_questions
+from evaluations import chat, check_unique, lines, numbers, run
 
 from actors.pool.transport import PoolError
-from actors.questions import Question, QuestionError
+from actors.questions import QuestionError
 from actors.teacher import TeacherError
 from benchmarks import contests
 from benchmarks.baselines.router import RouterError
 from benchmarks.contests import TRAIN_SHARE
-from benchmarks.evaluation import Outcome
-from benchmarks.question_sets import load_source
 from benchmarks.recorded_table import recorded_table
 from benchmarks.reply_table import ReplyTableError, split
-from benchmarks.world.baselines import baselines as played_baselines
-from benchmarks.world.baselines import play
-from benchmarks.world.experts import Expert, count_tokens, experts
-from benchmarks.world.facts import Hop, World
-from cluster import evaluate_cli, evaluation_policy
+from cluster import evaluate_cli
 from cluster.batch import BudgetSpent
 from cluster.config import load_config
 from cluster.disk import RunFolderError
-from cluster.evaluate import evaluate
 from cluster.evaluation_assignment import Assignment, EvaluateError
 from cluster.evaluation_target import Target, pool_notes, trained_cards
 from cluster.responder import PolicySource
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-FEW = 199  # resamples
 QUICK = ("alone", "random", "cheapest", "best_constant", "oracle")
 
 
 @pytest.fixture(autouse=True)
 def _little_to_learn_from(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contests, "_WORLD_TRAIN", 100)
-
-
-def run(assignment: Assignment) -> tuple[Path, list[str]]:
-    said: list[str] = []
-    return evaluate(dataclasses.replace(assignment, resamples=FEW), said.append, lambda *_: None), said
-
-
-def numbers(folder: Path) -> dict[str, dict[str, Any]]:
-    """The rows of an evaluation, by name."""
-    return {row["name"]: row for row in json.loads((folder / "evaluation.json").read_text())["rows"]}
-
-
-def lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
-
-
-def check_unique(folder: Path) -> None:
-    keys = Counter((row["row"], row["dataset"], row["question"], row["sample"]) for row in lines(folder))
-    assert keys
-    assert set(keys.values()) == {1}
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not here")
@@ -92,64 +61,6 @@ def test_recorded_replies_give_the_numbers_of_another_computation(tmp_path: Path
     assert against[f"alone:{best}"]["comparison"]["p_value"] == 1.0  # the same row under another name
     assert "best_constant" not in against
     check_unique(out)
-
-
-def test_the_worlds_baselines_are_those_of_its_own_bench(tmp_path: Path) -> None:
-    out, _ = run(Assignment("world", limit=60, baselines=QUICK, out=tmp_path / "out"))
-    found = numbers(out)
-    drawn = {(row["dataset"], row["question"]) for row in lines(out)}
-    all_ = load_source("world:heldout", limit=None, two_hop_share=0.4)
-    expected = played_baselines([q for q in all_ if (q.dataset, q.id) in drawn], "seen", 0)
-    singles = [row for name, row in found.items() if name.startswith("alone:")]
-    best = max(singles, key=lambda row: row["em_all"])
-    assert best["em_all"] == pytest.approx(expected["best_single"].em)
-    assert set(found["oracle"]["by_set"]) == {"world-1hop", "world-2hop"}
-    mean = np.mean([part["em"]["mean"] for part in best["by_set"].values()])
-    assert best["em"]["mean"] == pytest.approx(mean)
-    assert set(best["by_hops"]) == {"1", "2"}
-    assert best["prompt_tokens"] > 0 < best["latency_s"]
-
-
-def chosen_at_random(question: Question, step: int, hop: Hop, world: World) -> Expert:
-    return random.Random(f"random-0-{question.id}#{step}").choice(experts("seen"))
-
-
-def cheapest_who_is_right(question: Question, step: int, hop: Hop, world: World) -> Expert:
-    """Or the cheapest of all, where nobody is."""
-    prices = {
-        each.name: each.cost_usd(count_tokens(hop.query), count_tokens(each.reply(hop, world)))
-        for each in experts("seen")
-    }
-    return min(experts("seen"), key=lambda each: (not each.answers_rightly(hop, world), prices[each.name]))
-
-
-@pytest.mark.parametrize(("row", "choose"), [("random", chosen_at_random), ("oracle", cheapest_who_is_right)])
-def test_random_and_oracle_over_the_world_are_those_played_by_hand(
-    row: str, choose: Callable[[Question, int, Hop, World], Expert], tmp_path: Path
-) -> None:
-    out, _ = run(Assignment("world", limit=60, baselines=(row,), out=tmp_path / "out"))
-    items = {(item["dataset"], item["question"]): item for item in lines(out)}
-    world, played = World(), {}
-    for question in load_source("world:heldout", limit=None, two_hop_share=0.4):
-        if (question.dataset, question.id) in items:
-            steps = itertools.count()
-            outcome = play(question, world, lambda hop, q=question, n=steps: choose(q, next(n), hop, world))  # type: ignore[misc]
-            played[question.dataset, question.id] = outcome
-    assert len(played) == len(items) == 60
-    for key, outcome in played.items():
-        assert (items[key]["em"], items[key]["f1"]) == (outcome.em, outcome.f1)
-        assert items[key]["cost_usd"] == pytest.approx(outcome.cost_usd, rel=1e-12)
-        assert items[key]["calls"] == [[name, "ok"] for name in outcome.asked]
-    by_set: dict[str, list[Outcome]] = {}
-    for (dataset, _), outcome in played.items():
-        by_set.setdefault(dataset, []).append(outcome)
-    figures = numbers(out)[row]
-    assert figures["em_all"] == pytest.approx(np.mean([outcome.em for outcome in played.values()]))
-    assert figures["em"]["mean"] == pytest.approx(np.mean([np.mean([o.em for o in part]) for part in by_set.values()]))
-    usd = np.mean([np.mean([o.cost_usd for o in part]) for part in by_set.values()])
-    assert figures["usd_per_1k"] == pytest.approx(1000 * usd)
-    asked = Counter(name for outcome in played.values() for name in outcome.asked)
-    assert figures["call_share"] == pytest.approx({name: n / asked.total() for name, n in asked.items()})
 
 
 _SLOWLY = """
@@ -193,39 +104,6 @@ def test_killed_in_its_midst_it_goes_on_to_the_same_table(tmp_path: Path) -> Non
     again = items.read_bytes()
     run(dataclasses.replace(assignment, out=out))
     assert items.read_bytes() == again
-
-
-@pytest.fixture
-def endpoints(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoints]:
-    monkeypatch.setattr(evaluation_policy, "load_tokenizer", lambda _: Words())  # importing transformers takes seconds
-    made = Endpoints()
-    yield made
-    made.stop()
-
-
-def chat(endpoints: Endpoints, tmp_path: Path, count: int = 10, **changes: Any) -> Assignment:
-    """An evaluation of `sage` over both candidates."""
-    train = write_questions(tmp_path / "train.jsonl", range(100, 130))
-    asked = write_questions(tmp_path / "asked.jsonl", range(count))
-    return Assignment(
-        **{
-            "target": endpoints.url,
-            "model": "sage",
-            "datasets": (asked,),
-            "baselines": ("none",),
-            "out": tmp_path / "out",
-            "concurrency": 2,
-            "price_in": 1.0,
-            "price_out": 10.0,
-            "overrides": (
-                "candidates.serve=none",
-                f"candidates.pool.cards={write_cards(tmp_path / 'cards.yaml', endpoints.url)}",
-                f"data.train={train}",
-                f"data.eval={asked}",
-            ),
-        }
-        | changes
-    )
 
 
 def test_another_model_plays_the_policy_and_goes_on_without_a_call_twice(endpoints: Endpoints, tmp_path: Path) -> None:
@@ -306,36 +184,6 @@ def test_everyone_is_asked_only_when_told_to_and_the_price_is_said_first(endpoin
     assert dict(endpoints.asked) == before
 
 
-def test_judged_replies_are_not_compared_by_exact_match_and_their_baselines_keep_to_them(
-    endpoints: Endpoints, tmp_path: Path
-) -> None:
-    path = tmp_path / "replies.jsonl"
-
-    def record(right: bool) -> None:
-        rows = [
-            {"id": f"t{n}", "dataset": "things", "question": f"what colour is thing {n} ?", "model": model,
-             "response": "it may be red", "correct": right and model == "BingChat"}
-            for n in range(30) for model in ("GPT-3.5", "BingChat")
-        ]  # fmt: skip
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-    record(right=True)
-    assignment = chat(endpoints, tmp_path, 8, baselines=("alone",))
-    served = ("candidates.serve=recorded", f"candidates.replies={path}")
-    of_data = tuple(each for each in assignment.overrides if each.startswith("data."))
-    assignment = dataclasses.replace(assignment, overrides=(*served, *of_data))
-    out, _ = run(assignment)
-    found = {name: (row["measure"], row["em_all"]) for name, row in numbers(out).items()}
-    assert found == {  # the policy repeats "red", which every fourth thing is
-        "policy": ("exact match", 0.25), "alone:GPT-3.5": ("judged", 0.0), "alone:BingChat": ("judged", 1.0),
-    }  # fmt: skip
-    # The file tells no accepted answers, so that the policy and the replies have no measure in common.
-    assert json.loads((out / "evaluation.json").read_text())["against"] == {}
-    record(right=False)
-    with pytest.raises(RunFolderError, match=r"baselines of another making \(replies was "):
-        run(assignment)
-
-
 def test_a_spent_cap_ends_it_and_without_the_cap_it_goes_on(endpoints: Endpoints, tmp_path: Path) -> None:
     assignment = chat(endpoints, tmp_path, concurrency=1)
     capped = (*assignment.overrides, "candidates.pool.cap_usd_per_run=0.0012")
@@ -361,27 +209,6 @@ def test_candidates_that_fail_are_no_answers_and_are_asked_again(endpoints: Endp
     endpoints.broken = {"alpha", "beta"}
     with pytest.raises(EvaluateError, match=r"8 episodes in a row failed, the last of question .t.*: a call to"):
         run(chat(endpoints, tmp_path, 12, out=tmp_path / "broken"))
-
-
-def test_what_the_policys_model_does_not_take_it_has_got_wrong(endpoints: Endpoints, tmp_path: Path) -> None:
-    endpoints.not_taken = {"thing 0", "thing 3"}
-    out, _ = run(chat(endpoints, tmp_path, 10, concurrency=1))
-    found = {row["question"]: row for row in lines(out)}
-    assert {name for name, row in found.items() if row["stop"] == "not_taken"} == {"t0", "t3"}
-    assert all(found[name]["em"] == found[name]["cost_usd"] == 0 for name in ("t0", "t3"))
-    row = numbers(out)["policy"]
-    assert (row["questions"], row["lost"]) == (10, 0)
-    assert "against the rules" in (out / "failures.jsonl").read_text()
-    before = dict(endpoints.asked)
-    run(chat(endpoints, tmp_path, 10))
-    assert dict(endpoints.asked) == before
-
-    endpoints.not_taken = {f"thing {n}" for n in range(20)}
-    with pytest.raises(EvaluateError, match=r"8 episodes in a row failed, .*against the rules"):
-        run(chat(endpoints, tmp_path, 10, out=tmp_path / "none"))
-    assert not (tmp_path / "none" / "items.jsonl").exists()  # nothing of it is believed
-    out, _ = run(chat(endpoints, tmp_path, 3, out=tmp_path / "three"))
-    assert (numbers(out)["policy"]["questions"], numbers(out)["policy"]["em_all"]) == (3, 0)
 
 
 def test_candidates_that_are_not_there_are_told_at_once(endpoints: Endpoints, tmp_path: Path) -> None:
