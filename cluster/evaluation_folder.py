@@ -36,7 +36,7 @@ class EvaluationFolder:
         self.items_file, self.failures_file = path / "items.jsonl", path / "failures.jsonl"
         self.questions_file, self.episodes_file = path / "questions.jsonl", path / "episodes.jsonl"
         self.table_file, self.json_file = path / "table.md", path / "evaluation.json"
-        self._asked_file = path / "asked.json"
+        self._asked_file, self._spent_file = path / "asked.json", path / "spent.json"
         self.ledger, self.run_id_file = path / "ledger.sqlite", path / RUN_ID_FILE
         with writing(path, "the evaluation"):
             path.mkdir(parents=True, exist_ok=True)
@@ -109,14 +109,14 @@ class EvaluationFolder:
         with writing(self._asked_file, "what baselines are made of"):
             write_whole(self._asked_file, _json(self._asked))
 
+    def note_spent(self, usd: float) -> None:
+        """Keep what is spent in all, where no ledger does."""
+        with writing(self._spent_file, "what is spent"):
+            write_whole(self._spent_file, json.dumps({"spent_usd": usd}) + "\n")
+
     def spent_before(self) -> float:
-        """USD that the table tells of which is there already; 0 if there is none."""
-        if not self.json_file.is_file():
-            return 0.0
-        try:
-            return float(json.loads(self.json_file.read_text(encoding="utf-8"))["spent_usd"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise RunFolderError(f"{self.json_file}: damaged ({error}); remove it, it is written anew") from error
+        """USD spent in all, as far as it was noted or a table tells of it."""
+        return max(_read_spent(file) for file in (self._spent_file, self.json_file))
 
     def finish(self, table: str, numbers: Mapping[str, Any]) -> None:
         """Write the table and its numbers."""
@@ -157,6 +157,15 @@ class EvaluationFolder:
                 raise RunFolderError(f"{self.items_file}, line {number}: {item.key} comes twice; remove one of the two")
             found[item.key] = item
         return found
+
+
+def _read_spent(file: Path) -> float:
+    if not file.is_file():
+        return 0.0
+    try:
+        return float(json.loads(file.read_text(encoding="utf-8"))["spent_usd"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunFolderError(f"{file}: damaged ({error}); remove it, it is written anew") from error
 
 
 def _json(values: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from actors.pool.caller import CandidateCaller
 from actors.pool.cards import ModelCard
 from actors.pool.measure import most_usd
 from actors.questions import Question
@@ -17,6 +16,7 @@ from benchmarks.reply_table import normalise_question
 from cluster.config import Config
 from cluster.evaluation_assignment import Assignment, EvaluateError
 from cluster.evaluation_folder import EvaluationFolder
+from cluster.evaluation_spending import Spending
 from cluster.evaluation_sum import fingerprint_questions
 from cluster.everyone import Asked, ask_table
 
@@ -27,7 +27,6 @@ class Found:
 
     contest: Contest | None
     notes: tuple[str, ...] = ()
-    spent_usd: float = 0.0
 
 
 def policy_contest(
@@ -36,7 +35,7 @@ def policy_contest(
     cards: Sequence[ModelCard],
     assignment: Assignment,
     folder: EvaluationFolder,
-    hire: Callable[[], CandidateCaller],
+    spending: Spending,
     say: Callable[[str], None],
     told: Callable[[int, int, float], None],
 ) -> Found:
@@ -67,17 +66,15 @@ def policy_contest(
             "--max-usd, or lower --limit or --fit-questions"
         )
     folder.keep_to({"learnt_from": fingerprint_questions(learnt)})
-    caller = hire()
-    train, test, spent = asyncio.run(
-        _ask(caller, learnt, questions, cards, assignment.concurrency or config.candidates.pool.max_in_flight, told)
-    )
+    concurrency = assignment.concurrency or config.candidates.pool.max_in_flight
+    train, test = asyncio.run(_ask(spending, learnt, questions, cards, concurrency, told))
     notes = [f"baselines: {test.table.note}"]
     if failed := (*train.failed, *test.failed):
         notes.append(
             f"baselines: {len(failed)} of {len(everything)} questions are left out, for a candidate failed at them, "
             f"such as {failed[0][0].id!r}: {failed[0][1]}"
         )
-    return Found(live_contest(train.table, test.table), tuple(notes), spent)
+    return Found(live_contest(train.table, test.table), tuple(notes))
 
 
 def kept_contest(config: Config, questions: Sequence[Question], folder: EvaluationFolder) -> Contest:
@@ -94,19 +91,20 @@ def kept_contest(config: Config, questions: Sequence[Question], folder: Evaluati
 
 
 async def _ask(
-    caller: CandidateCaller,
+    spending: Spending,
     learnt: Sequence[Question],
     questions: Sequence[Question],
     cards: Sequence[ModelCard],
     concurrency: int,
     told: Callable[[int, int, float], None],
-) -> tuple[Asked, Asked, float]:
+) -> tuple[Asked, Asked]:
+    caller = spending.hire(cards)
     done, total = 0, (len(learnt) + len(questions)) * len(cards)
 
     def tell() -> None:
         nonlocal done
         done += 1
-        told(done, total, float(sum(caller.stats().usd.values())))
+        told(done, total, spending.add_up())
 
     try:
         await caller.check()
@@ -114,7 +112,7 @@ async def _ask(
             await ask_table(caller, asked, cards, purpose=purpose, concurrency=concurrency, told=tell)
             for purpose, asked in (("fit", learnt), ("test", questions))
         ]
-        return train, test, float(sum(caller.stats().usd.values()))
+        return train, test
     finally:
         await caller.close()
 

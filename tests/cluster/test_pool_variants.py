@@ -158,6 +158,20 @@ def test_the_policy_reads_the_cards_of_each_variant_and_pays_their_prices(endpoi
     assert json.loads((out / "evaluation.json").read_text())["spent_usd"] == pytest.approx(really)
 
 
+def test_what_was_spent_is_that_of_unseen_candidates_too_when_everyone_is_asked(
+    endpoints: Pools, tmp_path: Path
+) -> None:
+    everyone = {"baselines": ("alone",), "ask_everyone": True, "fit_questions": 5, "max_usd": 1.0}
+    out, _ = run(colours(endpoints, tmp_path, 4, pools=("unseen",), **everyone))
+    with sqlite3.connect(out / "ledger.sqlite") as ledger:
+        paid = dict(ledger.execute("SELECT model, SUM(cost_nano) / 1e9 FROM ledger_calls GROUP BY model"))
+    assert paid.keys() == {"alpha", "beta", "gamma"}
+    for _ in range(2):
+        spent = json.loads((out / "evaluation.json").read_text())["spent_usd"]
+        assert spent == pytest.approx(sum(paid.values()))
+        run(colours(endpoints, tmp_path, 4, pools=("unseen",), **everyone))
+
+
 def test_without_a_table_of_replies_the_bounds_are_left_open_and_a_note_says_why(
     endpoints: Pools, tmp_path: Path
 ) -> None:
