@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.measure import EXACT, Measure
 from benchmarks.statistics import Interval
 
-ORACLE, SINGLE = "oracle", "best_constant"
+# Of an evaluation: the constant that was best on the questions to learn from, and the cheapest of those who are right.
+SINGLE, ORACLE = "best_constant", "oracle"
+# Of a run: the constant that is best on these very questions, and whoever is the most competent by the world's rules.
+SINGLE_IN_HINDSIGHT, MOST_COMPETENT = "best_in_hindsight", "most_competent"
+_GAPS = ((SINGLE, ORACLE), (SINGLE_IN_HINDSIGHT, MOST_COMPETENT))  # the first that is there counts
 
 
 class FrontierError(ValueError):
@@ -26,6 +31,7 @@ class Point:
     em: Interval
     source: str  # where it was read
     pool: str = ""  # fingerprint of the candidates; empty where it is not known
+    measure: Measure = EXACT  # that `em` is by
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +39,11 @@ class Standing:
     """A method over all its points."""
 
     method: str
+    measure: Measure  # only what has the same one can be compared
     points: int
     area: float  # mean quality over prices from 0 to the dearest of all methods'
-    best: Point  # of the highest exact match, the cheapest of those alike
-    gap_closed: float | None  # share of the way from the best single candidate to the oracle; None without the two
+    best: Point  # of the highest quality, the cheapest of those alike
+    gap_closed: float | None  # share of the way between the two of `gap_of`; None without them
 
 
 def hull(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -66,7 +73,7 @@ def area(points: Sequence[tuple[float, float]], dearest: float) -> float:
 
 
 def standings(points: Sequence[Point]) -> list[Standing]:
-    """Every method, the one with the largest area first.
+    """Every method, by exact match first, then by other measures; of each the one with the largest area first.
 
     Raises:
         FrontierError: there are no points.
@@ -74,27 +81,34 @@ def standings(points: Sequence[Point]) -> list[Standing]:
     if not points:
         raise FrontierError("no rows to draw; give evaluation folders (router-r1 evaluate) or runs that were evaluated")
     dearest = max(point.usd_per_1k for point in points)
-    methods: dict[str, list[Point]] = {}
+    methods: dict[tuple[Measure, str], list[Point]] = {}
     for point in points:
-        methods.setdefault(point.method, []).append(point)
-    ends = _ends(methods)
+        methods.setdefault((point.measure, point.method), []).append(point)
+    ends = {measure: _ends(points, measure) for measure, _ in methods}
     found = []
-    for method, mine in methods.items():
+    for (measure, method), mine in methods.items():
         best = min(mine, key=lambda point: (-point.em.mean, point.usd_per_1k))
         pairs = [(point.usd_per_1k, point.em.mean) for point in mine]
-        found.append(Standing(method, len(mine), area(pairs, dearest), best, _closed(best, ends)))
-    return sorted(found, key=lambda standing: (-standing.area, standing.method))
+        found.append(Standing(method, measure, len(mine), area(pairs, dearest), best, _closed(best, ends[measure])))
+    return sorted(found, key=lambda s: (s.measure != EXACT, s.measure, -s.area, s.method))
+
+
+def gap_of(rows: Sequence[Point | Standing], measure: Measure) -> tuple[str, str] | None:
+    """The single candidate and the oracle between which the gap by a measure is; both are of the same kind."""
+    methods = {row.method for row in rows if row.measure == measure}
+    return next((pair for pair in _GAPS if methods.issuperset(pair)), None)
 
 
 def _slope(a: tuple[float, float], b: tuple[float, float]) -> float:
     return float("inf") if a[0] == b[0] else (b[1] - a[1]) / (b[0] - a[0])
 
 
-def _ends(methods: Mapping[str, Sequence[Point]]) -> tuple[float, float] | None:
-    """Quality of the best single candidate and of the oracle; None where one is missing or they are alike."""
-    if ORACLE not in methods or SINGLE not in methods:
+def _ends(points: Sequence[Point], measure: Measure) -> tuple[float, float] | None:
+    """Quality of the single candidate and of the oracle; None where one is missing or they are alike."""
+    pair = gap_of(points, measure)
+    if pair is None:
         return None
-    single, oracle = (max(point.em.mean for point in methods[name]) for name in (SINGLE, ORACLE))
+    single, oracle = (max(p.em.mean for p in points if (p.measure, p.method) == (measure, name)) for name in pair)
     return (single, oracle) if oracle > single else None
 
 

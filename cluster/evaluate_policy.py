@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from actors.pool.caller import CandidateCaller
 from actors.pool.cards import ModelCard
-from actors.pool.ledger_store import LedgerStore
 from benchmarks.baseline_rows import UNTRAINED
 from benchmarks.protocol import load_questions, passes
 from cluster.candidates import start_candidates
-from cluster.config import Config
 from cluster.evaluation_assignment import Assignment
 from cluster.evaluation_folder import EvaluationFolder
 from cluster.evaluation_policy import ChatPolicy, EnginePolicy, Policy, Waiting, play_all
+from cluster.evaluation_spending import Spending
 from cluster.evaluation_sum import Evaluation, Say, Told, check_answerable, what_is_asked
 from cluster.evaluation_target import Target, open_target, pool_notes
-from cluster.ledger_place import prepare_ledger
 from cluster.live_contest import policy_contest
 from cluster.pool_sum import sum_pools
 from cluster.pool_variants import asked_of, cards_to_ask, factors_of, make_variants, read_wishes, variant_episodes
-from cluster.repricing_caller import PriceFactors, RepricingCaller
-from cluster.run_id import keep_run_id
 from cluster.untrained_rows import plan_untrained
 
 
@@ -60,24 +56,23 @@ def evaluate_policy(assignment: Assignment, names: Sequence[str], say: Say, told
         evaluation = Evaluation(assignment, questions, cards, folder, target.identity, rows, notes)
         try:
             untrained.keep_to_player(folder)
+            spending = Spending(config, folder)
             by_variant = [(variant, variant_episodes(config, planned, questions, variant)) for variant in variants]
             factors = factors_of(by_variant)
             episodes = [each for _, waiting in by_variant for each in waiting]
             to_ask = cards_to_ask(variants, candidates)
             if untrained.player is target:
                 episodes += untrained.episodes
-            _play(target, episodes, evaluation, lambda: _hire(config, to_ask, folder, factors), say, told)
+            _play(target, episodes, evaluation, spending, lambda: spending.hire(to_ask, factors), say, told)
             if untrained.player is not target:
-                hire = partial(_hire, config, cards, folder, {})
-                _play(untrained.player, untrained.episodes, evaluation, hire, say, told)
+                hire = partial(spending.hire, cards, {})
+                _play(untrained.player, untrained.episodes, evaluation, spending, hire, say, told)
             baselines = list(untrained.rows)
             contest = None
             if tabled := [name for name in names if name not in UNTRAINED]:
-                found = policy_contest(
-                    config, questions, cards, assignment, lambda: _hire(config, cards, folder, {}), say, told
-                )
+                found = policy_contest(config, questions, cards, assignment, folder, spending, say, told)
                 notes += found.notes
-                evaluation.spent_usd = max(evaluation.spent_usd, found.spent_usd)
+                evaluation.spent_usd = spending.usd
                 if (contest := found.contest) is not None:
                     baselines += evaluation.run_baselines(tabled, contest, told)
             pools = sum_pools(evaluation, variants, config, contest) if len(variants) > 1 else None
@@ -91,25 +86,26 @@ def _play(
     target: Target,
     episodes: Sequence[Waiting],
     evaluation: Evaluation,
+    spending: Spending,
     hire: Callable[[], CandidateCaller],
     say: Say,
     told: Told,
 ) -> None:
     """Play the episodes that have no item yet."""
+    evaluation.spent_usd = spending.usd
     folder, assignment = evaluation.folder, evaluation.assignment
     waiting = [each for each in episodes if each.key not in folder.items]
     done = len(episodes) - len(waiting)
     if done:
         say(f"{done} of {len(episodes)} episodes were played before")
     if not waiting:
-        evaluation.spent_usd = _spent_before(target.config, folder)
         return
     caller = hire()
 
     def tell() -> None:
         nonlocal done
         done += 1
-        evaluation.spent_usd = float(sum(caller.stats().usd.values()))
+        evaluation.spent_usd = spending.add_up()
         told(done, len(episodes), evaluation.spent_usd)
 
     policy = _policy(target, evaluation.cards, caller)
@@ -117,42 +113,8 @@ def _play(
     asyncio.run(play_all(policy, waiting, folder, concurrency=concurrency, told=tell))
 
 
-def _spent_before(config: Config, folder: EvaluationFolder) -> float:
-    """USD that the calls of this evaluation have cost so far: what its ledger says, or without one its table."""
-    booked = _booked(config, folder)
-    if booked is None:
-        return folder.spent_before()
-    url, run = booked
-    store = LedgerStore(url, run)
-    try:
-        return sum(store.spent_usd(None, run, settled=True).values())
-    finally:
-        store.close()
-
-
-def _booked(config: Config, folder: EvaluationFolder) -> tuple[str, str] | None:
-    """The ledger of an evaluation's calls, and the run that they are of there; None without a ledger."""
-    pool = config.candidates.pool
-    if pool.ledger == "off":
-        return None
-    run = keep_run_id(folder.run_id_file, f"evaluation-{folder.path.resolve().name}")
-    return pool.ledger_url or prepare_ledger(folder.ledger), run
-
-
 def _policy(target: Target, cards: Sequence[ModelCard], caller: CandidateCaller) -> Policy:
     if target.endpoint is not None:
         return ChatPolicy(target.endpoint, target.config, caller)
     assert target.source is not None
     return EnginePolicy(target.source, cards, caller)
-
-
-def _hire(
-    config: Config, cards: Sequence[ModelCard], folder: EvaluationFolder, factors: Mapping[str, PriceFactors]
-) -> CandidateCaller:
-    """A caller whose calls have stable places in the folder's ledger, so that none is paid for twice."""
-    pool = config.candidates.pool
-    booked = _booked(config, folder)
-    if booked is None:
-        return RepricingCaller(cards, pool, factors)
-    url, run = booked
-    return RepricingCaller(cards, pool, factors, ledger_url=url, run=run)

@@ -18,6 +18,7 @@ from cluster.report import trajectory_report
 from cluster.run_id import FILE_NAME as RUN_ID_FILE
 
 _EPISODES = 500  # that are kept whole: some kilobytes each
+_BASELINES = "baselines"  # the part of asked.json that may come later
 
 
 class EvaluationFolder:
@@ -35,6 +36,7 @@ class EvaluationFolder:
         self.items_file, self.failures_file = path / "items.jsonl", path / "failures.jsonl"
         self.questions_file, self.episodes_file = path / "questions.jsonl", path / "episodes.jsonl"
         self.table_file, self.json_file = path / "table.md", path / "evaluation.json"
+        self._asked_file, self._spent_file = path / "asked.json", path / "spent.json"
         self.ledger, self.run_id_file = path / "ledger.sqlite", path / RUN_ID_FILE
         with writing(path, "the evaluation"):
             path.mkdir(parents=True, exist_ok=True)
@@ -45,7 +47,7 @@ class EvaluationFolder:
             raise RunFolderError(
                 f"--out {path}: another process evaluates there; wait for it, or give another"
             ) from None
-        self._check(asked)
+        self._asked = self._check(asked)
         self.items = self._read_items()
         self._failed: dict[Key, str] = {}
         for line in mended_lines(self.failures_file):
@@ -96,37 +98,53 @@ class EvaluationFolder:
             append_line(self.failures_file, json.dumps({"key": key, "why": why}, ensure_ascii=False))
         self._failed[key] = why
 
+    def keep_to(self, baselines: Mapping[str, Any]) -> None:
+        """Note what baselines are made of, which an evaluation may come to later; or see that it still is so.
+
+        Raises:
+            RunFolderError: they were made of something else.
+        """
+        before = self._asked.setdefault(_BASELINES, dict(baselines))
+        self._refuse_other(before, baselines, "baselines of another making")
+        with writing(self._asked_file, "what baselines are made of"):
+            write_whole(self._asked_file, _json(self._asked))
+
+    def note_spent(self, usd: float) -> None:
+        """Keep what is spent in all, where no ledger does."""
+        with writing(self._spent_file, "what is spent"):
+            write_whole(self._spent_file, json.dumps({"spent_usd": usd}) + "\n")
+
     def spent_before(self) -> float:
-        """USD that the table tells of which is there already; 0 if there is none."""
-        if not self.json_file.is_file():
-            return 0.0
-        try:
-            return float(json.loads(self.json_file.read_text(encoding="utf-8"))["spent_usd"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise RunFolderError(f"{self.json_file}: damaged ({error}); remove it, it is written anew") from error
+        """USD spent in all, as far as it was noted or a table tells of it."""
+        return max(_read_spent(file) for file in (self._spent_file, self.json_file))
 
     def finish(self, table: str, numbers: Mapping[str, Any]) -> None:
         """Write the table and its numbers."""
         with writing(self.table_file, "the table"):
             write_whole(self.table_file, table)
-            write_whole(self.json_file, json.dumps(numbers, ensure_ascii=False, indent=2) + "\n")
+            write_whole(self.json_file, _json(numbers))
 
-    def _check(self, asked: Mapping[str, Any]) -> None:
-        file = self.path / "asked.json"
+    def _check(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """What is asked by what the file says, which is made where there is none."""
+        file = self._asked_file
         if not file.is_file():
             if self.items_file.is_file():
                 raise RunFolderError(f"--out {self.path}: holds items but no asked.json; restore it, or give another")
             with writing(file, "what is asked"):
-                write_whole(file, json.dumps(asked, ensure_ascii=False, indent=2) + "\n")
-            return
+                write_whole(file, _json(asked))
+            return dict(asked)
         try:
             before = dict(json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise RunFolderError(f"{file}: damaged ({error}); restore it, or give another --out") from error
-        changed = [name for name in dict.fromkeys((*before, *asked)) if before.get(name) != asked.get(name)]
+        self._refuse_other({k: v for k, v in before.items() if k != _BASELINES}, asked, "another evaluation")
+        return before
+
+    def _refuse_other(self, before: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
+        changed = [name for name in dict.fromkeys((*before, *now)) if before.get(name) != now.get(name)]
         if changed:
-            told = "; ".join(f"{name} was {before.get(name)!r}, is {asked.get(name)!r}" for name in changed)
-            raise RunFolderError(f"--out {self.path}: holds another evaluation ({told}); give another folder")
+            told = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in changed)
+            raise RunFolderError(f"--out {self.path}: holds {what} ({told}); give another folder")
 
     def _read_items(self) -> dict[Key, Item]:
         found: dict[Key, Item] = {}
@@ -139,3 +157,16 @@ class EvaluationFolder:
                 raise RunFolderError(f"{self.items_file}, line {number}: {item.key} comes twice; remove one of the two")
             found[item.key] = item
         return found
+
+
+def _read_spent(file: Path) -> float:
+    if not file.is_file():
+        return 0.0
+    try:
+        return float(json.loads(file.read_text(encoding="utf-8"))["spent_usd"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunFolderError(f"{file}: damaged ({error}); remove it, it is written anew") from error
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, ensure_ascii=False, indent=2) + "\n"

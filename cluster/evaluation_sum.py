@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from actors.questions import Question
 from benchmarks.baseline_rows import Contest, make_rows, planned_rows
 from benchmarks.baselines.report import REFERENCE
 from benchmarks.evaluation_table import Evaluated, measures_of, published_rows, render
+from benchmarks.hops import hop_count
 from benchmarks.item import Item
 from benchmarks.measure import HOLDS, MEANING
 from benchmarks.pool_fingerprint import card_facts, fingerprint
@@ -78,6 +80,7 @@ class Evaluation:
         reference = self._reference(list(by_row))
         notes = [*self.notes, *(pools.notes if pools else ())]
         notes += [f"{name} was left out: {why}" for name, why in (self.left_out or {}).items()]
+        notes += _hop_notes(self.questions)
         if len(measures := measures_of(rows)) > 1:
             notes.append(
                 f"rows are scored by different measures: {'; '.join(f'{m}: {MEANING[m]}' for m in measures)}. Such "
@@ -153,16 +156,21 @@ def what_is_asked(
     rules: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What makes an evaluation this one and no other."""
-    texts = json.dumps([(q.dataset, q.id, q.text, q.answers) for q in questions])
     return {
         "target": policy or assignment.target,
         "protocol": assignment.protocol,
         "samples": assignment.samples,
-        "questions": f"{len(questions)}, {hashlib.blake2b(texts.encode(), digest_size=6).hexdigest()}",
+        "questions": fingerprint_questions(questions),
         "pool": fingerprint(cards),
         "seed": assignment.seed,
         "rules": dict(rules),
     }
+
+
+def fingerprint_questions(questions: Sequence[Question]) -> str:
+    """How many they are, and a digest of them and of their answers."""
+    texts = json.dumps([(q.dataset, q.id, q.text, q.answers) for q in questions])
+    return f"{len(questions)}, {hashlib.blake2b(texts.encode(), digest_size=6).hexdigest()}"
 
 
 def check_answerable(questions: Sequence[Question], serve: str) -> None:
@@ -178,6 +186,16 @@ def check_answerable(questions: Sequence[Question], serve: str) -> None:
             "can answer the world's questions, and nothing else; name other data sets, or other candidates by --recipe "
             "or --set candidates.serve=none --set candidates.pool.cards=FILE"
         )
+
+
+def _hop_notes(questions: Sequence[Question]) -> list[str]:
+    unknown = Counter(question.dataset or "no data set" for question in questions if hop_count(question) is None)
+    if not unknown:
+        return []
+    sets = ", ".join(f"{name} {count}" for name, count in unknown.items())
+    return [
+        f"{unknown.total()} of {len(questions)} questions have no known hop count and are in no row by hops: {sets}"
+    ]
 
 
 def _without_nan(value: Any) -> Any:

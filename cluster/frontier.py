@@ -15,7 +15,8 @@ from scipy import stats
 
 from benchmarks.baseline_rows import UNTRAINED
 from benchmarks.evaluation import Evaluation
-from benchmarks.frontier import SINGLE, Point, Standing, standings
+from benchmarks.frontier import MOST_COMPETENT, SINGLE_IN_HINDSIGHT, Point, Standing, gap_of, standings
+from benchmarks.measure import EXACT
 from benchmarks.statistics import Interval
 from cluster.disk import RunFolderError, write_whole, writing
 from cluster.evaluation_record import Quoted, is_evaluation, read_evaluation
@@ -24,7 +25,9 @@ from cluster.report_evaluation_tables import quoted_table
 from cluster.report_page import Column, Page, Plot, Section, Table, render
 from cluster.run_record import RunRecord, read_record, setting
 
-_OF_RUN = {"after": "policy", "oracle": "oracle", "best_single": SINGLE, "random": "random"}  # by their names there
+# By their names there. An evaluation's oracle and best_constant are other methods.
+_OF_RUN = {"after": "policy", "oracle": MOST_COMPETENT, "best_single": SINGLE_IN_HINDSIGHT, "random": "random"}
+_COLUMNS = ("measure", "points", "area", "best", "USD per 1k there", "of the gap closed")
 
 
 def read_points(folders: Sequence[Path]) -> tuple[list[Point], list[str]]:
@@ -49,7 +52,19 @@ def read_points(folders: Sequence[Path]) -> tuple[list[Point], list[str]]:
         notes.append(f"these were not measured with the same candidates and questions: {told}")
     if measured and len(measured) < len(set(map(str, folders))):
         notes.append("runs tell neither pool nor sets: whether they can be compared with the others is yours to judge")
-    return list({(p.method, p.knob, p.usd_per_1k, p.em.mean): p for p in points}.values()), notes
+    if len(measures := dict.fromkeys(point.measure for point in points)) > 1:
+        notes.append(f"measures differ ({', '.join(measures)}): areas and gaps of different ones can't be compared")
+    return list({(p.method, p.measure, p.knob, p.usd_per_1k, p.em.mean): p for p in points}.values()), notes
+
+
+def evaluations_notes(folders: Sequence[Path]) -> list[str]:
+    """What the evaluations among the folders say of themselves.
+
+    Raises:
+        RunFolderError: an evaluation is not finished or damaged.
+    """
+    records = (read_evaluation(folder) for folder in dict.fromkeys(folders) if is_evaluation(folder))
+    return [f"{record.path}: {note}" for record in records for note in record.notes]
 
 
 def published_beside(folders: Sequence[Path]) -> list[Quoted]:
@@ -69,30 +84,46 @@ def published_beside(folders: Sequence[Path]) -> list[Quoted]:
 
 
 def write_frontier(
-    points: Sequence[Point], notes: Sequence[str], out: Path, quoted: Sequence[Quoted] = ()
+    points: Sequence[Point],
+    notes: Sequence[str],
+    out: Path,
+    *,
+    carried: Sequence[str] = (),
+    quoted: Sequence[Quoted] = (),
 ) -> list[Standing]:
     """Write `frontier.csv`, `frontier.png` and `frontier.html`, and return the methods' standings. Published rows
     stand in the first and the last, marked as such.
+
+    Args:
+        notes: what to be wary of.
+        carried: what the evaluations say of themselves.
 
     Raises:
         FrontierError: there are no points.
         RunFolderError: they can't be written.
     """
     found = standings(points)
-    figure = draw(points, [standing.method for standing in found])
+    figure = draw(points, found)
     with writing(out, "the frontier"):
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / "frontier.csv", _csv(points, quoted))
         save_png(figure, out / "frontier.png")
-        write_whole(out / "frontier.html", render(_page(points, found, notes, quoted)))
+        write_whole(out / "frontier.html", render(_page(points, found, notes, carried, quoted)))
     return found
 
 
 def describe(found: Sequence[Standing], notes: Sequence[str]) -> str:
     """The standings in Markdown."""
-    head = ["method", "points", "area", "best exact match", "USD per 1k there", "of the oracle's gap closed"]
+    head = ["method", *_COLUMNS]
     rows = [head, ["---"] * len(head), *([standing.method, *_cells(standing)] for standing in found)]
-    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", *(f"Note: {note}" for note in notes)]).rstrip()
+    told = [f"Note: {note}" for note in (*_gaps(found), *notes)]
+    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", *told]).rstrip()
+
+
+def _gaps(found: Sequence[Standing]) -> list[str]:
+    """Between which methods the gap is that others close a share of."""
+    pairs = {measure: gap_of(found, measure) for measure in dict.fromkeys(standing.measure for standing in found)}
+    return [f"gap by {measure}: from {pair[0]} to {pair[1]}" for measure, pair in pairs.items() if pair]
 
 
 def _evaluation_points(folder: Path) -> tuple[list[Point], tuple[str, str]]:
@@ -124,7 +155,8 @@ def _row_point(row: dict[str, Any], folder: Path, alpha: str, endpoint: str) -> 
         method += endpoint
     told = f"λ={knob}" if knob else (alpha if is_policy else "")
     usd = float(row["usd_per_1k"]) + float(row["policy_usd_per_1k"])
-    return Point(method, told, usd, Interval(mean, low, high, int(row["em"]["questions"])), str(folder))
+    em = Interval(mean, low, high, int(row["em"]["questions"]))
+    return Point(method, told, usd, em, str(folder), measure=row["measure"])
 
 
 def _alpha(checkpoint: Path) -> str:
@@ -168,15 +200,17 @@ def _csv(points: Sequence[Point], quoted: Sequence[Quoted]) -> str:
     the mean over the sets that are named in their source."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", "knob", "usd_per_1k", "em", "em_low", "em_high", "questions", "source", "pool"])
+    writer.writerow(
+        ["method", "knob", "usd_per_1k", "em", "em_low", "em_high", "measure", "questions", "source", "pool"]
+    )
     for point in points:
         bounds = ("", "") if not point.em.known else (point.em.low, point.em.high)
-        row = (point.method, point.knob, point.usd_per_1k, point.em.mean, *bounds, point.em.questions, point.source)
-        writer.writerow((*row, point.pool))
+        quality = (point.em.mean, *bounds, point.measure, point.em.questions)
+        writer.writerow((point.method, point.knob, point.usd_per_1k, *quality, point.source, point.pool))
     for each in quoted:
         source = f"published, not measured here: {each.table}, mean over {', '.join(each.scores)}"
         mean = math.fsum(each.scores.values()) / len(each.scores)
-        writer.writerow((each.label, "", "", mean, "", "", "", source, "; ".join(each.pool or ())))
+        writer.writerow((each.label, "", "", mean, "", "", EXACT, "", source, "; ".join(each.pool or ())))
     return text.getvalue()
 
 
@@ -184,23 +218,30 @@ def _cells(standing: Standing) -> list[str]:
     best = standing.best
     em = f"{best.em.mean:.3f}" + (f" ({best.em.low:.3f} - {best.em.high:.3f})" if best.em.known else "")
     closed = "–" if standing.gap_closed is None else f"{standing.gap_closed:.0%}"
-    return [str(standing.points), f"{standing.area:.3f}", em, f"{best.usd_per_1k:.4g}", closed]
+    return [standing.measure, str(standing.points), f"{standing.area:.3f}", em, f"{best.usd_per_1k:.4g}", closed]
 
 
 def frontier_section(points: Sequence[Point], found: Sequence[Standing], quoted: Sequence[Quoted] = ()) -> Section:
     """The methods' standings, all points and their picture; published rows beside them, which are not drawn."""
-    names = ("points", "area", "best exact match", "USD per 1k there", "of the oracle's gap closed")
+    gaps = "; ".join(_gaps(found))
     standing_table = Table(
         "Methods",
-        [Column("method", numeric=False), *(Column(name) for name in names)],
+        [Column("method", numeric=False), *(Column(name, numeric=name != "measure") for name in _COLUMNS)],
         [[standing.method, *_cells(standing)] for standing in found],
-        note="Area: mean exact match of the convex hull over prices from 0 to the dearest point of all.",
+        note="Area: mean quality of the convex hull over prices from 0 to the dearest point of all."
+        + (f" {gaps[0].upper()}{gaps[1:]}." if gaps else ""),
     )
     text = [Column(name, numeric=False) for name in ("method", "knob")]
     point_table = Table(
         "Points",
-        [*text, Column("price", "USD per 1k"), Column("exact match"), Column("pool", "fingerprint", numeric=False)],
-        [[p.method, p.knob, f"{p.usd_per_1k:.4g}", f"{p.em.mean:.3f}", p.pool or None] for p in points],
+        [
+            *text,
+            Column("price", "USD per 1k"),
+            Column("right"),
+            Column("measure", numeric=False),
+            Column("pool", "fingerprint", numeric=False),
+        ],
+        [[p.method, p.knob, f"{p.usd_per_1k:.4g}", f"{p.em.mean:.3f}", p.measure, p.pool or None] for p in points],
         folded=len(points) > 12,
     )
     tables = [standing_table, point_table]
@@ -210,18 +251,26 @@ def frontier_section(points: Sequence[Point], found: Sequence[Standing], quoted:
             quoted_table("Published by the paper, not measured here, and not drawn: exact match", quoted, sets)
         )
     words = f"{len(points)} points of {len(found)} methods"
-    svg = svg_of(draw(points, [standing.method for standing in found]))
+    svg = svg_of(draw(points, found))
     return Section(
         "Frontier", "frontier", tables=tables, plots=[Plot("Quality against dollars", svg, words, wide=True)]
     )
 
 
-def _page(points: Sequence[Point], found: Sequence[Standing], notes: Sequence[str], quoted: Sequence[Quoted]) -> Page:
-    first = found[0]
+def _page(
+    points: Sequence[Point],
+    found: Sequence[Standing],
+    notes: Sequence[str],
+    carried: Sequence[str],
+    quoted: Sequence[Quoted],
+) -> Page:
+    first: dict[str, Standing] = {}  # of each measure
+    for standing in found:
+        first.setdefault(standing.measure, standing)
     return Page(
         title="Quality against dollars",
         status=f"{len(points)} points of {len(found)} methods",
-        result=[f"The largest area is that of {first.method}: {first.area:.3f}."],
+        result=[f"The largest area by {name} is that of {s.method}: {s.area:.3f}." for name, s in first.items()],
         alarms=notes,
-        sections=[frontier_section(points, found, quoted)],
+        sections=[replace(frontier_section(points, found, quoted), facts=carried)],
     )

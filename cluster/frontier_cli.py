@@ -19,8 +19,10 @@ def frontier(
     """Draw quality against dollars: baselines over λ, policies over α.
 
     Prints the area under each method's frontier, and how much it closes of the gap between the best single candidate
-    and the oracle. Rows of the paper on the same data sets stand in the table and the page, marked as published and not
-    drawn: their candidates and prices were others.
+    and the oracle; of evaluations these are best_constant and oracle, of runs best_in_hindsight and most_competent.
+    What is right by another measure than exact match stands apart. Evaluations' own notes are repeated. Rows of the
+    paper on the same data sets stand in the table and the page, marked as published and not drawn: their candidates
+    and prices were others.
 
     \b
     Examples:
@@ -28,9 +30,10 @@ def frontier(
       router-r1 frontier runs/evaluations/world runs/NAME --out runs/frontier
     """
     with stoppable():
-        from cluster.frontier import describe, published_beside, read_points, write_frontier
+        from cluster.frontier import describe, evaluations_notes, published_beside, read_points, write_frontier
 
-        quoted = published_beside(folders)
+        quoted, carried = published_beside(folders), evaluations_notes(folders)
         points, notes = read_points(folders)
-        typer.echo(describe(write_frontier(points, notes, out, quoted), notes))
+        found = write_frontier(points, notes, out, carried=carried, quoted=quoted)
+        typer.echo(describe(found, [*notes, *carried]))
         typer.echo(f"{len(points)} points are in {out}", err=True)

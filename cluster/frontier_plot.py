@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.frontier import Point, hull
+from benchmarks.frontier import Point, Standing, hull
+from benchmarks.measure import EXACT
 from cluster.report_drawing import COLOURS
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ _STYLE = {"svg.fonttype": "none", "svg.hashsalt": "router-r1", "font.size": 9.5,
 _HEIGHT, _NAME_HEIGHT = 5.0, 0.22  # inches; of the picture at least, and of a method's name beside it
 
 
-def draw(points: Sequence[Point], methods: Sequence[str]) -> Figure:
+def draw(points: Sequence[Point], methods: Sequence[Standing]) -> Figure:
     """Points with their intervals, and each method's hull; in the order of the standings."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -29,18 +30,20 @@ def draw(points: Sequence[Point], methods: Sequence[str]) -> Figure:
         FigureCanvasAgg(figure)
         axis = figure.subplots()
         for number, method in enumerate(methods):
-            mine = sorted((p for p in points if p.method == method), key=lambda p: p.usd_per_1k)
+            mine = [p for p in points if (p.method, p.measure) == (method.method, method.measure)]
+            mine.sort(key=lambda p: p.usd_per_1k)
+            label = method.method + ("" if method.measure == EXACT else f" ({method.measure})")
             prices, ems = [p.usd_per_1k for p in mine], [p.em.mean for p in mine]
             low = [p.em.mean - p.em.low if p.em.known else 0.0 for p in mine]
             high = [p.em.high - p.em.mean if p.em.known else 0.0 for p in mine]
             colour, mark = COLOURS[number % len(COLOURS)], _MARKS[number // len(COLOURS) % len(_MARKS)]
-            axis.errorbar(prices, ems, (low, high), fmt=mark, color=colour, label=method, capsize=2, markersize=5)
+            axis.errorbar(prices, ems, (low, high), fmt=mark, color=colour, label=label, capsize=2, markersize=5)
             if len(mine) > 1:
                 axis.plot(*zip(*hull(list(zip(prices, ems, strict=True)))[1:], strict=True), color=colour, alpha=0.6)
             for point in mine:
                 axis.annotate(point.knob, (point.usd_per_1k, point.em.mean), (3, 3), textcoords="offset points", size=7)
         axis.set_xlabel("USD per 1,000 questions")
-        axis.set_ylabel("exact match")
+        axis.set_ylabel(" or ".join(dict.fromkeys(method.measure for method in methods)))
         axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
         figure.legend(loc="outside right upper", frameon=False)

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from actors.pool.caller import CandidateCaller
 from actors.pool.cards import ModelCard
 from actors.pool.measure import most_usd
 from actors.questions import Question
@@ -16,6 +15,9 @@ from benchmarks.question_sets import load_sources
 from benchmarks.reply_table import normalise_question
 from cluster.config import Config
 from cluster.evaluation_assignment import Assignment, EvaluateError
+from cluster.evaluation_folder import EvaluationFolder
+from cluster.evaluation_spending import Spending
+from cluster.evaluation_sum import fingerprint_questions
 from cluster.everyone import Asked, ask_table
 
 
@@ -25,7 +27,6 @@ class Found:
 
     contest: Contest | None
     notes: tuple[str, ...] = ()
-    spent_usd: float = 0.0
 
 
 def policy_contest(
@@ -33,7 +34,8 @@ def policy_contest(
     questions: Sequence[Question],
     cards: Sequence[ModelCard],
     assignment: Assignment,
-    hire: Callable[[], CandidateCaller],
+    folder: EvaluationFolder,
+    spending: Spending,
     say: Callable[[str], None],
     told: Callable[[int, int, float], None],
 ) -> Found:
@@ -41,13 +43,13 @@ def policy_contest(
 
     Raises:
         EvaluateError: asking everyone may cost more than allowed.
+        RunFolderError: the folder's baselines were made of other replies, or learnt from other questions.
         ReplyTableError, RepliesError, PoolError, LedgerError, QuestionError: the tables can't be had.
     """
     if config.candidates.serve == "world":
         return Found(world_contest(questions))
     if config.candidates.serve == "recorded":
-        assert config.candidates.replies is not None  # the configuration refuses it
-        found = served_contest(config.candidates.replies, questions)
+        found = kept_contest(config, questions, folder)
         return Found(found, (f"baselines: right is what the file of replies says is right; {found.test.note}",))
     if not assignment.ask_everyone:
         return Found(
@@ -65,33 +67,46 @@ def policy_contest(
             f"--ask-everyone may cost {most:.4f} USD, more than --max-usd {assignment.max_usd:g}; say --yes, raise "
             "--max-usd, or lower --limit or --fit-questions"
         )
-    caller = hire()
-    train, test, spent = asyncio.run(
-        _ask(caller, learnt, questions, cards, assignment.concurrency or config.candidates.pool.max_in_flight, told)
-    )
+    folder.keep_to({"learnt_from": fingerprint_questions(learnt)})
+    concurrency = assignment.concurrency or config.candidates.pool.max_in_flight
+    train, test = asyncio.run(_ask(spending, learnt, questions, cards, concurrency, told))
     notes = [f"baselines: {test.table.note}"]
     if failed := (*train.failed, *test.failed):
         notes.append(
             f"baselines: {len(failed)} of {len(everything)} questions are left out, for a candidate failed at them, "
             f"such as {failed[0][0].id!r}: {failed[0][1]}"
         )
-    return Found(live_contest(train.table, test.table), tuple(notes), spent)
+    return Found(live_contest(train.table, test.table), tuple(notes))
+
+
+def kept_contest(config: Config, questions: Sequence[Question], folder: EvaluationFolder) -> Contest:
+    """The contest by the recipe's recorded replies, to which the folder keeps.
+
+    Raises:
+        RunFolderError: the folder's baselines were made of other replies.
+        ReplyTableError, RepliesError: as of `served_contest`.
+    """
+    assert config.candidates.replies is not None  # the configuration refuses it
+    found = served_contest(config.candidates.replies, questions)
+    folder.keep_to({"replies": found.test.digest, "learnt_from": found.train.digest})
+    return found
 
 
 async def _ask(
-    caller: CandidateCaller,
+    spending: Spending,
     learnt: Sequence[Question],
     questions: Sequence[Question],
     cards: Sequence[ModelCard],
     concurrency: int,
     told: Callable[[int, int, float], None],
-) -> tuple[Asked, Asked, float]:
+) -> tuple[Asked, Asked]:
+    caller = spending.hire(cards)
     done, total = 0, (len(learnt) + len(questions)) * len(cards)
 
     def tell() -> None:
         nonlocal done
         done += 1
-        told(done, total, float(sum(caller.stats().usd.values())))
+        told(done, total, spending.add_up())
 
     try:
         await caller.check()
@@ -99,7 +114,7 @@ async def _ask(
             await ask_table(caller, asked, cards, purpose=purpose, concurrency=concurrency, told=tell)
             for purpose, asked in (("fit", learnt), ("test", questions))
         ]
-        return train, test, float(sum(caller.stats().usd.values()))
+        return train, test
     finally:
         await caller.close()
 

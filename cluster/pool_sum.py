@@ -8,7 +8,7 @@ from dataclasses import replace
 from actors.questions import Question
 from benchmarks.baseline_rows import BaselineRow, Contest, make_rows
 from benchmarks.baselines.report import REFERENCE
-from benchmarks.contests import changed_contest, served_contest, world_contest
+from benchmarks.contests import changed_contest, world_contest
 from benchmarks.item import Item
 from benchmarks.pool_fingerprint import card_facts, fingerprint
 from benchmarks.pool_table import Played, Pool, PoolTable, pool_rows
@@ -16,6 +16,7 @@ from benchmarks.reply_table import ReplyTableError
 from benchmarks.world.experts import experts_of
 from cluster.config import Config
 from cluster.evaluation_sum import Evaluation
+from cluster.live_contest import kept_contest
 from cluster.pool_variants import SEEN, PoolVariant
 
 _ORACLE = "oracle"
@@ -36,13 +37,13 @@ def sum_pools(
     Raises:
         EvaluationError: a row came to nothing.
         RepliesError: recorded replies can't be read.
+        RunFolderError: the folder's bounds were made of other replies.
     """
     notes = [note for variant in variants for note in variant.notes]
     bounds: dict[str, Mapping[str, Sequence[Item]]] = {}  # by pool, then by name
     try:
         if config.candidates.serve == "recorded" and as_trained is None:
-            assert config.candidates.replies is not None  # the configuration refuses it
-            as_trained = served_contest(config.candidates.replies, evaluation.questions)
+            as_trained = kept_contest(config, evaluation.questions, evaluation.folder)
         for variant in variants:
             contest = _contest(evaluation.questions, variant, config, as_trained)
             if contest is not None:

@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.frontier import FrontierError, Point, area, hull, standings
+from benchmarks.frontier import FrontierError, Point, area, gap_of, hull, standings
+from benchmarks.measure import EXACT, HOLDS, Measure
 from benchmarks.statistics import Interval
 
 PAIRS = st.lists(st.tuples(st.integers(0, 20).map(float), st.integers(0, 20).map(lambda n: n / 20)), max_size=8)
 
 
-def point(method: str, price: float, em: float, knob: str = "") -> Point:
-    return Point(method, knob, price, Interval(em, math.nan, math.nan, 1), "here")
+def point(method: str, price: float, em: float, knob: str = "", measure: Measure = EXACT) -> Point:
+    return Point(method, knob, price, Interval(em, math.nan, math.nan, 1), "here", measure=measure)
 
 
 @settings(max_examples=60)
@@ -60,6 +61,31 @@ def test_standings_tell_the_share_of_the_gap_and_the_cheapest_best_point() -> No
     assert by_name["policy"].best.knob == "α=0.5"
     assert by_name["policy"].area == pytest.approx((0.35 + 3 * 0.7) / 4)
     assert standings([point("policy", 1.0, 0.7)])[0].gap_closed is None
+
+
+def test_the_gap_is_between_two_of_a_kind() -> None:
+    of_run = [point("best_in_hindsight", 1.0, 0.6), point("most_competent", 1.0, 0.8)]
+    of_evaluation = [point("best_constant", 1.0, 0.4), point("oracle", 1.0, 0.9)]
+    policy = point("policy", 1.0, 0.7)
+
+    def closed(*others: Point) -> float | None:
+        return {standing.method: standing.gap_closed for standing in standings([policy, *others])}["policy"]
+
+    assert closed(*of_run) == pytest.approx(0.5)
+    assert closed(*of_evaluation) == closed(*of_run, *of_evaluation) == pytest.approx(0.6)
+    assert closed(of_run[0], of_evaluation[1]) is closed(of_run[1], of_evaluation[0]) is None
+    assert gap_of([*of_run, of_evaluation[0]], EXACT) == ("best_in_hindsight", "most_competent")
+
+
+def test_what_was_measured_otherwise_stands_apart() -> None:
+    held = [point(name, 1.0, em, measure=HOLDS) for name, em in (("best_constant", 0.5), ("oracle", 1.0))]
+    twice = [point("policy", 1.0, 0.2), point("policy", 1.0, 0.75, measure=HOLDS)]
+    found = standings([*held, *twice])
+    assert [(standing.method, standing.measure) for standing in found] == [
+        ("policy", EXACT), ("oracle", HOLDS), ("policy", HOLDS), ("best_constant", HOLDS),
+    ]  # fmt: skip
+    assert [standing.gap_closed for standing in found] == [None, 1.0, 0.5, 0.0]
+    assert [standing.points for standing in found] == [1, 1, 1, 1]
 
 
 def test_without_points_there_is_nothing_to_draw() -> None:

@@ -10,13 +10,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from endpoints import Endpoints, Words, write_cards, write_questions
+from endpoints import Endpoints, write_cards, write_questions
+from evaluations import chat, check_unique, lines, numbers, run
 
 from actors.pool.transport import PoolError
 from actors.questions import QuestionError
@@ -24,47 +23,23 @@ from actors.teacher import TeacherError
 from benchmarks import contests
 from benchmarks.baselines.router import RouterError
 from benchmarks.contests import TRAIN_SHARE
-from benchmarks.question_sets import load_source
 from benchmarks.recorded_table import recorded_table
 from benchmarks.reply_table import ReplyTableError, split
-from benchmarks.world.baselines import baselines as played_baselines
-from cluster import evaluate_cli, evaluation_policy
+from cluster import evaluate_cli
 from cluster.batch import BudgetSpent
 from cluster.config import load_config
 from cluster.disk import RunFolderError
-from cluster.evaluate import evaluate
 from cluster.evaluation_assignment import Assignment, EvaluateError
 from cluster.evaluation_target import Target, pool_notes, trained_cards
 from cluster.responder import PolicySource
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-FEW = 199  # resamples
 QUICK = ("alone", "random", "cheapest", "best_constant", "oracle")
 
 
 @pytest.fixture(autouse=True)
 def _little_to_learn_from(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contests, "_WORLD_TRAIN", 100)
-
-
-def run(assignment: Assignment) -> tuple[Path, list[str]]:
-    said: list[str] = []
-    return evaluate(dataclasses.replace(assignment, resamples=FEW), said.append, lambda *_: None), said
-
-
-def numbers(folder: Path) -> dict[str, dict[str, Any]]:
-    """The rows of an evaluation, by name."""
-    return {row["name"]: row for row in json.loads((folder / "evaluation.json").read_text())["rows"]}
-
-
-def lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
-
-
-def check_unique(folder: Path) -> None:
-    keys = Counter((row["row"], row["dataset"], row["question"], row["sample"]) for row in lines(folder))
-    assert keys
-    assert set(keys.values()) == {1}
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not here")
@@ -86,23 +61,6 @@ def test_recorded_replies_give_the_numbers_of_another_computation(tmp_path: Path
     assert against[f"alone:{best}"]["comparison"]["p_value"] == 1.0  # the same row under another name
     assert "best_constant" not in against
     check_unique(out)
-
-
-def test_the_worlds_baselines_are_those_of_its_own_bench(tmp_path: Path) -> None:
-    out, _ = run(Assignment("world", limit=60, baselines=QUICK, out=tmp_path / "out"))
-    found = numbers(out)
-    drawn = {(row["dataset"], row["question"]) for row in lines(out)}
-    all_ = load_source("world:heldout", limit=None, two_hop_share=0.4)
-    expected = played_baselines([q for q in all_ if (q.dataset, q.id) in drawn], "seen", 0)
-    singles = [row for name, row in found.items() if name.startswith("alone:")]
-    best = max(singles, key=lambda row: row["em_all"])
-    assert best["em_all"] == pytest.approx(expected["best_single"].em)
-    assert set(found["oracle"]["by_set"]) == {"world-1hop", "world-2hop"}
-    assert found["oracle"]["em_all"] >= expected["oracle"].em
-    mean = np.mean([part["em"]["mean"] for part in best["by_set"].values()])
-    assert best["em"]["mean"] == pytest.approx(mean)
-    assert set(best["by_hops"]) == {"1", "2"}
-    assert best["prompt_tokens"] > 0 < best["latency_s"]
 
 
 _SLOWLY = """
@@ -146,39 +104,6 @@ def test_killed_in_its_midst_it_goes_on_to_the_same_table(tmp_path: Path) -> Non
     again = items.read_bytes()
     run(dataclasses.replace(assignment, out=out))
     assert items.read_bytes() == again
-
-
-@pytest.fixture
-def endpoints(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoints]:
-    monkeypatch.setattr(evaluation_policy, "load_tokenizer", lambda _: Words())  # importing transformers takes seconds
-    made = Endpoints()
-    yield made
-    made.stop()
-
-
-def chat(endpoints: Endpoints, tmp_path: Path, count: int = 10, **changes: Any) -> Assignment:
-    """An evaluation of `sage` over both candidates."""
-    train = write_questions(tmp_path / "train.jsonl", range(100, 130))
-    asked = write_questions(tmp_path / "asked.jsonl", range(count))
-    return Assignment(
-        **{
-            "target": endpoints.url,
-            "model": "sage",
-            "datasets": (asked,),
-            "baselines": ("none",),
-            "out": tmp_path / "out",
-            "concurrency": 2,
-            "price_in": 1.0,
-            "price_out": 10.0,
-            "overrides": (
-                "candidates.serve=none",
-                f"candidates.pool.cards={write_cards(tmp_path / 'cards.yaml', endpoints.url)}",
-                f"data.train={train}",
-                f"data.eval={asked}",
-            ),
-        }
-        | changes
-    )
 
 
 def test_another_model_plays_the_policy_and_goes_on_without_a_call_twice(endpoints: Endpoints, tmp_path: Path) -> None:
@@ -250,6 +175,12 @@ def test_everyone_is_asked_only_when_told_to_and_the_price_is_said_first(endpoin
     assert found["policy"]["questions"] == 12
     before = dict(endpoints.asked)
     run(dataclasses.replace(assignment, ask_everyone=True))
+    with pytest.raises(RunFolderError, match=r"baselines of another making \(learnt_from was '10, \w+', is '11, "):
+        run(dataclasses.replace(assignment, ask_everyone=True, fit_questions=11))
+    write_questions(tmp_path / "train.jsonl", range(200, 230))
+    with pytest.raises(RunFolderError, match=r"learnt_from was '10, \w+', is '10, "):
+        run(dataclasses.replace(assignment, ask_everyone=True))
+    run(assignment)  # that asks nobody, and needs no other folder
     assert dict(endpoints.asked) == before
 
 
@@ -280,33 +211,25 @@ def test_candidates_that_fail_are_no_answers_and_are_asked_again(endpoints: Endp
         run(chat(endpoints, tmp_path, 12, out=tmp_path / "broken"))
 
 
-def test_what_the_policys_model_does_not_take_it_has_got_wrong(endpoints: Endpoints, tmp_path: Path) -> None:
-    endpoints.not_taken = {"thing 0", "thing 3"}
-    out, _ = run(chat(endpoints, tmp_path, 10, concurrency=1))
-    found = {row["question"]: row for row in lines(out)}
-    assert {name for name, row in found.items() if row["stop"] == "not_taken"} == {"t0", "t3"}
-    assert all(found[name]["em"] == found[name]["cost_usd"] == 0 for name in ("t0", "t3"))
-    row = numbers(out)["policy"]
-    assert (row["questions"], row["lost"]) == (10, 0)
-    assert "against the rules" in (out / "failures.jsonl").read_text()
-    before = dict(endpoints.asked)
-    run(chat(endpoints, tmp_path, 10))
-    assert dict(endpoints.asked) == before
-
-    endpoints.not_taken = {f"thing {n}" for n in range(20)}
-    with pytest.raises(EvaluateError, match=r"8 episodes in a row failed, .*against the rules"):
-        run(chat(endpoints, tmp_path, 10, out=tmp_path / "none"))
-    assert not (tmp_path / "none" / "items.jsonl").exists()  # nothing of it is believed
-    out, _ = run(chat(endpoints, tmp_path, 3, out=tmp_path / "three"))
-    assert (numbers(out)["policy"]["questions"], numbers(out)["policy"]["em_all"]) == (3, 0)
-
-
 def test_candidates_that_are_not_there_are_told_at_once(endpoints: Endpoints, tmp_path: Path) -> None:
     assignment = chat(endpoints, tmp_path)
     write_cards(tmp_path / "cards.yaml", "http://127.0.0.1:9/v1")
     with pytest.raises(PoolError, match=r"127\.0\.0\.1:9"):
         run(assignment)
     assert not endpoints.asked
+
+
+def test_questions_whose_hops_nobody_knows_are_counted(endpoints: Endpoints, tmp_path: Path) -> None:
+    known = write_questions(tmp_path / "nq.jsonl", range(200, 203), "nq")
+    assignment = chat(endpoints, tmp_path, 5)
+    out, _ = run(dataclasses.replace(assignment, datasets=(*assignment.datasets, known)))
+    [row] = numbers(out).values()
+    assert {hops: part["questions"] for hops, part in row["by_hops"].items()} == {"1": 3}
+    assert row["questions"] == 8
+    note = "Note: 5 of 8 questions have no known hop count and are in no row by hops: things 5\n"
+    assert note in (out / "table.md").read_text()
+    out, _ = run(dataclasses.replace(assignment, datasets=(known,), out=tmp_path / "known"))
+    assert "hop count" not in (out / "table.md").read_text()
 
 
 def test_one_question(endpoints: Endpoints, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from page_reader import Read
 from typer.testing import CliRunner
 
 from benchmarks import contests
@@ -39,7 +40,12 @@ def made_run(folder: Path, alpha: float) -> Path:
     (folder / "config.yaml").write_text(json.dumps(config), encoding="utf-8")
     after = {"questions": 100, "em": 0.8, "f1": None, "cost_usd_per_1k_questions": 1.5, "calls_per_question": 1.0,
              "call_share": {}}  # fmt: skip
-    summary = {"after": after, "oracle": after | {"em": 0.9}, "before": after | {"em": 0.1}}
+    summary = {
+        "after": after,
+        "oracle": after | {"em": 0.9},
+        "best_single": after | {"em": 0.5},
+        "before": after | {"em": 0.1},
+    }
     (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     (folder / "metrics.jsonl").write_text("", encoding="utf-8")
     return folder
@@ -53,12 +59,20 @@ def test_baselines_over_lambda_and_runs_over_alpha(world: Path, tmp_path: Path) 
         rows = list(csv.DictReader(file))
     knobs = {(row["method"], row["knob"]) for row in rows}
     assert {("best_utility", "λ=0"), ("best_utility", "λ=1"), ("policy", "α=0"), ("policy", "α=0.6")} <= knobs
+    # An evaluation's oracle and a run's are not the same.
+    assert {("oracle", ""), ("most_competent", ""), ("best_constant", ""), ("best_in_hindsight", "")} <= knobs
+    assert {row["measure"] for row in rows} == {"exact match"}
+    assert "Note: gap by exact match: from best_constant to oracle" in done.output
+    [own] = json.loads((world / "evaluation.json").read_text())["notes"]
+    assert f"Note: {world}: {own}" in done.output
     [policy] = [row for row in rows if row["knob"] == "α=0.6"]
     assert (float(policy["em"]), float(policy["usd_per_1k"])) == (0.8, 1.5)
     assert 0.7 < float(policy["em_low"]) < 0.8 < float(policy["em_high"]) < 0.88
     assert (tmp_path / "out" / "frontier.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "out" / "frontier.html").read_text(encoding="utf-8")
     assert "best_utility" in page
+    assert "Gap by exact match: from best_constant to oracle." in page
+    assert f"{world}: {own}" in Read(page).text
     assert "data:image/svg+xml;base64," in page
     assert "runs tell neither pool nor sets" in done.output
 
@@ -127,6 +141,21 @@ def test_evaluations_of_other_questions_are_told(world: Path, tmp_path: Path) ->
     (tmp_path / "evaluation.json").write_text("{")
     with pytest.raises(RunFolderError, match=r"evaluation.json: damaged"):
         read_points([tmp_path])
+
+
+def test_rows_of_other_measures_are_drawn_apart_and_told(world: Path, tmp_path: Path) -> None:
+    numbers = json.loads((world / "evaluation.json").read_text())
+    judged = [row | {"measure": "judged"} for row in numbers["rows"]]
+    (tmp_path / "asked.json").write_text((world / "asked.json").read_text())
+    (tmp_path / "evaluation.json").write_text(json.dumps(numbers | {"rows": numbers["rows"][:1] + judged}))
+    done = CliRunner().invoke(app, ["frontier", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert "measures differ (exact match, judged)" in done.output
+    lines = [line.split("|")[1:3] for line in done.output.splitlines() if line.startswith("| random")]
+    assert [[cell.strip() for cell in line] for line in lines] == [["random", "exact match"], ["random", "judged"]]
+    page = (tmp_path / "out" / "frontier.html").read_text(encoding="utf-8")
+    assert "The largest area by exact match is that of random" in page
+    assert "The largest area by judged is that of oracle" in page
 
 
 def test_what_is_neither_is_refused(tmp_path: Path) -> None:

@@ -158,6 +158,20 @@ def test_the_policy_reads_the_cards_of_each_variant_and_pays_their_prices(endpoi
     assert json.loads((out / "evaluation.json").read_text())["spent_usd"] == pytest.approx(really)
 
 
+def test_what_was_spent_is_that_of_unseen_candidates_too_when_everyone_is_asked(
+    endpoints: Pools, tmp_path: Path
+) -> None:
+    everyone = {"baselines": ("alone",), "ask_everyone": True, "fit_questions": 5, "max_usd": 1.0}
+    out, _ = run(colours(endpoints, tmp_path, 4, pools=("unseen",), **everyone))
+    with sqlite3.connect(out / "ledger.sqlite") as ledger:
+        paid = dict(ledger.execute("SELECT model, SUM(cost_nano) / 1e9 FROM ledger_calls GROUP BY model"))
+    assert paid.keys() == {"alpha", "beta", "gamma"}
+    for _ in range(2):
+        spent = json.loads((out / "evaluation.json").read_text())["spent_usd"]
+        assert spent == pytest.approx(sum(paid.values()))
+        run(colours(endpoints, tmp_path, 4, pools=("unseen",), **everyone))
+
+
 def test_without_a_table_of_replies_the_bounds_are_left_open_and_a_note_says_why(
     endpoints: Pools, tmp_path: Path
 ) -> None:
@@ -320,6 +334,10 @@ def test_recorded_replies_bound_each_pool(endpoints: Pools, tmp_path: Path) -> N
     assert after["best_single_usd_per_1k"] == pytest.approx(2 * before["best_single_usd_per_1k"])
     assert after["of_oracle"] == before["of_oracle"]
     assert {item["calls"][0][0] for item in items["policy @ without:ChatGPT-4"]} == {"BingChat"}
+    replies[0]["correct"] = not replies[0]["correct"]
+    (tmp_path / "replies.jsonl").write_text("".join(json.dumps(row) + "\n" for row in replies), encoding="utf-8")
+    with pytest.raises(RunFolderError, match=r"baselines of another making \(replies was "):
+        run(ask("known", range(24)))
 
     out, _ = run(ask("unknown", range(39, 42)))  # two of them were never recorded
     assert [row["summary"]["questions"] for row in pools_of(out).values()] == [3, 3, 3]

@@ -66,8 +66,8 @@ def test_without_evaluations_the_frontier_is_that_of_the_summary(tmp_path: Path)
     found = read_page(make_run(tmp_path).path)
     [points] = [each for each in found.tables if each[0][:2] == ["method", "knob"]]
     assert [cells[:4] for cells in points[1:]] == [
-        ["policy", "α=0", "0.4375", "0.875"], ["oracle", "", "0.512", "0.950"],
-        ["best_constant", "", "0.125", "0.650"], ["random", "", "0.3", "0.200"],
+        ["policy", "α=0", "0.4375", "0.875"], ["most_competent", "", "0.512", "0.950"],
+        ["best_in_hindsight", "", "0.125", "0.650"], ["random", "", "0.3", "0.200"],
     ]  # fmt: skip
 
 
