@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.markdown import markdown_table as _table
-from benchmarks.measure import Measure
+from benchmarks.measure import EXACT, Measure
 from benchmarks.published import PublishedMetric, PublishedRow, published
 from benchmarks.row_summary import Against, Ended, Part, RowSummary
 from benchmarks.statistics import Interval
@@ -49,17 +49,18 @@ def published_rows(metric: PublishedMetric, sets: Sequence[str], which: str) -> 
 
 def render(found: Evaluated) -> str:
     """The whole table."""
+    right = "Exact match" if measures_of(found.rows) == [EXACT] else "Right, each row by its measure,"
     parts = [
         f"# {found.title}",
         "\n".join(f"- {name}: {text}" for name, text in found.about.items()),
         *(f"Note: {note}" for note in found.notes),
         _section("On the whole", _whole(found), found),
-        _section("Exact match by data set, 95 %", _by_set(found, "em"), found, published_note=True),
+        _section(f"{right} by data set, 95 %", _by_set(found, "em"), found, published_note=True),
         _section("Token F1 by data set", _by_set(found, "f1"), found, published_note=True),
         _section("What it took, by data set and by hops", _took(found), found),
     ]
     if len({hops for row in found.rows for hops in row.by_hops}) > 1:
-        parts.append(_section("Exact match by hops, 95 %", _by_hops(found), found))
+        parts.append(_section(f"{right} by hops, 95 %", _by_hops(found), found))
     parts.append(_section("Share of the calls by model", _shares(found), found))
     if any(row.samples > 1 for row in found.rows):
         parts.append(_section("Several samples", _samples(found), found))
@@ -82,9 +83,10 @@ def _whole(found: Evaluated) -> str:
         "policy tokens", "latency s", "no answer", *_ENDED, "lost", "against reference, 95 %",
         "p (Holm)",
     )  # fmt: skip
-    if len(measures_of(found.rows)) == 1:
+    if measures_of(found.rows) == [EXACT]:
         return _table(head, (_whole_row(row, found) for row in found.rows))
-    return _table((*head[:2], "right by", *head[2:]), (_measured_row(row, found) for row in found.rows))
+    named = ["right, 95 %" if name == "exact match, 95 %" else name for name in head[2:]]
+    return _table((*head[:2], "right by", *named), (_measured_row(row, found) for row in found.rows))
 
 
 def _whole_row(row: RowSummary, found: Evaluated) -> list[str]:
@@ -128,12 +130,17 @@ def _by_set(found: Evaluated, metric: PublishedMetric) -> str:
         interval = row.em if metric == "em" else row.f1
         return _number(interval.mean if interval else None)
 
-    rows = [[row.name, *(cell(row.by_set.get(name)) for name in found.sets), average(row)] for row in found.rows]
+    named = metric == "em" and measures_of(found.rows) != [EXACT]
+    rows = [
+        [row.name, *([row.measure] * named), *(cell(row.by_set.get(name)) for name in found.sets), average(row)]
+        for row in found.rows
+    ]
     for row in published_rows(metric, found.sets, found.published):
         scores = [row.scores.get(name) for name in found.sets]
         mean = None if None in scores else math.fsum(s for s in scores if s is not None) / len(scores)
-        rows.append([f"*{cell.replace('*', '⁎')}*" for cell in (row.label, *map(_number, scores), _number(mean))])
-    return _table(("row", *found.sets, "average"), rows)
+        cells = (row.label, *([EXACT] * named), *map(_number, scores), _number(mean))
+        rows.append([f"*{cell.replace('*', '⁎')}*" for cell in cells])
+    return _table(("row", *(["right by"] * named), *found.sets, "average"), rows)
 
 
 def _took(found: Evaluated) -> str:
@@ -166,11 +173,13 @@ def _hops(count: int) -> str:
 
 def _by_hops(found: Evaluated) -> str:
     hops = sorted({count for row in found.rows for count in row.by_hops})
-    rows = (
-        [row.name, *(interval_text(part.em) if (part := row.by_hops.get(count)) else _UNKNOWN for count in hops)]
-        for row in found.rows
-    )
-    return _table(("row", *map(_hops, hops)), rows)
+    named = measures_of(found.rows) != [EXACT]
+
+    def cells(row: RowSummary) -> list[str]:
+        return [interval_text(part.em) if (part := row.by_hops.get(count)) else _UNKNOWN for count in hops]
+
+    rows = ([row.name, *([row.measure] * named), *cells(row)] for row in found.rows)
+    return _table(("row", *(["right by"] * named), *map(_hops, hops)), rows)
 
 
 def _shares(found: Evaluated) -> str:

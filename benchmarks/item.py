@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from actors.pool.measure import holds_answer
@@ -15,7 +15,7 @@ from benchmarks.evaluation import Outcome
 from benchmarks.hops import hop_count
 from benchmarks.measure import EXACT, Measure
 from rewards.outcome import outcomes
-from rewards.transcript import CallStatus
+from rewards.transcript import CallStatus, StopReason, Transcript, Turn
 
 NOT_TAKEN = "not_taken"  # in place of an episode's stop reason
 Key = tuple[str, str, str, int]  # row, data set, question, sample
@@ -79,7 +79,27 @@ _NUMBERS = tuple(f.name for f in fields(Item) if f.type in ("int", "float"))
 
 def played_item(row: str, sample: int, trajectory: Trajectory, policy_usd: float = 0.0) -> Item:
     """The item of a policy's episode."""
-    question, transcript = trajectory.question, trajectory.transcript
+    return _item(row, sample, trajectory.question, trajectory.transcript, int(trajectory.sampled.sum()), policy_usd)
+
+
+def refused_item(
+    row: str,
+    sample: int,
+    question: Question,
+    *,
+    turns: Sequence[Turn] = (),
+    policy_tokens: int = 0,
+    policy_usd: float = 0.0,
+) -> Item:
+    """The item of an episode whose next prompt, after these turns, the policy's model did not take: the policy has no
+    answer, and what was asked till then is paid for."""
+    transcript = Transcript(tuple(turns), StopReason.NO_ACTION)
+    return replace(_item(row, sample, question, transcript, policy_tokens, policy_usd), stop=NOT_TAKEN)
+
+
+def _item(
+    row: str, sample: int, question: Question, transcript: Transcript, policy_tokens: int, policy_usd: float
+) -> Item:
     em, f1 = outcomes(transcript.answer, question.answers) if transcript.answer is not None else (0.0, 0.0)
     return Item(
         row=row,
@@ -94,31 +114,11 @@ def played_item(row: str, sample: int, trajectory: Trajectory, policy_usd: float
         completion_tokens=sum(call.completion_tokens for call in transcript.calls),
         latency_s=sum(call.latency_s for call in transcript.calls),
         hops=hop_count(question),
-        policy_tokens=int(trajectory.sampled.sum()),
+        policy_tokens=policy_tokens,
         policy_usd=policy_usd,
         answer=transcript.answer,
         stop=str(transcript.stop_reason),
         held=float(holds_answer(transcript.answer or "", question.answers)),
-    )
-
-
-def refused_item(row: str, sample: int, question: Question) -> Item:
-    """The item of a question that the policy's model did not take: the policy has no answer to it."""
-    return Item(
-        row=row,
-        dataset=question.dataset,
-        question=question.id,
-        sample=sample,
-        em=0.0,
-        f1=0.0,
-        cost_usd=0.0,
-        calls=(),
-        prompt_tokens=0,
-        completion_tokens=0,
-        latency_s=0.0,
-        hops=hop_count(question),
-        stop=NOT_TAKEN,
-        held=0.0,
     )
 
 

@@ -44,6 +44,7 @@ def evaluate_policy(assignment: Assignment, names: Sequence[str], say: Say, told
         variants = make_variants(wishes, candidates, whole_dollars=compact and config.candidates.serve == "world")
         rules = config.episode.model_dump(mode="json") | {
             "menus": config.run.seed,
+            "max_model_len": config.engine.max_model_len,
             "policy_usd_per_million": [assignment.price_in, assignment.price_out],
         }
         asked = what_is_asked(assignment, questions, cards, policy=target.identity, rules=rules)

@@ -11,7 +11,7 @@ from typing import Any
 
 from actors.questions import Question
 from actors.trajectory import Trajectory
-from benchmarks.item import Item, ItemError, Key
+from benchmarks.item import NOT_TAKEN, Item, ItemError, Key
 from cluster.disk import RunFolderError, write_whole, writing
 from cluster.line_file import append_line, mended_lines
 from cluster.report import trajectory_report
@@ -63,6 +63,13 @@ class EvaluationFolder:
     def failures(self) -> dict[Key, str]:
         """Why episodes came to no end that have no item by now either."""
         return {key: why for key, why in self._failed.items() if key not in self.items}
+
+    @property
+    def not_taken(self) -> dict[Key, str]:
+        """Why the policy's model did not take a prompt, of the episodes that ended so."""
+        return {
+            key: why for key, why in self._failed.items() if key in self.items and self.items[key].stop == NOT_TAKEN
+        }
 
     def lost(self) -> Counter[str]:
         """How many of each row these are."""

@@ -24,7 +24,7 @@ from cluster.evaluation_folder import EvaluationFolder
 from cluster.policies import locate_checkpoint
 from cluster.requests import evaluation_requests, readable_rules
 from cluster.responder import PolicySource, Responder
-from rewards.transcript import StopReason
+from rewards.transcript import StopReason, Turn
 
 _SAMPLE_SEEDS = 1 << 33  # between the samples of a question; seeds are multiplied by 16 and stay below 2^63
 _MOST_FAILURES = 8  # episodes in a row that fail: then it is no accident
@@ -50,13 +50,25 @@ class Endpoint:
     price_out: float = 0.0
 
 
+class Refused(RuntimeError):
+    """The policy's model did not take a prompt; it bears the episode so far, its tokens and their price."""
+
+    def __init__(self, why: str, turns: Sequence[Turn] = (), *, tokens: int = 0, usd: float = 0.0) -> None:
+        super().__init__(why)
+        self.turns, self.tokens, self.usd = tuple(turns), tokens, usd
+
+
 class Policy(Protocol):
     """Plays episodes between `start` and `close`; a start that fails leaves nothing behind."""
 
     async def start(self) -> None: ...
 
     async def play(self, request: EpisodeRequest) -> tuple[Trajectory, float]:
-        """The episode, and what the policy's own tokens cost in USD."""
+        """The episode, and what the policy's own tokens cost in USD.
+
+        Raises:
+            Refused, PromptTooLong: the model does not take a prompt.
+        """
         ...
 
     async def close(self) -> None: ...
@@ -106,9 +118,15 @@ class ChatPolicy:
             max_model_len=config.engine.max_model_len,
             observer=player,
         )
-        trajectory = await episode.run()
-        usd = (player.prompt_tokens * endpoint.price_in + player.completion_tokens * endpoint.price_out) / 1e6
-        return trajectory, usd
+
+        def usd() -> float:
+            return (player.prompt_tokens * endpoint.price_in + player.completion_tokens * endpoint.price_out) / 1e6
+
+        try:
+            return await episode.run(), usd()
+        except TeacherRefusal as error:
+            begun = episode.so_far()
+            raise Refused(str(error), begun.turns, tokens=sum(begun.buffer.sampled), usd=usd()) from error
 
     async def close(self) -> None:
         try:
@@ -192,10 +210,11 @@ class _Shift:
         for each in self._waiting:
             try:
                 trajectory, usd = await self._policy.play(each.request)
-            except (TeacherRefusal, PromptTooLong) as error:
-                row, _, _, sample = each.key
-                self._refused.append((refused_item(row, sample, each.request.question), str(error)))
-                self._count_failure(each.key, str(error))
+            except Refused as error:
+                self._refuse(each, error)
+                continue
+            except PromptTooLong as error:
+                self._refuse(each, Refused(str(error)))
                 continue
             if cap := spent_cap([trajectory]):
                 raise BudgetSpent(f"{cap}. What was answered is in {self._folder.path}; the same command goes on")
@@ -210,6 +229,19 @@ class _Shift:
             self._failures = 0
             self.believe_refusals()
             self._told()
+
+    def _refuse(self, episode: Waiting, refused: Refused) -> None:
+        row, _, _, sample = episode.key
+        item = refused_item(
+            row,
+            sample,
+            episode.request.question,
+            turns=refused.turns,
+            policy_tokens=refused.tokens,
+            policy_usd=refused.usd,
+        )
+        self._refused.append((item, str(refused)))
+        self._count_failure(episode.key, str(refused))
 
     def believe_refusals(self) -> None:
         """A model that answers and does not take a question has got that one wrong; one that takes none at all is

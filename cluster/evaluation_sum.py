@@ -16,7 +16,7 @@ from benchmarks.baseline_rows import Contest, make_rows, planned_rows
 from benchmarks.baselines.report import REFERENCE
 from benchmarks.evaluation_table import Evaluated, measures_of, published_rows, render
 from benchmarks.hops import hop_count
-from benchmarks.item import Item
+from benchmarks.item import Item, Key
 from benchmarks.measure import HOLDS, MEANING
 from benchmarks.pool_fingerprint import card_facts, fingerprint
 from benchmarks.pool_table import PoolTable, render_pools
@@ -80,7 +80,7 @@ class Evaluation:
         reference = self._reference(list(by_row))
         notes = [*self.notes, *(pools.notes if pools else ())]
         notes += [f"{name} was left out: {why}" for name, why in (self.left_out or {}).items()]
-        notes += _hop_notes(self.questions)
+        notes += _refusal_notes(by_row, self.folder.not_taken) + _hop_notes(self.questions)
         if len(measures := measures_of(rows)) > 1:
             notes.append(
                 f"rows are scored by different measures: {'; '.join(f'{m}: {MEANING[m]}' for m in measures)}. Such "
@@ -186,6 +186,19 @@ def check_answerable(questions: Sequence[Question], serve: str) -> None:
             "can answer the world's questions, and nothing else; name other data sets, or other candidates by --recipe "
             "or --set candidates.serve=none --set candidates.pool.cards=FILE"
         )
+
+
+def _refusal_notes(by_row: Mapping[str, Sequence[Item]], not_taken: Mapping[Key, str]) -> list[str]:
+    notes = []
+    for name, items in by_row.items():
+        those = [(key, why) for key, why in not_taken.items() if key[0] == name]
+        if those:
+            (_, _, question, _), why = those[0]
+            notes.append(
+                f"{name}: {len(those)} of {len(items)} episodes ended at a prompt that the policy's model did not "
+                f"take, and count as wrong, such as that of question {question!r}: {why}"
+            )
+    return notes
 
 
 def _hop_notes(questions: Sequence[Question]) -> list[str]:

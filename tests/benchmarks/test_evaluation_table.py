@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from made_items import item, made_row
 
 from benchmarks.evaluation_table import PUBLISHED, Evaluated, published_rows, render
 from benchmarks.item import Item
+from benchmarks.measure import EXACT, HOLDS
 from benchmarks.row_summary import against, summarise_row
 
 FEW = 199
@@ -78,6 +80,22 @@ def test_one_item_has_no_bounds_and_nobody_asked_is_said() -> None:
     assert "No candidate was asked at all." in text
     assert "nan" not in text
     assert "Token F1" not in text
+
+
+def test_where_rows_are_of_several_measures_each_says_its_own_and_the_papers_are_exact_match() -> None:
+    held = [replace(item("alone:a", f"q{n}", hops=1 + n % 2), measure=HOLDS) for n in range(4)]
+    text = table({"policy": [item(question=f"q{n}", em=0.0, hops=1 + n % 2) for n in range(4)], "alone:a": held})
+    assert "| row | questions | right by | right, 95 % |" in text
+    assert f"| policy | 4 | {EXACT} | 0.000 " in text
+    assert f"| alone:a | 4 | {HOLDS} | 1.000 " in text
+    by_set = text.split("## Right, each row by its measure, by data set")[1].split("\n## ")[0]
+    assert f"| alone:a | {HOLDS} | 1.000 " in by_set
+    assert f"| *Router-R1-Qwen (Qwen2.5-3B-Instruct; published)* | *{EXACT}* | *0.388* |" in by_set
+    by_hops = text.split("## Right, each row by its measure, by hops")[1].split("\n## ")[0]
+    assert f"| alone:a | {HOLDS} | 1.000 " in by_hops
+    assert "xact match by" not in text
+    assert "reference |" not in text  # nothing is known that both could be compared by
+    assert f"| alone:a | 4 | {HOLDS} |" in table({"alone:a": held})
 
 
 def test_the_reference_is_named_and_the_others_tested(whole: str) -> None:

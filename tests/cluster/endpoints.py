@@ -39,7 +39,7 @@ class Endpoints(LoopbackModels):
     says red. Of the candidates `alpha` knows all colours, and `beta` refuses everything.
 
     It counts what each model is asked; after `patience` questions to the policy it refuses the key. The things named
-    in `not_taken` the policy does not take questions about.
+    in `not_taken` the policy does not take questions about, nor conversations of `too_long` messages or more.
     """
 
     models = ("sage", "alpha", "beta")
@@ -50,6 +50,7 @@ class Endpoints(LoopbackModels):
         self.patience: int | None = None
         self.broken: set[str] = set()  # models whose endpoint is out of order
         self.not_taken: set[str] = set()
+        self.too_long: int | None = None
         super().__init__()
 
     async def reply(self, request: web.Request) -> web.Response:
@@ -66,6 +67,8 @@ class Endpoints(LoopbackModels):
             return web.json_response({"error": {"message": "no"}}, status=403)
         if any(f"{thing} ?" in text for thing in self.not_taken):
             return web.json_response({"error": {"message": "against the rules"}}, status=400)
+        if self.too_long is not None and len(body["messages"]) >= self.too_long:
+            return web.json_response({"error": {"message": "too many tokens"}}, status=400)
         if len(body["messages"]) > 1:
             found = next((c for c in COLOURS if c in text), "any")
             return self.say(f"<think> so </think> <answer> {found} ")
