@@ -45,7 +45,8 @@ def test_a_side_that_is_late_is_named() -> None:
 def test_a_late_engine_is_named_before_the_gang_s_own_deadline() -> None:
     rank = object.__new__(LearnerRank)  # the gang itself takes no part in this
     rank.settings, rank.rank = LearnerSettings(step_timeout_s=100), 1
-    rank.model = torch.nn.Linear(2, 2)
+    rank.model, rank.sender = torch.nn.Linear(2, 2), None
     rank.connect_engines([], "gloo", 1, "float32")
+    assert rank.sender is not None
     assert rank.sender._client is not None
     assert 3 * rank.sender._client.timeout_s < 100  # a sync makes three waits in turn
