@@ -12,7 +12,15 @@ from typing import Any, Protocol
 from actors.generation import Generation
 from actors.menu import Menu
 from actors.pool.calls import CallRequest
-from actors.prompt import FAILED_CALL, LAST_TURN, information_parts, invalid_route_feedback, render_prompt
+from actors.prompt import (
+    FAILED_CALL,
+    LAST_TURN,
+    Unrouted,
+    information_parts,
+    invalid_route_feedback,
+    render_prompt,
+    render_unrouted,
+)
 from actors.questions import Question
 from actors.reading import Reader
 from actors.settings import EpisodeSettings, SamplingSettings
@@ -67,12 +75,13 @@ class EpisodeRequest:
     """One episode to run."""
 
     question: Question
-    menu: Menu
+    menu: Menu  # where it is empty there are no routing rounds: a search ends the episode
     group: str
     seed: int
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     step: int = 0  # batch of the run, in evaluation the last one trained on; 0 outside a run
     budget_usd: float | None = None  # told in the prompt
+    unrouted: Unrouted | None = None  # a prompt that names no candidate, instead of that of the settings
 
     @property
     def episode(self) -> str:
@@ -81,6 +90,8 @@ class EpisodeRequest:
 
     def prompt(self, settings: EpisodeSettings) -> str:
         """The user message that the episode begins with."""
+        if self.unrouted is not None:
+            return render_unrouted(self.unrouted, self.question.text)
         return render_prompt(
             settings.prompt,
             self.menu,
@@ -184,7 +195,7 @@ class Episode:
         if not searches or any(b.kind is BlockKind.ANSWER and b.closed for b in blocks):
             self.turns.append(Turn(text, blocks, faults=faults))
             return _ending(blocks, generation)
-        if len(self.turns) >= self.settings.max_rounds:
+        if not self.request.menu.items or len(self.turns) >= self.settings.max_rounds:
             self.turns.append(Turn(text, blocks, faults=faults))
             return StopReason.OUT_OF_ROUNDS
         calls = await run_together(self._route(search, index) for index, search in enumerate(searches))

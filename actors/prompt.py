@@ -10,6 +10,7 @@ from rewards.grammar import CLOSE, OPEN, neutralise
 from rewards.transcript import BlockKind
 
 Template = Literal["instruct", "compact", "paper_qwen", "paper_llama"]
+Unrouted = Literal["direct", "cot"]  # at once, or step by step; no candidate is named
 
 _INSTRUCT = """\
 Answer the question. Think first, between <think> and </think>, whenever you have something new to consider. \
@@ -55,6 +56,19 @@ _TAGS_RULE = """\
 talk about them.
 """
 
+_UNROUTED: dict[Unrouted, str] = {
+    "direct": """\
+Answer the question at once, by what you know yourself. Write only the final answer, a few words, as \
+<answer> ... </answer>, such as <answer> Lisbon </answer>.
+
+Question: {question}""",
+    "cot": """\
+Answer the question by what you know yourself. First reason step by step, between <think> and </think>. Then write \
+only the final answer, a few words, as <answer> ... </answer>, such as <answer> Lisbon </answer>.
+
+Question: {question}""",
+}
+
 
 def render_prompt(
     template: Template,
@@ -85,6 +99,11 @@ def render_prompt(
         cards=cards,
         question=question,
     )
+
+
+def render_unrouted(template: Unrouted, question: str) -> str:
+    """The user message of who can ask nobody: to answer at once (`direct`) or to reason step by step first (`cot`)."""
+    return _UNROUTED[template].format(question=question)
 
 
 def information_parts(reply: str) -> tuple[str, str, str]:

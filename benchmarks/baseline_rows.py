@@ -6,13 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from actors.questions import Question
-from benchmarks.baselines.comparison import ALONE, NAMES, Play, make_router, spell_out, sweep
-from benchmarks.baselines.router import RouterError, Terms
+from benchmarks.baselines.comparison import ALONE, NAMES, Play, spell_out, sweep
+from benchmarks.baselines.router import RouterError
 from benchmarks.item import Item, routed_items
 from benchmarks.measure import EXACT
 from benchmarks.reply_table import ReplyTable
 
+UNTRAINED = ("direct", "cot", "prompt_only")  # what a model plays that was not taught to route; no table tells them
 _ALL, _NONE = "all", "none"
+_EVERY = (*UNTRAINED, *NAMES)
 _BLIND = ("random", "largest", "cheapest", "best_constant", "oracle")  # to λ: one row is enough
 
 
@@ -46,10 +48,10 @@ def chosen_names(names: Sequence[str]) -> tuple[str, ...]:
     """
     if tuple(names) == (_NONE,):
         return ()
-    spelt = tuple(dict.fromkeys(part for name in names for part in (NAMES if name == _ALL else (name,))))
+    spelt = tuple(dict.fromkeys(part for name in names for part in (_EVERY if name == _ALL else (name,))))
     for name in spelt:
-        if name != ALONE:
-            make_router(name, Terms())
+        if name not in _EVERY and not name.startswith(f"{ALONE}:"):
+            raise RouterError(f"baseline {name!r}: not found; there are {', '.join(_EVERY)}")
     return spelt
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.baseline_rows import chosen_names
+from benchmarks.baseline_rows import UNTRAINED, chosen_names
 from benchmarks.contests import recorded_contest, world_contest
 from benchmarks.protocol import load_questions
 from cluster.evaluation_assignment import RECORDED, WORLD, Assignment, EvaluateError
@@ -32,8 +32,12 @@ def evaluate(assignment: Assignment, say: Say, told: Told) -> Path:
 
 
 def _evaluate_tables(assignment: Assignment, names: Sequence[str], told: Told) -> Path:
+    names = [name for name in names if name not in UNTRAINED]
     if not names:
-        raise EvaluateError(f"--baselines none with {assignment.target} leaves no row; name some, or all")
+        raise EvaluateError(
+            f"--baselines {','.join(assignment.baselines)} with {assignment.target} leaves no row, for no model plays "
+            "there; name others, or all"
+        )
     if assignment.target == WORLD:
         sets = assignment.datasets or ("world:heldout",)
         questions = load_questions(assignment.protocol, sets, limit=assignment.limit)
@@ -54,6 +58,8 @@ def _evaluate_tables(assignment: Assignment, names: Sequence[str], told: Told) -
         notes = [f"{len(contest.train)} questions to learn from; {contest.test.note}"]
         if assignment.target != WORLD:
             notes.append("right is what the file says is right, where it does: a judgement or a score, not exact match")
+        if unplayed := [name for name in assignment.baselines if name in UNTRAINED]:
+            notes.append(f"{', '.join(unplayed)} left out: no model plays with {assignment.target}")
         evaluation = EvaluationSum(assignment, questions, cards, folder, "", (), notes)
         evaluation.finish(evaluation.run_baselines(names, contest, told))
     finally:

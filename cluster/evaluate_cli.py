@@ -41,7 +41,11 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Ask the first so many of each set.", min=1)] = None,
     baselines: Annotated[
-        list[str] | None, typer.Option(help="all, none, or names; may be repeated, or separated by commas.")
+        list[str] | None,
+        typer.Option(
+            help="all, none, or names; may be repeated, or separated by commas. direct, cot and prompt_only are played "
+            "by the policy.checkpoint before training, or by the model at the URL; the others choose by replies."
+        ),
     ] = None,
     lambda_: Annotated[
         list[float] | None, typer.Option("--lambda", help="Weight of cost of the baselines; may be repeated.", min=0)

@@ -1,13 +1,15 @@
-"""Evaluating a policy: its episodes are played, then the baselines beside it, as far as there is a table for them."""
+"""Evaluating a policy: its episodes are played, then the baselines beside it, as far as they can be had."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from actors.pool.caller import CandidateCaller
 from actors.pool.cards import ModelCard
+from benchmarks.baseline_rows import UNTRAINED
 from benchmarks.protocol import load_questions, passes
 from cluster.candidates import start_candidates
 from cluster.evaluation_assignment import Assignment
@@ -19,6 +21,7 @@ from cluster.evaluation_target import Target, open_target, pool_notes
 from cluster.live_contest import policy_contest
 from cluster.pool_sum import sum_pools
 from cluster.pool_variants import asked_of, cards_to_ask, factors_of, make_variants, read_wishes, variant_episodes
+from cluster.untrained_rows import plan_untrained
 
 
 def evaluate_policy(assignment: Assignment, names: Sequence[str], say: Say, told: Told) -> Path:
@@ -46,26 +49,33 @@ def evaluate_policy(assignment: Assignment, names: Sequence[str], say: Say, told
         }
         asked = what_is_asked(assignment, questions, cards, policy=target.identity, rules=rules)
         folder = EvaluationFolder(out, asked | asked_of(variants))
-        notes = pool_notes(target, cards)
+        untrained = plan_untrained(target, names, planned, questions, cards, asked_for=assignment.baselines)
+        notes = [*pool_notes(target, cards), *untrained.notes]
         for note in notes:
             say(f"note: {note}")
         rows = tuple(each.row for each in planned)
         evaluation = EvaluationSum(assignment, questions, cards, folder, target.identity, rows, notes)
         try:
+            untrained.keep_to_player(folder)
             spending = Spending(config, folder)
             by_variant = [(variant, variant_episodes(config, planned, questions, variant)) for variant in variants]
             factors = factors_of(by_variant)
             episodes = [each for _, waiting in by_variant for each in waiting]
             to_ask = cards_to_ask(variants, candidates)
+            if untrained.player is target:
+                episodes += untrained.episodes
             _play(target, episodes, evaluation, spending, lambda: spending.hire(to_ask, factors), say, told)
-            baselines: list[str] = []
+            if untrained.player is not target:
+                hire = partial(spending.hire, cards, {})
+                _play(untrained.player, untrained.episodes, evaluation, spending, hire, say, told)
+            baselines = list(untrained.rows)
             contest = None
-            if names:
+            if tabled := [name for name in names if name not in UNTRAINED]:
                 found = policy_contest(config, questions, cards, assignment, folder, spending, say, told)
                 notes += found.notes
                 evaluation.spent_usd = spending.usd
                 if (contest := found.contest) is not None:
-                    baselines = evaluation.run_baselines(names, contest, told)
+                    baselines += evaluation.run_baselines(tabled, contest, told)
             pools = sum_pools(evaluation, variants, config, contest) if len(variants) > 1 else None
             evaluation.finish(baselines, pools)
         finally:

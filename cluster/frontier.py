@@ -13,6 +13,7 @@ from typing import Any
 
 from scipy import stats
 
+from benchmarks.baseline_rows import UNTRAINED
 from benchmarks.evaluation import Evaluation
 from benchmarks.frontier import MOST_COMPETENT, SINGLE_IN_HINDSIGHT, Point, Standing, gap_of, standings
 from benchmarks.measure import EXACT
@@ -149,7 +150,8 @@ def _row_point(row: dict[str, Any], folder: Path, alpha: str, endpoint: str) -> 
     mean, low, high = (
         math.nan if row["em"][name] is None else float(row["em"][name]) for name in ("mean", "low", "high")
     )
-    if is_policy := method.startswith("policy"):
+    is_policy = method.startswith("policy")
+    if is_policy or method.partition(",")[0] in UNTRAINED:
         method += endpoint
     told = f"λ={knob}" if knob else (alpha if is_policy else "")
     usd = float(row["usd_per_1k"]) + float(row["policy_usd_per_1k"])

@@ -52,7 +52,9 @@ def policy_contest(
         found = kept_contest(config, questions, folder)
         return Found(found, (f"baselines: right is what the file of replies says is right; {found.test.note}",))
     if not assignment.ask_everyone:
-        return Found(None, ("no baselines: they need every candidate's reply to every question; say --ask-everyone",))
+        return Found(
+            None, ("no baselines over tables: they need every candidate's reply to every question; say --ask-everyone",)
+        )
     learnt = _to_learn_from(config, questions, assignment.fit_questions)
     everything = [*learnt, *questions]
     most = most_usd(cards, everything)

@@ -7,7 +7,7 @@ import math
 import os
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch.distributed import TCPStore
@@ -24,6 +24,9 @@ from learner.settings import LearnerSettings
 from learner.sft_update import fine_tune_step, measure_nll
 from learner.sync_report import SyncReport
 from learner.update import score_batch, train_batch
+
+if TYPE_CHECKING:
+    from learner.weight_sync import WeightSender
 
 _STATE_FILE = "learner.json"
 
@@ -65,6 +68,7 @@ class LearnerRank:
         self.model = self.networks.model
         self.batches = 0
         self.kl_coef = settings.kl_coef
+        self.sender: WeightSender | None = None
 
     def _join(self, store: TCPStore) -> None:
         ranks = self.settings.ranks
@@ -225,6 +229,10 @@ class LearnerRank:
         """Form the weight-sync group with the rollout workers' engines; collective. `dtype` is the engines'."""
         from learner.weight_sync import WeightSender
 
+        if self.sender is not None:
+            # Engines that wait in the group before leave it once they hear that it is closed, and it is not closed by
+            # being forgotten: what an error keeps keeps it open.
+            self.sender.close()
         self.sender = WeightSender(
             self.model,
             rank=self.rank,
@@ -241,6 +249,8 @@ class LearnerRank:
 
     def send_weights(self, version: int) -> SyncReport:
         """Send the policy to the connected engines, to be known as `version`; collective."""
+        if self.sender is None:
+            raise RuntimeError(f"version {version} cannot be sent before connect_engines()")
         return self.sender.send(version)
 
 

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted import ANSWER, MENU, SEARCH, SEVERAL, TOKENIZER, Script, play, replying
+from scripted import ANSWER, MENU, QUESTION, SEARCH, SEVERAL, TOKENIZER, Script, play, replying
 
 from actors.episode import PromptTooLong
+from actors.menu import Menu
+from actors.pool.calls import CallRequest
 from actors.prompt import render_information
 from actors.trajectory import NOT_SAMPLED, TokenBuffer
 from benchmarks.world.language import ASSISTANT, EOS
@@ -65,6 +67,20 @@ async def test_after_the_last_round_it_is_told_to_answer_and_another_search_ends
     assert len(script.prompts) == 3
     assert "answer now" in TOKENIZER.decode(script.prompts[2])
     assert "answer now" not in TOKENIZER.decode(script.prompts[1])
+
+
+async def test_without_candidates_a_search_ends_it_and_nobody_is_asked() -> None:
+    async def ask(_: CallRequest) -> RouteCall:
+        raise AssertionError
+
+    script = Script(SEARCH, ANSWER)
+    trajectory = await play(script, ask, menu=Menu(()))
+    assert trajectory.transcript.stop_reason is StopReason.OUT_OF_ROUNDS
+    assert (trajectory.transcript.calls, trajectory.transcript.answer) == ((), None)
+    assert trajectory.prompt == QUESTION.text
+    assert len(script.prompts) == 1
+    answered = await play(Script(ANSWER), ask, menu=Menu(()))
+    assert answered.transcript.answer == "sena"
 
 
 async def test_a_budget_is_told_and_travels_with_the_trajectory() -> None:

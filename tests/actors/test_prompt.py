@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from actors.menu import draw_menu
-from actors.prompt import Template, render_prompt
+from actors.prompt import Template, Unrouted, render_prompt, render_unrouted
 from benchmarks.world.experts import experts
 from benchmarks.world.language import build_tokenizer
 
@@ -73,3 +73,12 @@ def test_the_world_can_read_its_budgets() -> None:
 def test_several_searches_are_explained_where_they_are_allowed(template: Template) -> None:
     assert "up to 3 searches" in render_prompt(template, MENU, QUESTION, 4, parallel_searches=3)
     assert "searches" not in render_prompt(template, MENU, QUESTION, 4)
+
+
+@pytest.mark.parametrize("template", get_args(Unrouted))
+def test_who_can_ask_nobody_is_told_how_to_answer_and_of_no_route(template: Unrouted) -> None:
+    prompt = render_unrouted(template, QUESTION)
+    assert "<answer> ... </answer>" in prompt
+    assert prompt.endswith(f"Question: {QUESTION}")
+    assert "<search>" not in prompt
+    assert ("<think>" in prompt) == ("step by step" in prompt) == (template == "cot")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from actors.questions import Question
-from benchmarks.baseline_rows import chosen_names, make_rows, planned_rows
+from benchmarks.baseline_rows import UNTRAINED, chosen_names, make_rows, planned_rows
 from benchmarks.baselines.comparison import NAMES
 from benchmarks.baselines.router import RouterError
 from benchmarks.contests import recorded_contest, served_contest
@@ -29,7 +29,8 @@ def replies(tmp_path: Path) -> Path:
 
 
 def test_names() -> None:
-    assert chosen_names(["all"]) == NAMES
+    assert chosen_names(["all"]) == (*UNTRAINED, *NAMES)
+    assert chosen_names(["cot", "alone:x"]) == ("cot", "alone:x")
     assert chosen_names(["none"]) == ()
     assert chosen_names(["knn", "all", "knn"])[0] == "knn"
     for wrong in ("knnn", "none"):

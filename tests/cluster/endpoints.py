@@ -35,8 +35,8 @@ def colour(question: str) -> str:
 
 
 class Endpoints(LoopbackModels):
-    """`sage` is the policy: it routes to the first card shown and repeats the colour that it reads. Of the candidates
-    `alpha` knows all colours, and `beta` refuses everything.
+    """`sage` is the policy: it routes to the first card shown and repeats the colour that it reads; without cards it
+    says red. Of the candidates `alpha` knows all colours, and `beta` refuses everything.
 
     It counts what each model is asked; after `patience` questions to the policy it refuses the key. The things named
     in `not_taken` the policy does not take questions about, nor conversations of `too_long` messages or more.
@@ -46,6 +46,7 @@ class Endpoints(LoopbackModels):
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
+        self.openings: list[str] = []  # prompts that the policy began with
         self.patience: int | None = None
         self.broken: set[str] = set()  # models whose endpoint is out of order
         self.not_taken: set[str] = set()
@@ -71,7 +72,10 @@ class Endpoints(LoopbackModels):
         if len(body["messages"]) > 1:
             found = next((c for c in COLOURS if c in text), "any")
             return self.say(f"<think> so </think> <answer> {found} ")
-        name = re.findall(r"^- (\w+): ", text, re.M)[0]
+        self.openings.append(text)
+        if not (names := re.findall(r"^- (\w+): ", text, re.M)):
+            return self.say("<answer> red ")
+        name = names[0]
         question = re.findall(r"Question: (.*)", text)[-1]
         return self.say(f"<think> who </think> <search> {name} : {question} ")
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.baseline_rows import UNTRAINED
 from benchmarks.world.coldstart import CHECKPOINT
 
 pytestmark = pytest.mark.engine
@@ -68,3 +70,34 @@ def test_the_shipped_policy_is_evaluated_and_its_replay_gives_the_same_table_for
     assert done.returncode == 0, done.stderr
     assert (again / "table.md").read_text() == table
     assert json.loads((again / "evaluation.json").read_text())["spent_usd"] == 0
+
+
+def test_the_weights_before_training_play_on_an_engine_of_their_own(tmp_path: Path) -> None:
+    trained, out = tmp_path / "trained", tmp_path / "out"
+    shutil.copytree(CHECKPOINT, trained)  # other weights as far as the evaluation knows, so that rows can be compared
+    arguments = ["--limit", "8", "--baselines", ",".join(UNTRAINED), "--protocol", "full", "--out", str(out)]
+    done = subprocess.run(
+        [sys.executable, "-m", "cluster.cli", "evaluate", str(trained), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    numbers = json.loads((out / "evaluation.json").read_text())
+    found = {row["name"]: row for row in numbers["rows"]}
+    assert list(found) == ["policy", *UNTRAINED]
+    assert {row["questions"] for row in found.values()} == {8}
+    played = [json.loads(line) for line in (out / "items.jsonl").read_text().splitlines()]
+    items = {
+        row: {item["question"]: (item["answer"], item["calls"]) for item in played if item["row"] == row}
+        for row in found
+    }
+    assert items["prompt_only"] == items["policy"]
+    assert found["prompt_only"]["calls"] > 0
+    assert items["direct"] == items["cot"]
+    for row in ("direct", "cot"):
+        assert found[row]["calls"] == found[row]["usd_per_1k"] == 0
+        assert found[row]["policy_tokens"] > 0
+    assert json.loads((out / "untrained.json").read_text())["player"] == str(CHECKPOINT.resolve())
+    assert f"played by {CHECKPOINT.resolve()}, the policy.checkpoint" in (out / "table.md").read_text()

@@ -107,7 +107,7 @@ def test_published_rows_and_pools_stand_in_table_and_page_marked_as_such(world: 
     assert page.count(numbers["pool"]["fingerprint"]) == len(measured)
 
 
-def test_policies_at_endpoints_are_methods_of_their_own_and_their_tokens_are_paid(world: Path, tmp_path: Path) -> None:
+def test_models_at_endpoints_are_methods_of_their_own_and_their_tokens_are_paid(world: Path, tmp_path: Path) -> None:
     asked = json.loads((world / "asked.json").read_text())
     numbers = json.loads((world / "evaluation.json").read_text())
     [row] = [row for row in numbers["rows"] if row["name"] == "random"]
@@ -116,11 +116,12 @@ def test_policies_at_endpoints_are_methods_of_their_own_and_their_tokens_are_pai
         folders.append(tmp_path / name)
         folders[-1].mkdir()
         (folders[-1] / "asked.json").write_text(json.dumps(asked | {"target": f"{name} at http://h/v1"}))
-        only = row | {"name": "policy", "usd_per_1k": 1.0, "policy_usd_per_1k": usd}
-        (folders[-1] / "evaluation.json").write_text(json.dumps(numbers | {"rows": [only]}))
+        rows = [row | {"name": n, "usd_per_1k": 1.0, "policy_usd_per_1k": usd} for n in ("policy", "cot, sampled")]
+        (folders[-1] / "evaluation.json").write_text(json.dumps(numbers | {"rows": rows}))
     points, _ = read_points(folders)
     assert [(point.method, point.usd_per_1k) for point in points] == [
-        ("policy (small at http://h/v1)", 2.0), ("policy (large at http://h/v1)", 51.0),
+        ("policy (small at http://h/v1)", 2.0), ("cot, sampled (small at http://h/v1)", 2.0),
+        ("policy (large at http://h/v1)", 51.0), ("cot, sampled (large at http://h/v1)", 51.0),
     ]  # fmt: skip
 
 

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from learner.gloo_sender import GlooSender
+from learner.rank import LearnerRank
+from learner.settings import LearnerSettings
 from learner.weight_source import Bucket, BucketSource, Reading
 
 LAYERS = 5
@@ -92,6 +94,28 @@ def test_a_reading_gives_every_tensor_a_copy(source: BucketSource) -> None:
     assert found.keys() == {piece.name for piece in source.pieces}
     assert all(torch.equal(found[piece.name], piece.value()) for piece in source.pieces)
     assert all(found[piece.name].data_ptr() != piece.value().data_ptr() for piece in source.pieces)
+
+
+def test_the_group_before_is_left_before_the_next_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines wait in it for weights that nobody will send, where another engine died as they began."""
+    did: list[str] = []
+
+    class Sender:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            did.append("made")
+
+        def connect(self) -> None:
+            did.append("connected")
+
+        def close(self) -> None:
+            did.append("closed")
+
+    monkeypatch.setattr("learner.weight_sync.WeightSender", Sender)
+    rank = object.__new__(LearnerRank)  # without its networks
+    rank.sender, rank.model, rank.rank, rank.settings = None, torch.nn.Linear(1, 1), 0, LearnerSettings()  # type: ignore[assignment]
+    for _ in range(2):
+        rank.connect_engines([], "gloo", 1, "float32")
+    assert did == ["made", "connected", "closed", "made", "connected"]
 
 
 @pytest.mark.engine
