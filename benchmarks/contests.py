@@ -8,7 +8,7 @@ from pathlib import Path
 
 from actors.questions import Question
 from benchmarks.baseline_rows import Contest
-from benchmarks.protocol import Name, draw
+from benchmarks.protocol import TWO_HOP_SHARE, Name, draw
 from benchmarks.question_sets import load_source
 from benchmarks.recorded_table import recorded_table
 from benchmarks.reply_table import ReplyTable, ReplyTableError, normalise_question, split
@@ -17,7 +17,6 @@ from benchmarks.world.tables import hop_table, play_by_hop
 
 TRAIN_SHARE = 0.6  # of recorded questions: the baselines learn from these, and the others are asked
 _WORLD_TRAIN = 1500  # questions of the world that baselines learn from
-_TWO_HOP_SHARE = 0.4  # as in the quickstart
 
 
 def recorded_contest(
@@ -45,6 +44,11 @@ def recorded_contest(
     return Contest(train, test, test.questions)
 
 
+def world_training() -> list[Question]:
+    """The world's questions that baselines learn from."""
+    return load_source("world:train", limit=_WORLD_TRAIN, two_hop_share=TWO_HOP_SHARE)
+
+
 def world_contest(questions: Sequence[Question], pool: Sequence[Expert] | None = None) -> Contest:
     """Questions of the world, answered hop by hop by a pool (the seen cast if left out): baselines learn from the
     world's training split.
@@ -52,7 +56,7 @@ def world_contest(questions: Sequence[Question], pool: Sequence[Expert] | None =
     Raises:
         ReplyTableError: these are training questions.
     """
-    learnt = load_source("world:train", limit=_WORLD_TRAIN, two_hop_share=_TWO_HOP_SHARE)
+    learnt = world_training()
     return Contest(
         hop_table(learnt, pool),
         hop_table(questions, pool),

@@ -15,6 +15,7 @@ Name = Literal["paper", "full"]
 PAPER_ITEMS = 500  # of a set, as the paper draws them; Bamboogle has 125
 PAPER_SEED = 42
 SEVEN = "seven"  # stands for the paper's seven sets
+TWO_HOP_SHARE = 0.4  # of the world's questions, as in the quickstart
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def draw(name: Name, questions: Sequence[Question]) -> list[Question]:
 
 
 def load_questions(
-    name: Name, sources: Sequence[str], *, limit: int | None = None, two_hop_share: float = 0.4
+    name: Name, sources: Sequence[str], *, limit: int | None = None, two_hop_share: float = TWO_HOP_SHARE
 ) -> list[Question]:
     """The questions asked, source by source, `limit` of each at most; `seven` stands for the paper's sets.
 

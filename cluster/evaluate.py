@@ -10,7 +10,7 @@ from benchmarks.contests import recorded_contest, world_contest
 from benchmarks.protocol import load_questions
 from cluster.evaluation_assignment import RECORDED, WORLD, Assignment, EvaluateError
 from cluster.evaluation_folder import EvaluationFolder
-from cluster.evaluation_sum import Evaluation, Say, Told, check_answerable, what_is_asked
+from cluster.evaluation_sum import EvaluationSum, Say, Told, check_answerable, what_is_asked
 
 
 def evaluate(assignment: Assignment, say: Say, told: Told) -> Path:
@@ -60,7 +60,7 @@ def _evaluate_tables(assignment: Assignment, names: Sequence[str], told: Told) -
             notes.append("right is what the file says is right, where it does: a judgement or a score, not exact match")
         if unplayed := [name for name in assignment.baselines if name in UNTRAINED]:
             notes.append(f"{', '.join(unplayed)} left out: no model plays with {assignment.target}")
-        evaluation = Evaluation(assignment, questions, cards, folder, "", (), notes)
+        evaluation = EvaluationSum(assignment, questions, cards, folder, "", (), notes)
         evaluation.finish(evaluation.run_baselines(names, contest, told))
     finally:
         folder.close()

@@ -16,7 +16,7 @@ from cluster.evaluation_assignment import Assignment
 from cluster.evaluation_folder import EvaluationFolder
 from cluster.evaluation_policy import ChatPolicy, EnginePolicy, Policy, Waiting, play_all
 from cluster.evaluation_spending import Spending
-from cluster.evaluation_sum import Evaluation, Say, Told, check_answerable, what_is_asked
+from cluster.evaluation_sum import EvaluationSum, Say, Told, check_answerable, what_is_asked
 from cluster.evaluation_target import Target, open_target, pool_notes
 from cluster.live_contest import policy_contest
 from cluster.pool_sum import sum_pools
@@ -54,7 +54,7 @@ def evaluate_policy(assignment: Assignment, names: Sequence[str], say: Say, told
         for note in notes:
             say(f"note: {note}")
         rows = tuple(each.row for each in planned)
-        evaluation = Evaluation(assignment, questions, cards, folder, target.identity, rows, notes)
+        evaluation = EvaluationSum(assignment, questions, cards, folder, target.identity, rows, notes)
         try:
             untrained.keep_to_player(folder)
             spending = Spending(config, folder)
@@ -86,7 +86,7 @@ def evaluate_policy(assignment: Assignment, names: Sequence[str], say: Say, told
 def _play(
     target: Target,
     episodes: Sequence[Waiting],
-    evaluation: Evaluation,
+    evaluation: EvaluationSum,
     spending: Spending,
     hire: Callable[[], CandidateCaller],
     say: Say,

@@ -30,7 +30,7 @@ Told = Callable[[int, int, float], None]  # done, in all, USD spent on candidate
 
 
 @dataclass(slots=True)
-class Evaluation:
+class EvaluationSum:
     """One evaluation under way."""
 
     assignment: Assignment

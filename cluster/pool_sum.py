@@ -15,7 +15,7 @@ from benchmarks.pool_table import Played, Pool, PoolTable, pool_rows
 from benchmarks.reply_table import ReplyTableError
 from benchmarks.world.experts import experts_of
 from cluster.config import Config
-from cluster.evaluation_sum import Evaluation
+from cluster.evaluation_sum import EvaluationSum
 from cluster.live_contest import kept_contest
 from cluster.pool_variants import SEEN, PoolVariant
 
@@ -27,7 +27,7 @@ _NO_TABLE = (
 
 
 def sum_pools(
-    evaluation: Evaluation, variants: Sequence[PoolVariant], config: Config, as_trained: Contest | None
+    evaluation: EvaluationSum, variants: Sequence[PoolVariant], config: Config, as_trained: Contest | None
 ) -> PoolTable:
     """Make the bounds of each pool that are not in the folder yet, and sum up all rows of the policy.
 
@@ -92,7 +92,7 @@ def _contest(
     return changed_contest(as_trained, names, variant.factors)
 
 
-def _bounds(evaluation: Evaluation, variant: PoolVariant, contest: Contest) -> dict[str, list[Item]]:
+def _bounds(evaluation: EvaluationSum, variant: PoolVariant, contest: Contest) -> dict[str, list[Item]]:
     """The items of oracle and best single candidate; those that are not in the folder yet are made."""
     folder = evaluation.folder
     rows = {name: variant.row(name) for name in (_ORACLE, REFERENCE)}

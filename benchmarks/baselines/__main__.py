@@ -8,12 +8,14 @@ from pathlib import Path
 
 from benchmarks.baselines.comparison import NAMES, Row, sweep
 from benchmarks.baselines.report import table, verdicts
+from benchmarks.contests import TRAIN_SHARE, world_training
+from benchmarks.protocol import TWO_HOP_SHARE
 from benchmarks.question_sets import load_source
 from benchmarks.recorded_table import recorded_table
 from benchmarks.reply_table import split
 from benchmarks.world.tables import hop_table, play_by_hop, whole_table
 
-_TWO_HOP_SHARE = 0.4  # as in the quickstart
+_WORLD_TEST = 500  # held-out questions of the world
 
 
 def main() -> None:
@@ -23,7 +25,7 @@ def main() -> None:
     parser.add_argument("--names", nargs="+", default=list(NAMES), help=f"of {', '.join(NAMES)}")
     parser.add_argument("--lambdas", nargs="+", type=float, default=[0.0, 0.02, 0.05, 0.1], help="weights of cost")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--train-share", type=float, default=0.6, help="of recorded questions")
+    parser.add_argument("--train-share", type=float, default=TRAIN_SHARE, help="of recorded questions")
     parser.add_argument("--embedding", default="hashing", help="or a sentence-transformers model")
     asked = parser.parse_args()
     rows, note = _rows(asked)
@@ -37,10 +39,8 @@ def _rows(asked: argparse.Namespace) -> tuple[list[Row], str]:
         train, test = split(recorded_table(Path(asked.source)), asked.train_share, asked.seed)
         play = None
     else:
-        learnt, held = (
-            load_source(f"world:{part}", limit=limit, two_hop_share=_TWO_HOP_SHARE)
-            for part, limit in (("train", 1500), ("heldout", 500))
-        )
+        learnt = world_training()
+        held = load_source("world:heldout", limit=_WORLD_TEST, two_hop_share=TWO_HOP_SHARE)
         whole = asked.source == "world:whole"
         train, test = (whole_table(part) if whole else hop_table(part) for part in (learnt, held))
         play = None if whole else (lambda router: play_by_hop(router, held))
