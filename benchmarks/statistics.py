@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -89,6 +89,19 @@ def macro_interval(
         means: Scores = np.mean([sample.mean(axis=axis) for sample in drawn], axis=0)
         return means
 
+    return _bootstrapped(mean, samples, statistic, level, resamples, seed)
+
+
+def _bootstrapped(
+    mean: float,
+    samples: Sequence[NDArray[Any]],
+    statistic: Callable[..., Scores],
+    level: float,
+    resamples: int,
+    seed: int,
+) -> Interval:
+    """The mean with the percentile bootstrap's bounds of a statistic; each sample is resampled by itself."""
+    questions = sum(map(len, samples))
     found = stats.bootstrap(
         samples,
         statistic,
@@ -141,17 +154,7 @@ def ratio_interval(
         return Interval(mean, math.nan, math.nan, questions)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # bounds that are nan are told by being so
-        found = stats.bootstrap(
-            everyone,
-            statistic,
-            n_resamples=resamples,
-            batch=max(1, _DRAWS // questions),
-            vectorized=True,
-            confidence_level=level,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-    return Interval(mean, float(found.low), float(found.high), questions)
+        return _bootstrapped(mean, everyone, statistic, level, resamples, seed)
 
 
 def compare(
