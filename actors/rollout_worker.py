@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from actors.admission import Admission
 from actors.episode import Episode, EpisodeRequest, Unfinished
 from actors.generation import Generation
 from actors.load import Reading
-from actors.policy_engine import EngineLost
+from actors.policy_engine import EngineDied, EngineLost
 from actors.pool.calls import CallRequest
 from actors.pool.pool import CandidatePool
 from actors.settings import EngineSettings, EpisodeSettings
@@ -54,15 +55,18 @@ class RolloutWorker:
         from actors.policy_engine import PolicyEngine
 
         self.checkpoint = checkpoint
-        self.admission = Admission(engine.max_num_seqs)
-        self.engine = PolicyEngine(
-            checkpoint, engine, seed=seed, weight_backend=weight_backend, tell=self.admission.hear
-        )
+        self._make_engine = partial(PolicyEngine, checkpoint, engine, seed=seed, weight_backend=weight_backend)
+        self._begin(engine.max_num_seqs)
         # What a replay's ledger lacks it lacks the second time, too.
         retries = pool.settings.ledger != "replay"
         self.episode = episode if retries else episode.without_retries()
         self.pool = pool
         self.timeline = Timeline(trace)
+
+    def _begin(self, max_num_seqs: int) -> None:
+        """An engine that is not started yet, and nobody on it."""
+        self.admission = Admission(max_num_seqs)
+        self.engine = self._make_engine(tell=self.admission.hear)
         self._played: dict[str, Episode | Trajectory] = {}  # of rollouts that are not over, or ended with the engine
 
     async def start(self, pause_s: float = 0.0) -> Whereabouts:
@@ -75,6 +79,20 @@ class RolloutWorker:
 
         await asyncio.sleep(pause_s)
         self.tokenizer = await asyncio.to_thread(AutoTokenizer.from_pretrained, self.checkpoint)
+        await self.engine.start()
+        return whereabouts()
+
+    async def restart(self, pause_s: float = 0.0) -> Whereabouts:
+        """Start another engine in place of one whose processes died: cheaper than another worker, which would have to
+        import vLLM anew. What was played on the old one ends with `EngineDied`, if it has not yet.
+
+        Raises:
+            TimeoutError: the engine was not ready in `start_timeout_s`.
+        """
+        old = self.engine
+        self._begin(old.settings.max_num_seqs)
+        await old.shutdown()
+        await asyncio.sleep(pause_s)
         await self.engine.start()
         return whereabouts()
 
@@ -94,6 +112,7 @@ class RolloutWorker:
             EngineLost: the engine died or hangs; `salvage` tells what they had come to. Their calls are not cancelled:
                 they are paid for, and whoever plays the episodes on gets the replies.
         """
+        played = self._played
         tasks = [asyncio.ensure_future(self._play(episode)) for episode in episodes]
         try:
             trajectories = await asyncio.gather(*tasks)
@@ -103,9 +122,9 @@ class RolloutWorker:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._forget(episodes)
+            _forget(played, episodes)
             raise
-        self._forget(episodes)
+        _forget(played, episodes)
         return trajectories
 
     async def salvage(self) -> dict[str, Trajectory | Unfinished]:
@@ -114,12 +133,9 @@ class RolloutWorker:
             name: played.so_far() if isinstance(played, Episode) else played for name, played in self._played.items()
         }
 
-    def _forget(self, episodes: Sequence[EpisodeRequest | Unfinished]) -> None:
-        for job in episodes:
-            self._played.pop(_request(job).episode, None)
-
     async def _play(self, job: EpisodeRequest | Unfinished) -> Trajectory:
         request, timeline = _request(job), self.timeline
+        engine, played = self.engine, self._played  # a restart puts others in their place
         async with self.admission.episode() as place:
             with (
                 timeline.lane("episodes") as row,
@@ -128,9 +144,11 @@ class RolloutWorker:
 
                 async def generate(prompt_ids: list[int], **options: Any) -> Generation:
                     async with place.turn():
+                        if engine is not self.engine:
+                            raise EngineDied("the episode's engine died, and another has taken its place")
                         with timeline.slice("turn", row, context_tokens=len(prompt_ids)) as told:
-                            generation = await self.engine.generate(prompt_ids, **options)
-                            told |= {"tokens": len(generation.token_ids), "version": self.engine.version}
+                            generation = await engine.generate(prompt_ids, **options)
+                            told |= {"tokens": len(generation.token_ids), "version": engine.version}
                             return generation
 
                 episode = Episode(
@@ -139,11 +157,11 @@ class RolloutWorker:
                     generate=generate,
                     ask=self._ask,
                     settings=self.episode,
-                    max_model_len=self.engine.settings.max_model_len,
+                    max_model_len=engine.settings.max_model_len,
                     begun=job if isinstance(job, Unfinished) else None,
                 )
-                self._played[request.episode] = episode
-                trajectory = self._played[request.episode] = await episode.run()
+                played[request.episode] = episode
+                trajectory = played[request.episode] = await episode.run()
                 facts["stop_reason"] = str(trajectory.transcript.stop_reason)
                 return trajectory
 
@@ -180,6 +198,11 @@ class RolloutWorker:
     async def shutdown(self) -> None:
         """Stop the engine; leaves no process behind."""
         await self.engine.shutdown()
+
+
+def _forget(played: dict[str, Episode | Trajectory], episodes: Sequence[EpisodeRequest | Unfinished]) -> None:
+    for job in episodes:
+        played.pop(_request(job).episode, None)
 
 
 def _request(job: EpisodeRequest | Unfinished) -> EpisodeRequest:

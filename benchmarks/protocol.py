@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from actors.questions import Question, QuestionError
@@ -15,6 +15,7 @@ Name = Literal["paper", "full"]
 PAPER_ITEMS = 500  # of a set, as the paper draws them; Bamboogle has 125
 PAPER_SEED = 42
 SEVEN = "seven"  # stands for the paper's seven sets
+BUDGET = ", budget="  # in a row's name, before US dollars
 TWO_HOP_SHARE = 0.4  # of the world's questions, as in the quickstart
 
 
@@ -25,14 +26,22 @@ class Pass:
     row: str
     temperature: float
     samples: int
+    budget_usd: float | None = None  # told in every prompt; what the recipe tells, if not given
 
 
-def passes(name: Name, samples: int | None) -> tuple[Pass, ...]:
-    """`paper`: samples at temperature 1, one if not said. `full`: greedy, and samples at temperature 1 if asked for."""
+def passes(name: Name, samples: int | None, budgets_usd: Sequence[float] = ()) -> tuple[Pass, ...]:
+    """`paper`: samples at temperature 1, one if not said. `full`: greedy, and samples at temperature 1 if asked for.
+    Each of these once for every budget, where there are some."""
+    made: tuple[Pass, ...]
     if name == "paper":
-        return (Pass("policy", 1.0, samples or 1),)
-    greedy = Pass("policy", 0.0, 1)
-    return (greedy, Pass("policy, sampled", 1.0, samples)) if samples else (greedy,)
+        made = (Pass("policy", 1.0, samples or 1),)
+    else:
+        made = (Pass("policy", 0.0, 1), *((Pass("policy, sampled", 1.0, samples),) if samples else ()))
+    if not budgets_usd:
+        return made
+    return tuple(
+        replace(each, row=f"{each.row}{BUDGET}{usd:g}", budget_usd=usd) for usd in budgets_usd for each in made
+    )
 
 
 def draw(name: Name, questions: Sequence[Question]) -> list[Question]:

@@ -40,6 +40,10 @@ def evaluate(
         int | None, typer.Option(help="Samples at temperature 1, for pass@k and spread; with full, besides.", min=1)
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Ask the first so many of each set.", min=1)] = None,
+    budget: Annotated[
+        list[float] | None,
+        typer.Option(help="USD that an episode may cost, told to the policy; may be repeated: a row for each."),
+    ] = None,
     baselines: Annotated[
         list[str] | None,
         typer.Option(
@@ -89,6 +93,7 @@ def evaluate(
     Examples:
       router-r1 evaluate runs/NAME --datasets seven
       router-r1 evaluate runs/NAME --protocol full --samples 8 --baselines none
+      router-r1 evaluate runs/NAME --budget 0.0001 --budget 0.001
       router-r1 evaluate runs/NAME --pool unseen --pool without:NAME --pool price:NAME=2
       router-r1 evaluate https://HOST/v1 --model NAME --api-key-env KEY --recipe router_r1_qwen3b --datasets nq
       router-r1 evaluate recorded:REPLIES.jsonl --baselines random,knn,cascade
@@ -109,6 +114,7 @@ def evaluate(
             protocol=protocol,
             samples=samples,
             limit=limit,
+            budgets_usd=tuple(budget or ()),
             baselines=_listed(baselines) or ("all",),
             lambdas=tuple(lambda_ or (0.0,)),
             seed=seed,

@@ -36,7 +36,7 @@ def evaluate_policy(assignment: Assignment, names: Sequence[str], say: Say, told
         two_hop_share=config.data.two_hop_share,
     )
     check_answerable(questions, config.candidates.serve)
-    planned = passes(assignment.protocol, assignment.samples)
+    planned = passes(assignment.protocol, assignment.samples, assignment.budgets_usd)
     out = assignment.out or config.run.folder / "evaluations" / f"{target.file_name}-{assignment.protocol}"
     with start_candidates(config) as candidates:
         cards = candidates.cards

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class Assignment:
     protocol: Name = "paper"
     samples: int | None = None
     limit: int | None = None  # questions of each set
+    budgets_usd: tuple[float, ...] = ()  # the policy is asked everything once under each
     baselines: tuple[str, ...] = ("all",)
     lambdas: tuple[float, ...] = (0.0,)
     seed: int = 0  # of the baselines and of the split of recorded replies
@@ -70,8 +72,13 @@ class Assignment:
             raise EvaluateError(f"{self.target} needs --model NAME, the model's name at that endpoint")
         if self.model and not self.is_url:
             raise EvaluateError(f"--model {self.model} goes with a URL, and the target is {self.target}; leave it out")
+        if wrong := [usd for usd in self.budgets_usd if not 0 < usd < math.inf]:
+            raise EvaluateError(f"--budget {wrong[0]:g}: must be a number of US dollars above 0, such as 0.0005")
+        if twice := [usd for usd in self.budgets_usd if self.budgets_usd.count(usd) > 1]:
+            raise EvaluateError(f"--budget {twice[0]:g} comes twice; name each budget once")
         given = {
             "--samples": self.samples is not None,
+            "--budget": bool(self.budgets_usd),
             "--ask-everyone": self.ask_everyone,
             "--set": bool(self.overrides),
             "--pool": bool(self.pools),

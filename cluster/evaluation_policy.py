@@ -158,12 +158,16 @@ def episodes_of(
     the pass; each has a place of its own in the ledger, and a seed of its own."""
     found = []
     for each in passes:
-        policy = config.policy.model_copy(update={"eval_temperature": each.temperature})
-        requests = evaluation_requests(config.model_copy(update={"policy": policy}), 0, questions, cards, names)
+        changed = {"policy": config.policy.model_copy(update={"eval_temperature": each.temperature})}
+        told = ""
+        if each.budget_usd is not None:
+            changed["episode"] = config.episode.model_copy(update={"eval_budget_usd": each.budget_usd})
+            told = f"-b{each.budget_usd:g}"
+        requests = evaluation_requests(config.model_copy(update=changed), 0, questions, cards, names)
         for sample in range(each.samples):
             for index, request in enumerate(requests):
                 question = request.question
-                group = f"evaluate-t{each.temperature:g}-{sample}-{index}"
+                group = f"evaluate-t{each.temperature:g}{told}-{sample}-{index}"
                 placed = replace(request, group=group, seed=request.seed + sample * _SAMPLE_SEEDS)
                 found.append(Waiting((each.row, question.dataset, question.id, sample), placed))
     return found

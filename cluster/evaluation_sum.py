@@ -118,7 +118,7 @@ class EvaluationSum:
         sets: dict[str, int] = {}
         for question in self.questions:
             sets[question.dataset] = sets.get(question.dataset, 0) + 1
-        planned = passes(assignment.protocol, assignment.samples) if self.policy else ()
+        planned = passes(assignment.protocol, assignment.samples, assignment.budgets_usd) if self.policy else ()
         temperatures = "; ".join(f"{p.row}: {p.samples} at temperature {p.temperature:g}" for p in planned)
         asked = f"{len(self.questions)} questions: {', '.join(f'{name} {count}' for name, count in sets.items())}"
         return {

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayError, RayTaskError
@@ -25,6 +25,8 @@ from actors.stacks import save_stacks
 from actors.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
+
+Fault = Literal["gone", "engine", "hangs"]  # of a worker: its process, its engine's processes, or one that won't answer
 
 _POLL_S = 1.0
 _PING_S = 20.0
@@ -219,28 +221,32 @@ class Fleet:
         """Replace workers that run and do not answer; return their numbers."""
         calls = {worker.actor.ping.remote(): worker for worker in self.started()}
         done, late = ray.wait(list(calls), num_returns=len(calls), timeout=_PING_S) if calls else ([], [])
-        dead = {calls[call]: (f"did not answer within {_PING_S:g} s", True) for call in late}
+        dead: dict[Worker, tuple[str, Fault]] = {
+            calls[call]: (f"did not answer within {_PING_S:g} s", "hangs") for call in late
+        }
         for call in done:
             try:
                 ray.get(call)
             except RayError as error:
-                dead[calls[call]] = (_first_line(error), _hangs(error))
-        for worker, (why, hangs) in dead.items():
-            self.lost(worker, why, hangs=hangs)
+                dead[calls[call]] = (_first_line(error), _fault(error))
+        for worker, (why, fault) in dead.items():
+            self.lost(worker, why, fault=fault)
         return [worker.index for worker in dead]
 
-    def lost(self, worker: Worker, why: str, *, hangs: bool = False) -> None:
-        """End a worker and start another in its place; the other workers play its groups on.
+    def lost(self, worker: Worker, why: str, *, fault: Fault = "gone") -> None:
+        """End a worker and start another in its place, or its engine where only that died; the other workers play its
+        groups on.
 
         Raises:
             CrewError: the budget of restarts is spent.
         """
-        if hangs:
+        if fault == "hangs":
             self._save_stacks(worker)
         for play in [*worker.plays]:
             self.peek(play)  # what is done is done
         salvaged = self._salvage(worker)
-        ray.kill(worker.actor)
+        if fault != "engine":
+            ray.kill(worker.actor)
         logger.warning(
             "rollout worker %d is lost (%s); of %d groups, %d episodes are played on from what they had come to, and "
             "the others again",
@@ -260,7 +266,7 @@ class Fleet:
                 "memory, or raise it"
             )
         self.restarts += 1
-        self.workers[worker.index] = self._start(worker.index)
+        self.workers[worker.index] = self._start(worker.index, worker.actor if fault == "engine" else None)
         for play in orphans:
             self._assign(play)
 
@@ -293,10 +299,13 @@ class Fleet:
             ray.kill(worker.actor)
         self.workers = []
 
-    def _start(self, index: int) -> Worker:
+    def _start(self, index: int, actor: Any = None) -> Worker:
+        """Start a worker, or a new engine of one that is there."""
         before = [at for at in self._lost_at.get(index, []) if time.monotonic() - at < 10 * _LONGEST_PAUSE_S]
         self._lost_at[index] = [*before, time.monotonic()]
         pause_s = min(2.0 ** len(before), _LONGEST_PAUSE_S) if len(before) > 1 else 0.0  # once is no pattern
+        if actor is not None:
+            return Worker(index, actor, actor.restart.remote(pause_s))
         actor = self._hire(index)
         return Worker(index, actor, actor.start.remote(pause_s))
 
@@ -340,7 +349,7 @@ class Fleet:
                 why = f"rollout worker {worker.index} could not play an episode: {_first_line(error)}"
                 raise CrewError(why) from error
             if self.workers[worker.index] is worker:
-                self.lost(worker, _first_line(error), hangs=_hangs(error))
+                self.lost(worker, _first_line(error), fault=_fault(error))
 
     def _finish(self, play: Play) -> None:
         play.finish(ray.get(play.call, timeout=_FETCH_S))
@@ -365,9 +374,9 @@ class Fleet:
                 try:
                     ray.get(ping)
                 except RayError as error:
-                    self.lost(worker, _first_line(error), hangs=_hangs(error))
+                    self.lost(worker, _first_line(error), fault=_fault(error))
             elif now - worker.pinged_at > self._answer_timeout_s:
-                self.lost(worker, f"did not answer for {now - worker.pinged_at:.0f} s", hangs=True)
+                self.lost(worker, f"did not answer for {now - worker.pinged_at:.0f} s", fault="hangs")
 
     def _wait_for_somebody(self, timeout_s: float) -> None:
         """Nobody may play: wait for a start, and bring whoever has started up to date."""
@@ -383,10 +392,12 @@ class Fleet:
         return f"no rollout worker was there to play {len(plays)} groups of episodes"
 
 
-def _hangs(error: Exception) -> bool:
-    """Whether an engine was lost that is still there."""
+def _fault(error: Exception) -> Fault:
+    """What is wrong with a worker whose call failed so."""
     cause = getattr(error, "cause", None)
-    return isinstance(cause, EngineLost) and not isinstance(cause, EngineDied)
+    if isinstance(cause, EngineDied):
+        return "engine"
+    return "hangs" if isinstance(cause, EngineLost) else "gone"
 
 
 def _first_line(error: Exception) -> str:

@@ -17,6 +17,7 @@ from benchmarks.baseline_rows import UNTRAINED
 from benchmarks.evaluation import Evaluation
 from benchmarks.frontier import MOST_COMPETENT, SINGLE_IN_HINDSIGHT, Point, Standing, gap_of, standings
 from benchmarks.measure import EXACT
+from benchmarks.protocol import BUDGET
 from benchmarks.statistics import Interval
 from cluster.disk import RunFolderError, write_whole, writing
 from cluster.evaluation_record import Quoted, is_evaluation, read_evaluation
@@ -147,13 +148,17 @@ def _evaluation_points(folder: Path) -> tuple[list[Point], tuple[str, str]]:
 def _row_point(row: dict[str, Any], folder: Path, alpha: str, endpoint: str) -> Point:
     """Quality against all that was paid, the policy's own tokens included where they have a price."""
     method, _, knob = str(row["name"]).partition(", λ=")
+    method, _, budget = method.partition(BUDGET)
     mean, low, high = (
         math.nan if row["em"][name] is None else float(row["em"][name]) for name in ("mean", "low", "high")
     )
     is_policy = method.startswith("policy")
     if is_policy or method.partition(",")[0] in UNTRAINED:
         method += endpoint
-    told = f"λ={knob}" if knob else (alpha if is_policy else "")
+    if budget:
+        method, told = f"{method}, by budget", f"budget={budget} USD"
+    else:
+        told = f"λ={knob}" if knob else (alpha if is_policy else "")
     usd = float(row["usd_per_1k"]) + float(row["policy_usd_per_1k"])
     em = Interval(mean, low, high, int(row["em"]["questions"]))
     return Point(method, told, usd, em, str(folder), measure=row["measure"])

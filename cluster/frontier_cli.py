@@ -16,7 +16,8 @@ def frontier(
         "runs/frontier"
     ),
 ) -> None:
-    """Draw quality against dollars: baselines over λ, policies over α.
+    """Draw quality against dollars: baselines over λ, policies over α and over
+    budgets.
 
     Prints the area under each method's frontier, and how much it closes of the gap between the best single candidate
     and the oracle; of evaluations these are best_constant and oracle, of runs best_in_hindsight and most_competent.
@@ -27,7 +28,8 @@ def frontier(
     \b
     Examples:
       router-r1 evaluate world --lambda 0 --lambda 0.05 --lambda 0.2 --out runs/evaluations/world
-      router-r1 frontier runs/evaluations/world runs/NAME --out runs/frontier
+      router-r1 evaluate runs/BUDGETS --budget 0.0001 --budget 0.001 --out runs/evaluations/budgets
+      router-r1 frontier runs/evaluations/budgets runs/evaluations/world runs/NAME --out runs/frontier
     """
     with stoppable():
         from cluster.frontier import describe, evaluations_notes, published_beside, read_points, write_frontier

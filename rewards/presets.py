@@ -143,7 +143,8 @@ class Judge:
         cost = self._cost(usd, group_usd)
         answer = transcript.answer
         em, f1, outcome = self._outcome(answer, answers)
-        worth = outcome * budget_share(usd, budget_usd, settings.budget)
+        beyond = 1 - budget_share(usd, budget_usd, settings.budget)
+        worth = outcome * (1 - settings.budget_weight * beyond)
         paid = {"outcome": (1 - settings.alpha) * worth, "cost": settings.alpha * cost * worth}
         if settings.length_coef:
             paid["length"] = -settings.length_coef * calls(transcript)

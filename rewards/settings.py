@@ -40,6 +40,11 @@ class RewardSettings:
         "none",
         "With a budget in the prompt: `hard` pays nothing beyond it, `soft` less and less up to twice of it (CoRL).",
     )
+    budget_weight: float = _about(
+        1.0,
+        "Share of the outcome that hangs on the budget, in (0, 1]. Where a dear candidate is right only a little more "
+        "often than a cheap one, a small share keeps a policy from asking the cheap one whatever the budget.",
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -47,6 +52,11 @@ class RewardSettings:
         scale = self.cost_scale_usd
         if scale is not None and not (math.isfinite(scale) and scale > 0):
             raise ValueError(f"cost_scale_usd={scale} must be a positive number of US dollars, or none to derive it")
+        if not 0 < self.budget_weight <= 1:
+            raise ValueError(
+                f"budget_weight={self.budget_weight} must lie in (0, 1]; 1 pays nothing beyond the budget, and "
+                "budget=none ignores budgets"
+            )
         for name in ("length_coef", "switch_coef"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
@@ -56,7 +66,7 @@ class RewardSettings:
 
     def _refuse_additions(self) -> None:
         """The published presets are what was published: nothing is added to them."""
-        published = {"cost_by": "scale", "length_coef": 0.0, "switch_coef": 0.0, "budget": "none"}
+        published = {"cost_by": "scale", "length_coef": 0.0, "switch_coef": 0.0, "budget": "none", "budget_weight": 1.0}
         for name, off in published.items():
             value = getattr(self, name)
             if value != off:

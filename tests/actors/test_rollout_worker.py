@@ -15,7 +15,7 @@ from scripted import ANSWER, MENU, QUESTION, SEARCH, TOKENIZER
 from actors import rollout_worker
 from actors.episode import EpisodeRequest, Unfinished
 from actors.generation import Generation
-from actors.policy_engine import EngineLost
+from actors.policy_engine import EngineDied, EngineLost
 from actors.pool.calls import CallRequest
 from actors.rollout_worker import RolloutWorker
 from actors.settings import EngineSettings, EpisodeSettings
@@ -35,16 +35,23 @@ class Engine:
         self.turns = 0
         self.lives = lives
         self.turn_s = turn_s
+        self.running = True
 
     async def generate(self, prompt_ids: list[int], *, seed: int, **_: Any) -> Generation:
         rng = random.Random(f"{seed}-{len(prompt_ids)}")
         await asyncio.sleep(self.turn_s + rng.random() / 1000)
         if self.turns >= self.lives:
-            raise EngineLost("the engine's processes died")
+            raise EngineDied("the engine's processes died")
         self.turns += 1
         text = rng.choice((SEARCH, SEARCH, ANSWER))
         ids = TOKENIZER.encode(text, add_special_tokens=False)
         return Generation(ids, [-rng.random() for _ in ids], [self.version] * len(ids), text, "stop")
+
+    async def start(self) -> None:
+        self.running = True
+
+    async def shutdown(self) -> None:
+        self.running = False
 
 
 def hire(engine: Engine) -> RolloutWorker:
@@ -115,5 +122,39 @@ async def test_a_cancelled_rollout_leaves_nothing_to_salvage() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert await worker.salvage() == {}
+    assert worker.admission.generating == worker.admission.under_way == 0
+
+
+async def test_an_engine_put_in_place_of_one_that_died_plays_on_and_nothing_old_is_played_on_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rollout_worker, "whereabouts", lambda: None)  # which asks Ray
+    whole, turns = await undisturbed()
+    first, second = Engine(lives=4), Engine()
+    worker = hire(first)
+    calling, proceed = asyncio.Event(), asyncio.Event()
+    ask = worker.pool.ask
+
+    async def ask_slowly(request: CallRequest) -> RouteCall:
+        calling.set()
+        await proceed.wait()
+        return await ask(request)
+
+    worker.pool = SimpleNamespace(ask=ask_slowly)  # type: ignore[assignment]
+    under_way = [asyncio.create_task(worker.rollout([request])) for request in REQUESTS]
+    await calling.wait()
+    ended, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+    assert [type(task.exception()) for task in ended] == [EngineDied]
+    salvaged = await worker.salvage()
+    worker._make_engine = lambda tell: second  # type: ignore[assignment,misc]
+    await worker.restart()
+    assert not first.running
+    played_on = asyncio.create_task(worker.rollout([salvaged.get(r.episode, r) for r in REQUESTS]))  # type: ignore[misc]
+    await asyncio.sleep(0.05)
+    proceed.set()
+    assert told(await played_on) == told(whole)
+    assert {type(end) for end in await asyncio.gather(*under_way, return_exceptions=True)} == {EngineDied}
+    assert second.turns <= turns  # those caught in their calls are sampled again, the same
     assert await worker.salvage() == {}
     assert worker.admission.generating == worker.admission.under_way == 0

@@ -14,7 +14,7 @@ import ray
 
 from actors.episode import EpisodeRequest, Unfinished
 from actors.menu import Menu
-from actors.policy_engine import EngineLost
+from actors.policy_engine import EngineDied
 from actors.questions import Question
 from actors.stacks import Whereabouts, whereabouts
 from actors.trajectory import TokenBuffer, Trajectory
@@ -34,13 +34,17 @@ class Worker:
     def __init__(self, index: int) -> None:
         self._index = index
         self._lost = asyncio.Event()
-        self._hangs = False
+        self._hangs = self._restarted = False
         self._unfinished: dict[str, Trajectory | Unfinished] = {}
         self.asked: list[str] = []
 
     async def start(self, pause_s: float = 0.0) -> Whereabouts:
         await asyncio.sleep(pause_s)
         return whereabouts()
+
+    async def restart(self, pause_s: float = 0.0) -> Whereabouts:
+        self._restarted, self._lost = True, asyncio.Event()
+        return await self.start(pause_s)
 
     async def hang(self) -> None:
         self._hangs = True
@@ -52,7 +56,7 @@ class Worker:
         if self._hangs:
             self.hang_for_good()
         if self._lost.is_set():
-            raise EngineLost("the engine's processes died")
+            raise EngineDied("the engine's processes died")
 
     async def rollout(self, jobs: list[EpisodeRequest | Unfinished]) -> list[Trajectory]:
         requests = [job.request if isinstance(job, Unfinished) else job for job in jobs]
@@ -63,14 +67,14 @@ class Worker:
         name = requests[0].group
         if name.startswith("wrong"):
             raise ValueError("the prompt is too long")
-        if name.startswith("wait") and self._index == 0:
+        if name.startswith("wait") and self._index == 0 and not self._restarted:
             done, begun, *_ = requests
             self._unfinished |= {
                 done.episode: play(SCRIPT, done),
                 begun.episode: Unfinished(begun, TokenBuffer(), (), 1.0),
             }
             await self._lost.wait()
-            raise EngineLost("the engine's processes died")
+            raise EngineDied("the engine's processes died")
         return [play(SCRIPT, request) for request in requests]
 
     async def salvage(self) -> dict[str, Trajectory | Unfinished]:
@@ -144,6 +148,9 @@ def test_what_a_lost_engine_left_is_played_on_by_the_other_and_its_finished_grou
     for name in ("wait-0", "wait-1"):  # the first episode was done, the second begun, the third not
         assert [each for each in asked if each.startswith(name)] == [f"{name}/1+", f"{name}/2"]
     assert all(worker.episodes == 0 for worker in fleet.workers)
+    until_started(fleet)
+    assert fleet.workers[0] is not first
+    assert fleet.workers[0].actor is first.actor  # the process lives, and gets another engine
 
 
 def test_a_worker_that_dies_leaves_its_finished_groups_and_the_rest_is_played_again_at_once(fleet: Fleet) -> None:
@@ -185,6 +192,13 @@ def test_the_budget_of_restarts_is_kept(fleet: Fleet) -> None:
     with pytest.raises(CrewError, match=r"placement\.max_worker_restarts=2"):
         drop_dead_until(fleet, lambda: False)  # a kill is not seen at once
     assert fleet.restarts == 2
+
+
+def until_started(fleet: Fleet) -> None:
+    until = time.monotonic() + 60
+    while len(fleet.started()) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 def drop_dead_until(fleet: Fleet, holds: Callable[[], bool]) -> None:
