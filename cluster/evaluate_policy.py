@@ -20,7 +20,7 @@ from cluster.evaluation_sum import EvaluationSum, Say, Told, check_answerable, w
 from cluster.evaluation_target import Target, open_target, pool_notes
 from cluster.live_contest import policy_contest
 from cluster.pool_sum import sum_pools
-from cluster.pool_variants import asked_of, cards_to_ask, factors_of, make_variants, read_wishes, variant_episodes
+from cluster.pool_variants import asked_of, cards_to_ask, make_variants, read_wishes, variant_episodes
 from cluster.untrained_rows import plan_untrained
 
 
@@ -58,15 +58,13 @@ def evaluate_policy(assignment: Assignment, names: Sequence[str], say: Say, told
         try:
             untrained.keep_to_player(folder)
             spending = Spending(config, folder)
-            by_variant = [(variant, variant_episodes(config, planned, questions, variant)) for variant in variants]
-            factors = factors_of(by_variant)
-            episodes = [each for _, waiting in by_variant for each in waiting]
+            episodes = [each for variant in variants for each in variant_episodes(config, planned, questions, variant)]
             to_ask = cards_to_ask(variants, candidates)
             if untrained.player is target:
                 episodes += untrained.episodes
-            _play(target, episodes, evaluation, spending, lambda: spending.hire(to_ask, factors), say, told)
+            _play(target, episodes, evaluation, spending, lambda: spending.hire(to_ask), say, told)
             if untrained.player is not target:
-                hire = partial(spending.hire, cards, {})
+                hire = partial(spending.hire, cards)
                 _play(untrained.player, untrained.episodes, evaluation, spending, hire, say, told)
             baselines = list(untrained.rows)
             contest = None

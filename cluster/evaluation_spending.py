@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from actors.pool.caller import CandidateCaller
 from actors.pool.cards import ModelCard
@@ -10,10 +10,7 @@ from actors.pool.ledger_store import LedgerStore
 from cluster.config import Config
 from cluster.evaluation_folder import EvaluationFolder
 from cluster.ledger_place import prepare_ledger
-from cluster.repricing_caller import PriceFactors, RepricingCaller
 from cluster.run_id import keep_run_id
-
-_NO_FACTORS: Mapping[str, PriceFactors] = {}
 
 
 class Spending:
@@ -32,16 +29,16 @@ class Spending:
         self._elsewhere = 0.0  # spent by calls that the caller does not count
         self.usd = sum(self._recorded().values()) if self._has_ledger else folder.spent_before()
 
-    def hire(self, cards: Sequence[ModelCard], factors: Mapping[str, PriceFactors] = _NO_FACTORS) -> CandidateCaller:
+    def hire(self, cards: Sequence[ModelCard]) -> CandidateCaller:
         """A caller whose calls have stable places in the folder's ledger, so that none is paid for twice."""
         if not self._has_ledger:
             self._elsewhere = self.usd
-            self._caller = RepricingCaller(cards, self._pool, factors)
+            self._caller = CandidateCaller(cards, self._pool)
             return self._caller
         names = {card.name for card in cards}
         self._elsewhere = sum(usd for name, usd in self._recorded().items() if name not in names)
         url, run = self._booked()
-        self._caller = RepricingCaller(cards, self._pool, factors, ledger_url=url, run=run)
+        self._caller = CandidateCaller(cards, self._pool, ledger_url=url, run=run)
         return self._caller
 
     def add_up(self) -> float:
