@@ -36,7 +36,8 @@ class Assignment:
     price_in: float = 0.0  # that model's USD per million tokens
     price_out: float = 0.0
     timeout_s: float = 120.0
-    concurrency: int | None = None  # episodes at a time; as many as the engine takes, of a URL 16
+    engines: int = 1  # that play the policy; several are Ray's workers
+    concurrency: int | None = None  # episodes at a time; as many as the engines take, of a URL 16
     ask_everyone: bool = False
     fit_questions: int = 200  # that everyone is asked besides, for baselines to learn from
     max_usd: float = 1.0  # that asking everyone may cost without `yes`
@@ -70,11 +71,17 @@ class Assignment:
             raise EvaluateError(f"{self.target} needs --model NAME, the model's name at that endpoint")
         if self.model and not self.is_url:
             raise EvaluateError(f"--model {self.model} goes with a URL, and the target is {self.target}; leave it out")
+        if self.engines > 1 and self.is_url:
+            raise EvaluateError(
+                f"--engines {self.engines} with {self.target}: the model there plays, and no engine is started; leave "
+                "it out, and raise --concurrency to have more episodes played at a time"
+            )
         given = {
             "--samples": self.samples is not None,
             "--ask-everyone": self.ask_everyone,
             "--set": bool(self.overrides),
             "--pool": bool(self.pools),
+            "--engines": self.engines > 1,
         }
         if self.is_table and any(given.values()):
             named = ", ".join(name for name, is_given in given.items() if is_given)

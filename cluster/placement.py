@@ -50,17 +50,20 @@ def _cpus_per_actor(config: Config) -> float:
 
 def describe(config: Config) -> str:
     """What a run would ask for, for people."""
-    lines = [f"placement group, {config.placement.strategy}:"]
-    for bundle in bundles(config):
-        wanted = ", ".join(f"{amount:g} {name}" for name, amount in bundle.resources.items())
-        lines.append(f"  {bundle.role}: {wanted}")
-    placement = config.placement
+    placement, lines = config.placement, _describe_group(config, bundles(config))
     for index in range(placement.reserved_workers, placement.rollout_workers):
         lines.append(f"outside it, once there is room: {worker_bundle(config, index).role}")
     lines.append(f"outside it: {config.candidates.pool.callers} candidate caller(s), 0.1 CPU each")
     gpus = sum(bundle.resources.get("GPU", 0) for bundle in bundles(config))
     lines.append(f"in all: {gpus:g} GPUs; weights are synced by {config.weight_backend}")
     return "\n".join(lines)
+
+
+def _describe_group(config: Config, wanted: list[Bundle]) -> list[str]:
+    lines = [f"placement group, {config.placement.strategy}:"]
+    for bundle in wanted:
+        lines.append(f"  {bundle.role}: {', '.join(f'{amount:g} {name}' for name, amount in bundle.resources.items())}")
+    return lines
 
 
 def reserve(config: Config, wanted: list[Bundle] | None = None) -> PlacementGroup:
@@ -72,12 +75,14 @@ def reserve(config: Config, wanted: list[Bundle] | None = None) -> PlacementGrou
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    group = placement_group([b.resources for b in wanted or bundles(config)], strategy=config.placement.strategy)
+    wanted = wanted or bundles(config)
+    group = placement_group([bundle.resources for bundle in wanted], strategy=config.placement.strategy)
     if not group.wait(config.placement.timeout_s):
         has = {name: amount for name, amount in ray.cluster_resources().items() if name in ("CPU", "GPU")}
         remove_placement_group(group)
+        asked = "\n".join(_describe_group(config, wanted))
         raise PlacementError(
-            f"the cluster did not grant the run's resources within placement.timeout_s={config.placement.timeout_s:g}; "
-            f"it has {has} in all.\n{describe(config)}"
+            f"the cluster did not grant what was asked for within placement.timeout_s={config.placement.timeout_s:g}; "
+            f"it has {has} in all.\n{asked}"
         )
     return group
