@@ -18,7 +18,7 @@ from actors.pool.pool import CandidatePool
 from cluster.config import Config
 from cluster.fleet import CrewError, Fleet, Worker
 from cluster.hiring import hire_worker
-from cluster.placement import bundles, reserve
+from cluster.placement import bundles, cluster_address, reserve
 from cluster.reaper import start_reaper
 from cluster.run_folder import RunFolder
 from cluster.stopping import stop_on_sigterm
@@ -45,7 +45,7 @@ def ray_session(address: str | None) -> Iterator[None]:
     """Join the cluster at `address`, or start Ray on this machine for the time of the run."""
     local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES, "num_cpus": os.cpu_count()}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    joined = address or os.environ.get("RAY_ADDRESS")
+    joined = cluster_address(address)
     if not joined:
         start_reaper()
     try:

@@ -126,14 +126,27 @@ def test_ctrl_c_leaves_nothing_behind_and_one_engine_goes_on(tmp_path: Path) -> 
     check(out, *ROWS)
 
 
-def test_engines_that_do_not_start_in_time_leave_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("engine.start_timeout_s=0.5",), "rollout workers [0, 1] did not start its engine within 0.5 s"),
+        (
+            ("placement.strategy=STRICT_SPREAD", "placement.timeout_s=3"),  # two machines, and there is one
+            "Ray on this machine did not grant what was asked for",
+        ),
+    ],
+    ids=["late", "no room"],
+)
+def test_engines_that_can_not_be_had_leave_nothing_behind(
+    settings: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    program = start(CHECKPOINT, out, "--baselines", "none", "--set", "engine.start_timeout_s=0.5")
+    program = start(CHECKPOINT, out, "--baselines", "none", *(part for each in settings for part in ("--set", each)))
     try:
         assert program.process.wait(300) == 2, program.output
     finally:
         program.process.kill()
         left = program.left(30)
     assert left == []
-    assert "rollout workers [0, 1] did not start its engine within 0.5 s" in " ".join(program.output.split())
+    assert message in " ".join(program.output.split())
     assert not (out / "items.jsonl").exists()
