@@ -48,7 +48,14 @@ def wait_for_items(program: Program, out: Path, count: int) -> None:
 
 def cores(program: Program) -> list[psutil.Process]:
     """The processes of its engines."""
-    return [process for process in program.family() if "VLLM::EngineCore" in " ".join(process.cmdline())]
+    found = []
+    for process in program.family():
+        try:
+            if "VLLM::EngineCore" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.NoSuchProcess:  # it has ended since
+            continue
+    return found
 
 
 def end(program: Program) -> str:
