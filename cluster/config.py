@@ -183,7 +183,9 @@ class PlacementSettings(Settings):
     strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
         "PACK", description="Ray placement strategy of the run's bundles."
     )
-    timeout_s: float = Field(600, gt=0, description="Deadline for the cluster to grant the placement.")
+    timeout_s: float = Field(
+        600, gt=0, description="Deadline for the cluster to grant the placement; of one machine, at most a minute."
+    )
     max_worker_restarts: int = Field(
         8, ge=0, description="Rollout workers that are replaced in a run after they died or hung."
     )

@@ -15,10 +15,10 @@ from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.pool.pool import CandidatePool
-from actors.rollout_worker import RolloutWorker
 from cluster.config import Config
 from cluster.fleet import CrewError, Fleet, Worker
-from cluster.placement import bundles, reserve, worker_bundle
+from cluster.hiring import hire_worker
+from cluster.placement import bundles, cluster_address, reserve
 from cluster.reaper import start_reaper
 from cluster.run_folder import RunFolder
 from cluster.stopping import stop_on_sigterm
@@ -45,7 +45,7 @@ def ray_session(address: str | None) -> Iterator[None]:
     """Join the cluster at `address`, or start Ray on this machine for the time of the run."""
     local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES, "num_cpus": os.cpu_count()}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    joined = address or os.environ.get("RAY_ADDRESS")
+    joined = cluster_address(address)
     if not joined:
         start_reaper()
     try:
@@ -236,28 +236,10 @@ class Crew:
 
     def _hire_worker(self, index: int) -> Any:
         config = self.config
-        wanted = worker_bundle(config, index).resources
-        reserved = index < config.placement.reserved_workers
-        return (
-            ray.remote(RolloutWorker)
-            .options(
-                num_cpus=wanted["CPU"],
-                num_gpus=wanted.get("GPU", 0),
-                max_concurrency=4096,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, config.learner.ranks + index)
-                if reserved
-                else "SPREAD",
-            )
-            .remote(
-                str(self._checkpoint),
-                config.engine,
-                config.episode,
-                self._pool,
-                config.weight_backend,
-                config.run.seed * 1000 + index,
-                trace=config.run.trace,
-            )
-        )
+        strategy: Any = "SPREAD"
+        if index < config.placement.reserved_workers:
+            strategy = PlacementGroupSchedulingStrategy(self._placement, config.learner.ranks + index)
+        return hire_worker(config, index, self._checkpoint, self.pool, strategy)
 
     def _hire_gang(self, checkpoint: Path, run: RunFolder) -> LearnerGang:
         config = self.config

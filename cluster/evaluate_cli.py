@@ -70,6 +70,14 @@ def evaluate(
     price_in: Annotated[float, typer.Option(help="Its USD per million tokens read.", min=0)] = 0.0,
     price_out: Annotated[float, typer.Option(help="Its USD per million tokens written.", min=0)] = 0.0,
     timeout_s: Annotated[float, typer.Option(help="Deadline for one reply of it.", min=0.1)] = 120.0,
+    engines: Annotated[
+        int,
+        typer.Option(
+            help="vLLM engines that play a checkpoint; more than one run as Ray workers, on the cluster at RAY_ADDRESS "
+            "or placement.address, else on this machine.",
+            min=1,
+        ),
+    ] = 1,
     concurrency: Annotated[int | None, typer.Option(help="Episodes under way at a time.", min=1)] = None,
     ask_everyone: Annotated[
         bool,
@@ -94,6 +102,7 @@ def evaluate(
       router-r1 evaluate runs/NAME --datasets seven
       router-r1 evaluate runs/NAME --protocol full --samples 8 --baselines none
       router-r1 evaluate runs/NAME --budget 0.0001 --budget 0.001
+      router-r1 evaluate runs/NAME --engines 8
       router-r1 evaluate runs/NAME --pool unseen --pool without:NAME --pool price:NAME=2
       router-r1 evaluate https://HOST/v1 --model NAME --api-key-env KEY --recipe router_r1_qwen3b --datasets nq
       router-r1 evaluate recorded:REPLIES.jsonl --baselines random,knn,cascade
@@ -126,6 +135,7 @@ def evaluate(
             price_in=price_in,
             price_out=price_out,
             timeout_s=timeout_s,
+            engines=engines,
             concurrency=concurrency,
             ask_everyone=ask_everyone,
             fit_questions=fit_questions,

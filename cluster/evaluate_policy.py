@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from actors.pool.caller import CandidateCaller
 from actors.pool.cards import ModelCard
 from benchmarks.baseline_rows import UNTRAINED
 from benchmarks.protocol import load_questions, passes
@@ -20,7 +19,7 @@ from cluster.evaluation_sum import EvaluationSum, Say, Told, check_answerable, w
 from cluster.evaluation_target import Target, open_target, pool_notes
 from cluster.live_contest import policy_contest
 from cluster.pool_sum import sum_pools
-from cluster.pool_variants import asked_of, cards_to_ask, factors_of, make_variants, read_wishes, variant_episodes
+from cluster.pool_variants import asked_of, cards_to_ask, make_variants, read_wishes, variant_episodes
 from cluster.untrained_rows import plan_untrained
 
 
@@ -58,16 +57,13 @@ def evaluate_policy(assignment: Assignment, names: Sequence[str], say: Say, told
         try:
             untrained.keep_to_player(folder)
             spending = Spending(config, folder)
-            by_variant = [(variant, variant_episodes(config, planned, questions, variant)) for variant in variants]
-            factors = factors_of(by_variant)
-            episodes = [each for _, waiting in by_variant for each in waiting]
+            episodes = [each for variant in variants for each in variant_episodes(config, planned, questions, variant)]
             to_ask = cards_to_ask(variants, candidates)
             if untrained.player is target:
                 episodes += untrained.episodes
-            _play(target, episodes, evaluation, spending, lambda: spending.hire(to_ask, factors), say, told)
+            _play(target, episodes, evaluation, spending, to_ask, say, told)
             if untrained.player is not target:
-                hire = partial(spending.hire, cards, {})
-                _play(untrained.player, untrained.episodes, evaluation, spending, hire, say, told)
+                _play(untrained.player, untrained.episodes, evaluation, spending, cards, say, told)
             baselines = list(untrained.rows)
             contest = None
             if tabled := [name for name in names if name not in UNTRAINED]:
@@ -88,7 +84,7 @@ def _play(
     episodes: Sequence[Waiting],
     evaluation: EvaluationSum,
     spending: Spending,
-    hire: Callable[[], CandidateCaller],
+    to_ask: Sequence[ModelCard],
     say: Say,
     told: Told,
 ) -> None:
@@ -101,7 +97,6 @@ def _play(
         say(f"{done} of {len(episodes)} episodes were played before")
     if not waiting:
         return
-    caller = hire()
 
     def tell() -> None:
         nonlocal done
@@ -109,13 +104,28 @@ def _play(
         evaluation.spent_usd = spending.add_up()
         told(done, len(episodes), evaluation.spent_usd)
 
-    policy = _policy(target, evaluation.cards, caller)
-    concurrency = assignment.concurrency or target.concurrency
-    asyncio.run(play_all(policy, waiting, folder, concurrency=concurrency, told=tell))
+    engines = min(assignment.engines, len(waiting))
+    concurrency = assignment.concurrency or target.concurrency * engines
+    if assignment.engines > 1:
+        say(f"{engines} engines play {len(waiting)} episodes, {min(concurrency, len(waiting))} at a time")
+    with _player(target, engines, evaluation, spending, to_ask) as policy:
+        asyncio.run(play_all(policy, waiting, folder, concurrency=concurrency, told=tell))
 
 
-def _policy(target: Target, cards: Sequence[ModelCard], caller: CandidateCaller) -> Policy:
+@contextmanager
+def _player(
+    target: Target, engines: int, evaluation: EvaluationSum, spending: Spending, to_ask: Sequence[ModelCard]
+) -> Iterator[Policy]:
+    """What plays the target, and asks these candidates."""
     if target.endpoint is not None:
-        return ChatPolicy(target.endpoint, target.config, caller)
+        yield ChatPolicy(target.endpoint, target.config, spending.hire(to_ask))
+        return
     assert target.source is not None
-    return EnginePolicy(target.source, cards, caller)
+    if evaluation.assignment.engines == 1:
+        yield EnginePolicy(target.source, evaluation.cards, spending.hire(to_ask))
+        return
+    from cluster.fleet_policy import engine_fleet  # imports what places and trains, too
+
+    stalls = evaluation.folder.path / "stalls"
+    with engine_fleet(target.source, engines, lambda: spending.start_pool(to_ask), stalls) as policy:
+        yield policy

@@ -38,7 +38,8 @@ class Assignment:
     price_in: float = 0.0  # that model's USD per million tokens
     price_out: float = 0.0
     timeout_s: float = 120.0
-    concurrency: int | None = None  # episodes at a time; as many as the engine takes, of a URL 16
+    engines: int = 1  # that play the policy; several are Ray's workers
+    concurrency: int | None = None  # episodes at a time; as many as the engines take, of a URL 16
     ask_everyone: bool = False
     fit_questions: int = 200  # that everyone is asked besides, for baselines to learn from
     max_usd: float = 1.0  # that asking everyone may cost without `yes`
@@ -76,12 +77,18 @@ class Assignment:
             raise EvaluateError(f"--budget {wrong[0]:g}: must be a number of US dollars above 0, such as 0.0005")
         if twice := [usd for usd in self.budgets_usd if self.budgets_usd.count(usd) > 1]:
             raise EvaluateError(f"--budget {twice[0]:g} comes twice; name each budget once")
+        if self.engines > 1 and self.is_url:
+            raise EvaluateError(
+                f"--engines {self.engines} with {self.target}: the model there plays, and no engine is started; leave "
+                "it out, and raise --concurrency to have more episodes played at a time"
+            )
         given = {
             "--samples": self.samples is not None,
             "--budget": bool(self.budgets_usd),
             "--ask-everyone": self.ask_everyone,
             "--set": bool(self.overrides),
             "--pool": bool(self.pools),
+            "--engines": self.engines > 1,
         }
         if self.is_table and any(given.values()):
             named = ", ".join(name for name, is_given in given.items() if is_given)

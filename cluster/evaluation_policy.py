@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from actors.episode import Episode, EpisodeRequest, PromptTooLong
@@ -22,6 +22,7 @@ from cluster.config import Config
 from cluster.evaluation_assignment import EvaluateError
 from cluster.evaluation_folder import EvaluationFolder
 from cluster.policies import locate_checkpoint
+from cluster.repricing import PriceFactors, reprice, reprice_episode
 from cluster.requests import evaluation_requests, readable_rules
 from cluster.responder import PolicySource, Responder
 from rewards.transcript import StopReason, Turn
@@ -36,6 +37,7 @@ class Waiting:
 
     key: Key
     request: EpisodeRequest
+    factors: PriceFactors = field(default_factory=dict)  # on prices that its calls count with
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +188,8 @@ async def play_all(
     Raises:
         EvaluateError: so many failed in a row that it is no accident.
         BudgetSpent: a cap of the run or day is used up.
-        PoolError, LedgerError, TeacherError, PolicyUnavailable, TimeoutError: the policy or the candidates can't be
-            asked.
+        PoolError, LedgerError, TeacherError, PolicyUnavailable, CrewError, TimeoutError: the policy or the candidates
+            can't be asked.
     """
     if not waiting:
         return
@@ -227,6 +229,7 @@ class _Shift:
                 self._fail(each.key, f"a call to {call.model} ended {call.status}: {call.error}")
                 continue
             row, _, _, sample = each.key
+            trajectory = reprice_episode(trajectory, each.factors)
             item = played_item(row, sample, trajectory, usd)
             self._folder.keep_episode(item, trajectory)
             self._folder.add(item)
@@ -240,7 +243,7 @@ class _Shift:
             row,
             sample,
             episode.request.question,
-            turns=refused.turns,
+            turns=reprice(refused.turns, episode.factors),
             policy_tokens=refused.tokens,
             policy_usd=refused.usd,
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from actors.pool.caller import CandidateCaller
 from actors.pool.cards import ModelCard
@@ -10,10 +11,10 @@ from actors.pool.ledger_store import LedgerStore
 from cluster.config import Config
 from cluster.evaluation_folder import EvaluationFolder
 from cluster.ledger_place import prepare_ledger
-from cluster.repricing_caller import PriceFactors, RepricingCaller
 from cluster.run_id import keep_run_id
 
-_NO_FACTORS: Mapping[str, PriceFactors] = {}
+if TYPE_CHECKING:
+    from actors.pool.pool import CandidatePool
 
 
 class Spending:
@@ -28,26 +29,32 @@ class Spending:
             RunFolderError: the folder's own count can't be read.
         """
         self._pool, self._folder = config.candidates.pool, folder
-        self._caller: CandidateCaller | None = None
+        self._asked: CandidateCaller | CandidatePool | None = None
         self._elsewhere = 0.0  # spent by calls that the caller does not count
         self.usd = sum(self._recorded().values()) if self._has_ledger else folder.spent_before()
 
-    def hire(self, cards: Sequence[ModelCard], factors: Mapping[str, PriceFactors] = _NO_FACTORS) -> CandidateCaller:
+    def hire(self, cards: Sequence[ModelCard]) -> CandidateCaller:
         """A caller whose calls have stable places in the folder's ledger, so that none is paid for twice."""
-        if not self._has_ledger:
-            self._elsewhere = self.usd
-            self._caller = RepricingCaller(cards, self._pool, factors)
-            return self._caller
-        names = {card.name for card in cards}
-        self._elsewhere = sum(usd for name, usd in self._recorded().items() if name not in names)
-        url, run = self._booked()
-        self._caller = RepricingCaller(cards, self._pool, factors, ledger_url=url, run=run)
-        return self._caller
+        url, run = self._open_books(cards)
+        self._asked = caller = CandidateCaller(cards, self._pool, ledger_url=url, run=run)
+        return caller
+
+    def start_pool(self, cards: Sequence[ModelCard]) -> CandidatePool:
+        """Such callers as Ray's actors, for who asks from other processes; closed, they can't be added up any more.
+
+        Raises:
+            PoolError, LedgerError: as of `CandidatePool.start`.
+        """
+        from actors.pool.pool import CandidatePool
+
+        url, run = self._open_books(cards)
+        self._asked = pool = CandidatePool.start(cards, self._pool, ledger_url=url, run=run)
+        return pool
 
     def add_up(self) -> float:
         """What is spent by now."""
-        if self._caller is not None:
-            self.usd = max(self.usd, self._elsewhere + float(sum(self._caller.stats().usd.values())))
+        if self._asked is not None:
+            self.usd = max(self.usd, self._elsewhere + float(sum(self._asked.stats().usd.values())))
             if not self._has_ledger:
                 self._folder.note_spent(self.usd)
         return self.usd
@@ -55,6 +62,15 @@ class Spending:
     @property
     def _has_ledger(self) -> bool:
         return self._pool.ledger != "off"
+
+    def _open_books(self, cards: Sequence[ModelCard]) -> tuple[str | None, str]:
+        """Where calls to these candidates are recorded, and as whose, if at all; what others have cost is noted."""
+        if not self._has_ledger:
+            self._elsewhere = self.usd
+            return None, ""
+        names = {card.name for card in cards}
+        self._elsewhere = sum(usd for name, usd in self._recorded().items() if name not in names)
+        return self._booked()
 
     def _booked(self) -> tuple[str, str]:
         """The ledger of the evaluation's calls, and the run that they are of there."""

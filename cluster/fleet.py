@@ -43,6 +43,14 @@ class CrewError(RuntimeError):
     """An actor failed or was late; the message names it and what it was to do."""
 
 
+class EpisodeFailed(CrewError):
+    """An episode failed for a reason of its own, which it bears; another worker would fail at it, too."""
+
+    def __init__(self, message: str, reason: Exception) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 @dataclass(eq=False, slots=True)
 class Play:
     """A group of episodes being played; its trajectories once it is done."""
@@ -164,26 +172,35 @@ class Fleet:
         """Wait until all are played; the groups of a worker that is lost are played by another.
 
         Raises:
-            CrewError: not done within `timeout_s`, which `setting` gives; an episode failed for a reason of its own;
-                or the budget of restarts is spent.
+            CrewError: not done within `timeout_s`, which `setting` gives; or as `tend`.
         """
         deadline = time.monotonic() + timeout_s
         while pending := [play for play in plays if play.trajectories is None]:
             if (left_s := deadline - time.monotonic()) <= 0:
                 raise CrewError(f"{self._who_is_late(pending)} within {timeout_s:g} s ({setting})")
-            for play in pending:
-                if play.worker is None:
-                    self._assign(play)
-            self._feel_pulses()
-            calls = {play.call: play for play in pending if play.worker is not None}
-            if calls:
-                done, _ = ray.wait(list(calls), timeout=min(_POLL_S, left_s))
-                for call in done:
-                    if calls[call].call == call:  # else its worker was lost with the call before
-                        self._take(calls[call])
-            else:
-                self._wait_for_somebody(min(_POLL_S, left_s))
+            self.tend(pending, min(_POLL_S, left_s))
         return [play.trajectories for play in plays if play.trajectories is not None]
+
+    def tend(self, plays: Sequence[Play], wait_s: float) -> None:
+        """Wait up to `wait_s` seconds for one of these plays to end, and take what it came to; those whose worker is
+        lost, or that had none, are given to others.
+
+        Raises:
+            EpisodeFailed: an episode failed for a reason of its own.
+            CrewError: the budget of restarts is spent.
+        """
+        for play in plays:
+            if play.worker is None:
+                self._assign(play)
+        self._feel_pulses()
+        calls = {play.call: play for play in plays if play.worker is not None}
+        if calls:
+            done, _ = ray.wait(list(calls), timeout=wait_s)
+            for call in done:
+                if calls[call].call == call:  # else its worker was lost with the call before
+                    self._take(calls[call])
+        else:
+            self._wait_for_somebody(wait_s)
 
     def forget(self, plays: Sequence[Play]) -> None:
         """Break off plays that nobody waits for any more, and the calls that they are waiting for."""
@@ -347,7 +364,7 @@ class Fleet:
         except RayError as error:
             if isinstance(error, RayTaskError) and not isinstance(error.cause, EngineLost):
                 why = f"rollout worker {worker.index} could not play an episode: {_first_line(error)}"
-                raise CrewError(why) from error
+                raise EpisodeFailed(why, error.cause) from error
             if self.workers[worker.index] is worker:
                 self.lost(worker, _first_line(error), fault=_fault(error))
 

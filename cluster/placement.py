@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 _CPUS_PER_GPU_ACTOR = 4.0
 # On two cores the learner and the engines take turns, so each asks for half of one.
 _CPUS_PER_CPU_ACTOR = 0.5
+_ALONE_S = (
+    60.0  # after which this machine's own Ray will not grant it either: nothing joins it, and nobody else uses it
+)
 
 
 class PlacementError(RuntimeError):
@@ -50,11 +54,7 @@ def _cpus_per_actor(config: Config) -> float:
 
 def describe(config: Config) -> str:
     """What a run would ask for, for people."""
-    lines = [f"placement group, {config.placement.strategy}:"]
-    for bundle in bundles(config):
-        wanted = ", ".join(f"{amount:g} {name}" for name, amount in bundle.resources.items())
-        lines.append(f"  {bundle.role}: {wanted}")
-    placement = config.placement
+    placement, lines = config.placement, _describe_group(config, bundles(config))
     for index in range(placement.reserved_workers, placement.rollout_workers):
         lines.append(f"outside it, once there is room: {worker_bundle(config, index).role}")
     lines.append(f"outside it: {config.candidates.pool.callers} candidate caller(s), 0.1 CPU each")
@@ -63,21 +63,38 @@ def describe(config: Config) -> str:
     return "\n".join(lines)
 
 
+def cluster_address(configured: str | None) -> str | None:
+    """The Ray cluster to join, by `placement.address` or the environment; None where Ray starts on this machine."""
+    return configured or os.environ.get("RAY_ADDRESS") or None
+
+
+def _describe_group(config: Config, wanted: list[Bundle]) -> list[str]:
+    lines = [f"placement group, {config.placement.strategy}:"]
+    for bundle in wanted:
+        lines.append(f"  {bundle.role}: {', '.join(f'{amount:g} {name}' for name, amount in bundle.resources.items())}")
+    return lines
+
+
 def reserve(config: Config, wanted: list[Bundle] | None = None) -> PlacementGroup:
     """Reserve bundles, all of the run's unless told which, and wait for them.
 
     Raises:
-        PlacementError: the cluster did not grant them within `placement.timeout_s`.
+        PlacementError: the cluster did not grant them within `placement.timeout_s`, or this machine's own Ray within a
+            minute.
     """
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    group = placement_group([b.resources for b in wanted or bundles(config)], strategy=config.placement.strategy)
-    if not group.wait(config.placement.timeout_s):
+    wanted = wanted or bundles(config)
+    group = placement_group([bundle.resources for bundle in wanted], strategy=config.placement.strategy)
+    alone, timeout_s = cluster_address(config.placement.address) is None, config.placement.timeout_s
+    if not group.wait(min(timeout_s, _ALONE_S) if alone else timeout_s):
         has = {name: amount for name, amount in ray.cluster_resources().items() if name in ("CPU", "GPU")}
         remove_placement_group(group)
+        asked = "\n".join(_describe_group(config, wanted))
+        who = "Ray on this machine" if alone else f"the cluster (within placement.timeout_s={timeout_s:g} s)"
         raise PlacementError(
-            f"the cluster did not grant the run's resources within placement.timeout_s={config.placement.timeout_s:g}; "
-            f"it has {has} in all.\n{describe(config)}"
+            f"{who} did not grant what was asked for; it has {has} in all. Ask for fewer engines or ranks, or "
+            f"{'join a cluster (placement.address)' if alone else 'add nodes'}.\n{asked}"
         )
     return group

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -17,7 +17,7 @@ from cluster.candidates import Candidates
 from cluster.config import Config
 from cluster.evaluation_assignment import EvaluateError
 from cluster.evaluation_policy import Waiting, episodes_of
-from cluster.repricing_caller import PriceFactors
+from cluster.repricing import PriceFactors
 
 Kind = Literal["seen", "unseen", "unseen-unmeasured", "without", "price"]
 SEEN = "seen"
@@ -97,6 +97,7 @@ def variant_episodes(
         Waiting(
             (variant.row(each.key[0]), *each.key[1:]),
             replace(each.request, group=f"{each.request.group}@{variant.label}"),
+            variant.factors,
         )
         for each in found
     ]
@@ -180,10 +181,3 @@ def _unseen(wish: Wish, candidates: Candidates) -> PoolVariant:
     if not any(card.domains for card in candidates.unseen):
         notes = ("no card of the unseen candidates tells a measured accuracy, so `unseen-unmeasured` is as `unseen`",)
     return PoolVariant("unseen-unmeasured", cards, "unseen", notes=notes)
-
-
-def factors_of(variants: Sequence[tuple[PoolVariant, Sequence[Waiting]]]) -> Mapping[str, PriceFactors]:
-    """The factors on prices, by the episodes that have some."""
-    return {
-        each.request.episode: variant.factors for variant, waiting in variants if variant.factors for each in waiting
-    }

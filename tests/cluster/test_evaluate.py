@@ -256,6 +256,12 @@ def test_another_evaluation_does_not_go_on_in_a_folder(tmp_path: Path) -> None:
         (Assignment("http://127.0.0.1:1/v1"), EvaluateError, "needs --model"),
         (Assignment("http://me:secret@127.0.0.1:1/v1", model="m"), EvaluateError, "URL must hold no credentials"),
         (Assignment("world", model="x"), EvaluateError, "--model x goes with a URL"),
+        (
+            Assignment("http://127.0.0.1:1/v1", model="m", engines=2),
+            EvaluateError,
+            "--engines 2 with http://127.0.0.1:1/v1: the model there plays",
+        ),
+        (Assignment("world", engines=2), EvaluateError, "--engines with world: no policy plays there"),
         (Assignment("world", samples=3), EvaluateError, "--samples with world: no policy plays there"),
         (Assignment("world", baselines=("none",)), EvaluateError, "leaves no row"),
         (Assignment("world", baselines=("knnn",)), RouterError, "baseline 'knnn': not found"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import RayActorError
 
 from actors.episode import EpisodeRequest, Unfinished
 from actors.menu import Menu
@@ -20,7 +21,9 @@ from actors.stacks import Whereabouts, whereabouts
 from actors.trajectory import TokenBuffer, Trajectory
 from benchmarks.scripted_worker import play, write_script
 from cluster import fleet as module
+from cluster import fleet_policy
 from cluster.fleet import CrewError, Fleet, Play
+from cluster.fleet_policy import FleetPolicy
 
 pytestmark = pytest.mark.engine
 
@@ -64,15 +67,12 @@ class Worker:
             f"{request.episode}{'+' if isinstance(job, Unfinished) else ''}"
             for job, request in zip(jobs, requests, strict=True)
         ]
-        name = requests[0].group
+        name = requests[0].group if requests else ""
         if name.startswith("wrong"):
             raise ValueError("the prompt is too long")
         if name.startswith("wait") and self._index == 0 and not self._restarted:
-            done, begun, *_ = requests
-            self._unfinished |= {
-                done.episode: play(SCRIPT, done),
-                begun.episode: Unfinished(begun, TokenBuffer(), (), 1.0),
-            }
+            self._unfinished |= {done.episode: play(SCRIPT, done) for done in requests[:1]}
+            self._unfinished |= {begun.episode: Unfinished(begun, TokenBuffer(), (), 1.0) for begun in requests[1:2]}
             await self._lost.wait()
             raise EngineDied("the engine's processes died")
         return [play(SCRIPT, request) for request in requests]
@@ -235,3 +235,54 @@ def test_a_worker_that_hangs_is_replaced_and_what_it_did_is_kept(
     (file,) = tmp_path.glob("*_rollout_worker_0.txt")
     text = file.read_text()
     assert "hang_for_good" in text or "ermission" in text
+
+
+async def play_all(policy: FleetPolicy, requests: list[EpisodeRequest]) -> list[list[Trajectory]]:
+    """Play episodes of an evaluation, which are a group each."""
+    return [[played] for played, _ in await asyncio.gather(*map(policy.play, requests))]
+
+
+async def test_single_episodes_of_a_lost_engine_are_kept_and_the_one_in_its_place_plays_with_the_others(
+    fleet: Fleet,
+) -> None:
+    policy = FleetPolicy(fleet, 60)
+    requests = [*group("wait-0"), *group("b")]
+    playing = asyncio.create_task(play_all(policy, requests))
+    first = fleet.workers[0]
+    await asyncio.to_thread(wait_until_asked, first, "wait-0/2")
+    ray.get(first.actor.lose_engine.remote())
+    assert names(await playing) == expected([[request] for request in requests])
+    assert fleet.restarts == 1
+    asked = ray.get(fleet.workers[1].actor.log.remote())
+    assert len(asked) == len(set(asked)) == 3  # those that the engine had done as it was lost are not played again
+    await asyncio.to_thread(fleet.wait_started, 2)
+    later = group("later", 4)
+    assert names(await play_all(policy, later)) == expected([[request] for request in later])
+    assert sorted(ray.get(fleet.workers[0].actor.log.remote())) == ["later/0", "later/2"]
+    assert all(worker.episodes == 0 for worker in fleet.workers)
+
+
+async def test_what_a_single_episode_fails_at_is_raised_as_it_is_and_for_that_one_alone(fleet: Fleet) -> None:
+    policy, requests = FleetPolicy(fleet, 60), [*group("wrong", 1), *group("a")]
+    bad, *good = await asyncio.gather(*map(policy.play, requests), return_exceptions=True)
+    assert type(bad) is ValueError
+    assert str(bad) == "the prompt is too long"
+    assert [played[0].seed for played in good if isinstance(played, tuple)] == [0, 1, 2]
+    assert fleet.restarts == 0
+    assert all(worker.episodes == 0 for worker in fleet.workers)
+
+
+async def test_where_no_engine_comes_back_in_time_an_evaluation_ends(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_policy, "_LOOK_EVERY_S", 0.1)
+    fleet._hire = lambda index: ray.remote(Worker).options(num_cpus=1000).remote(index)  # there is no room for it
+    first, second = fleet.workers
+    playing = asyncio.create_task(FleetPolicy(fleet, 1.0).play(group("wait-0", 1)[0]))
+    await asyncio.to_thread(wait_until_asked, first, "wait-0/0")
+    ray.kill(second.actor)
+    with pytest.raises(RayActorError):
+        await second.actor.log.remote()
+    ray.kill(first.actor)
+    with pytest.raises(CrewError, match=r"no engine came back within engine\.start_timeout_s=1 s"):
+        await asyncio.wait_for(playing, 60)

@@ -158,6 +158,18 @@ def test_the_policy_reads_the_cards_of_each_variant_and_pays_their_prices(endpoi
     assert json.loads((out / "evaluation.json").read_text())["spent_usd"] == pytest.approx(really)
 
 
+def test_a_conversation_that_was_refused_counts_with_its_variants_prices(endpoints: Pools, tmp_path: Path) -> None:
+    endpoints.too_long = 3  # the reply's message
+    out, _ = run(colours(endpoints, tmp_path, 2, pools=("price:alpha=3", "price:beta=3")))
+    items = items_of(out)
+    assert {item["stop"] for mine in items.values() for item in mine} == {"not_taken"}
+    before = {item["question"]: (item["cost_usd"], item["calls"][0][0]) for item in items["policy"]}
+    for name in ("alpha", "beta"):
+        for item in items[f"policy @ price:{name}=3"]:
+            usd, model = before[item["question"]]
+            assert 0 < item["cost_usd"] == pytest.approx(usd * (3 if model == name else 1))
+
+
 def test_what_was_spent_is_that_of_unseen_candidates_too_when_everyone_is_asked(
     endpoints: Pools, tmp_path: Path
 ) -> None:
