@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.pool.cards import check_base_url
+from benchmarks.baselines.router import HASHING
 from benchmarks.protocol import Name
 from benchmarks.statistics import RESAMPLES
 
@@ -27,6 +28,7 @@ class Assignment:
     limit: int | None = None  # questions of each set
     baselines: tuple[str, ...] = ("all",)
     lambdas: tuple[float, ...] = (0.0,)
+    embedding: str = HASHING  # of the questions, for baselines that learn; or a sentence-transformers model
     seed: int = 0  # of the baselines and of the split of recorded replies
     out: Path | None = None
     recipe: str = "quickstart"

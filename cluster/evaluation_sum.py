@@ -14,6 +14,7 @@ from actors.pool.cards import ModelCard
 from actors.questions import Question
 from benchmarks.baseline_rows import Contest, make_rows, planned_rows
 from benchmarks.baselines.report import REFERENCE
+from benchmarks.baselines.router import HASHING
 from benchmarks.evaluation_table import Evaluated, measures_of, published_rows, render
 from benchmarks.hops import hop_count
 from benchmarks.item import Item, Key
@@ -45,10 +46,12 @@ class EvaluationSum:
 
     def run_baselines(self, names: Sequence[str], contest: Contest, told: Told) -> list[str]:
         """Make the rows that are not whole yet; return all names in their order."""
-        planned = planned_rows(names, self.assignment.lambdas, contest.train)
+        planned = planned_rows(names, self.assignment.lambdas, contest.train, self.assignment.embedding)
         keys = [(question.dataset, question.id, 0) for question in contest.questions]
         open_ = [row for row in planned if any((row.name, *key) not in self.folder.items for key in keys)]
         self.left_out = {}
+        if embedded := list(dict.fromkeys(row.router for row in planned if row.embedding != HASHING)):
+            self.notes.append(f"{', '.join(embedded)} embed questions by {self.assignment.embedding}")
         done = len(planned) - len(open_)
         for row, items, why in make_rows(contest, open_, self.assignment.seed):
             for item in items:
