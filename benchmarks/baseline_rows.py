@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from actors.questions import Question
-from benchmarks.baselines.comparison import ALONE, NAMES, Play, spell_out, sweep
-from benchmarks.baselines.router import RouterError
+from benchmarks.baselines.comparison import ALONE, EMBEDDED, NAMES, Play, spell_out, sweep
+from benchmarks.baselines.router import HASHING, RouterError
 from benchmarks.item import Item, routed_items
 from benchmarks.measure import EXACT
 from benchmarks.reply_table import ReplyTable
@@ -34,10 +34,16 @@ class BaselineRow:
 
     router: str
     lambda_: float
+    embedding: str = HASHING  # of the questions
+
+    @property
+    def method(self) -> str:
+        """The router, whatever its λ."""
+        return self.router if self.embedding == HASHING else f"{self.router}, {self.embedding}"
 
     @property
     def name(self) -> str:
-        return f"{self.router}, λ={self.lambda_:g}" if self.lambda_ else self.router
+        return f"{self.method}, λ={self.lambda_:g}" if self.lambda_ else self.method
 
 
 def chosen_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -55,8 +61,11 @@ def chosen_names(names: Sequence[str]) -> tuple[str, ...]:
     return spelt
 
 
-def planned_rows(names: Sequence[str], lambdas: Sequence[float], train: ReplyTable) -> list[BaselineRow]:
-    """The rows that names and weights of cost lead to, in their order.
+def planned_rows(
+    names: Sequence[str], lambdas: Sequence[float], train: ReplyTable, embedding: str = HASHING
+) -> list[BaselineRow]:
+    """The rows that names and weights of cost lead to, in their order; routers that embed questions do so by
+    `embedding`.
 
     Raises:
         RouterError: a name is unknown, or there is no λ.
@@ -64,7 +73,7 @@ def planned_rows(names: Sequence[str], lambdas: Sequence[float], train: ReplyTab
     if not lambdas:
         raise RouterError("no λ to try; give one at least, such as 0")
     return [
-        BaselineRow(name, lambda_)
+        BaselineRow(name, lambda_, embedding if name in EMBEDDED else HASHING)
         for name in spell_out(names, train)
         for lambda_ in ((0.0,) if name in _BLIND or name.startswith(f"{ALONE}:") else lambdas)
     ]
@@ -80,9 +89,10 @@ def make_rows(contest: Contest, rows: Sequence[BaselineRow], seed: int) -> Itera
         ReplyTableError: the tables share questions, or their candidates differ.
     """
     measure = EXACT if contest.play is not None else contest.test.measure
-    for router in dict.fromkeys(row.router for row in rows):
-        mine = [row for row in rows if row.router == router]
-        found = sweep(contest.train, contest.test, [router], seed, [row.lambda_ for row in mine], play=contest.play)
+    for router, embedding in dict.fromkeys((row.router, row.embedding) for row in rows):
+        mine = [row for row in rows if (row.router, row.embedding) == (router, embedding)]
+        lambdas = [row.lambda_ for row in mine]
+        found = sweep(contest.train, contest.test, [router], seed, lambdas, embedding=embedding, play=contest.play)
         for row, played in zip(mine, found, strict=True):
             items = [] if played.left_out else routed_items(row.name, contest.questions, played.outcomes, measure)
             yield row, items, played.left_out

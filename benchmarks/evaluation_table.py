@@ -17,6 +17,10 @@ PUBLISHED = (*_BASES, "all", "none")
 _TABLES = ("Table 1", "Table 3", "Table 5")  # all sets, the six candidates, no weight on cost
 _ENDED = ("refusals", "failed calls", "invalid routes")
 _UNKNOWN = "–"
+VERDICT_NOTE = (
+    "The best single system is best_constant, chosen on other questions. A router that learns is told at the λ that "
+    "suits it best of those at which it costs no more; that is chosen by these very questions, which flatters it."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,7 @@ class Evaluated:
     against: Mapping[str, Against]
     published: str = "qwen"  # of PUBLISHED
     notes: Sequence[str] = field(default=())
+    verdicts: Sequence[str] = field(default=())  # on the policy and the routers that learn
 
     @property
     def sets(self) -> list[str]:
@@ -54,6 +59,7 @@ def render(found: Evaluated) -> str:
         f"# {found.title}",
         "\n".join(f"- {name}: {text}" for name, text in found.about.items()),
         *(f"Note: {note}" for note in found.notes),
+        _verdict(found),
         _section("On the whole", _whole(found), found),
         _section(f"{right} by data set, 95 %", _by_set(found, "em"), found, published_note=True),
         _section("Token F1 by data set", _by_set(found, "f1"), found, published_note=True),
@@ -65,6 +71,11 @@ def render(found: Evaluated) -> str:
     if any(row.samples > 1 for row in found.rows):
         parts.append(_section("Several samples", _samples(found), found))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _verdict(found: Evaluated) -> str:
+    said = "\n".join(f"- {verdict}" for verdict in found.verdicts)
+    return _section("Verdict", f"{VERDICT_NOTE}\n\n{said}", found) if said else ""
 
 
 def _section(title: str, table: str, found: Evaluated, published_note: bool = False) -> str:

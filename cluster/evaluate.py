@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.baseline_rows import UNTRAINED, chosen_names
+from benchmarks.baselines.comparison import EMBEDDED
+from benchmarks.baselines.embedding import check_embedding
+from benchmarks.baselines.router import HASHING
 from benchmarks.contests import recorded_contest, world_contest
 from benchmarks.protocol import load_questions
 from cluster.evaluation_assignment import RECORDED, WORLD, Assignment, EvaluateError
@@ -24,6 +27,13 @@ def evaluate(assignment: Assignment, say: Say, told: Told) -> Path:
     """
     assignment.check()
     names = chosen_names(assignment.baselines)
+    if assignment.embedding != HASHING:
+        if not set(names) & set(EMBEDDED):
+            raise EvaluateError(
+                f"--embedding {assignment.embedding} with --baselines {','.join(assignment.baselines)}: none of these "
+                f"embeds questions, as {', '.join(EMBEDDED)} do; leave it out, or name one of them"
+            )
+        check_embedding(assignment.embedding)
     if assignment.is_table:
         return _evaluate_tables(assignment, names, told)
     from cluster.evaluate_policy import evaluate_policy  # imports what asks candidates

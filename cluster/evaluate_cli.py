@@ -54,6 +54,13 @@ def evaluate(
     lambda_: Annotated[
         list[float] | None, typer.Option("--lambda", help="Weight of cost of the baselines; may be repeated.", min=0)
     ] = None,
+    embedding: Annotated[
+        str,
+        typer.Option(
+            help="Embedding of the questions for baselines that learn: hashing, or the name or path of a "
+            "sentence-transformers model."
+        ),
+    ] = "hashing",
     pool: Annotated[
         list[str] | None,
         typer.Option(
@@ -126,6 +133,7 @@ def evaluate(
             budgets_usd=tuple(budget or ()),
             baselines=_listed(baselines) or ("all",),
             lambdas=tuple(lambda_ or (0.0,)),
+            embedding=embedding,
             seed=seed,
             out=out,
             recipe=recipe,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.pool.cards import check_base_url
+from benchmarks.baselines.router import HASHING
 from benchmarks.protocol import Name
 from benchmarks.statistics import RESAMPLES
 
@@ -29,6 +30,7 @@ class Assignment:
     budgets_usd: tuple[float, ...] = ()  # the policy is asked everything once under each
     baselines: tuple[str, ...] = ("all",)
     lambdas: tuple[float, ...] = (0.0,)
+    embedding: str = HASHING  # of the questions, for baselines that learn; or a sentence-transformers model
     seed: int = 0  # of the baselines and of the split of recorded replies
     out: Path | None = None
     recipe: str = "quickstart"

@@ -46,6 +46,7 @@ class EvaluationRecord:
     quoted: Sequence[Quoted]
     notes: Sequence[str]
     spent_usd: float  # on the calls that this evaluation made
+    verdicts: Sequence[str] = ()  # of evaluations written since there are any
     pools: Json | None = None  # the same policy with other candidates, as `evaluation.json` has it
 
     @property
@@ -135,6 +136,7 @@ def read_evaluation(path: Path) -> EvaluationRecord:
             quoted=[_quoted(row) for row in numbers["published_not_measured"]],
             notes=[str(note) for note in numbers["notes"]],
             spent_usd=float(numbers["spent_usd"]),
+            verdicts=[str(verdict) for verdict in numbers.get("verdicts", ())],
             pools=numbers.get("pools"),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

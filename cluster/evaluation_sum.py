@@ -8,20 +8,23 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 from actors.pool.cards import ModelCard
 from actors.questions import Question
-from benchmarks.baseline_rows import Contest, make_rows, planned_rows
-from benchmarks.baselines.report import REFERENCE
+from benchmarks.baseline_rows import BaselineRow, Contest, make_rows, planned_rows
+from benchmarks.baselines.router import HASHING
 from benchmarks.evaluation_table import Evaluated, measures_of, published_rows, render
+from benchmarks.frontier import SINGLE
 from benchmarks.hops import hop_count
 from benchmarks.item import Item, Key
 from benchmarks.measure import HOLDS, MEANING
 from benchmarks.pool_fingerprint import card_facts, fingerprint
 from benchmarks.pool_table import PoolTable, render_pools
 from benchmarks.protocol import passes
-from benchmarks.row_summary import against, summarise_row
+from benchmarks.row_summary import Against, against, summarise_row
+from benchmarks.verdicts import verdicts
 from cluster.evaluation_assignment import Assignment, EvaluateError
 from cluster.evaluation_folder import EvaluationFolder
 
@@ -42,13 +45,16 @@ class EvaluationSum:
     notes: list[str]
     spent_usd: float = 0.0
     left_out: dict[str, str] | None = None  # baselines, and why
+    routed: tuple[BaselineRow, ...] = ()  # the baselines that are there
 
     def run_baselines(self, names: Sequence[str], contest: Contest, told: Told) -> list[str]:
         """Make the rows that are not whole yet; return all names in their order."""
-        planned = planned_rows(names, self.assignment.lambdas, contest.train)
+        planned = planned_rows(names, self.assignment.lambdas, contest.train, self.assignment.embedding)
         keys = [(question.dataset, question.id, 0) for question in contest.questions]
         open_ = [row for row in planned if any((row.name, *key) not in self.folder.items for key in keys)]
         self.left_out = {}
+        if embedded := list(dict.fromkeys(row.router for row in planned if row.embedding != HASHING)):
+            self.notes.append(f"{', '.join(embedded)} embed questions by {self.assignment.embedding}")
         done = len(planned) - len(open_)
         for row, items, why in make_rows(contest, open_, self.assignment.seed):
             for item in items:
@@ -57,7 +63,8 @@ class EvaluationSum:
                 self.left_out[row.name] = why
             done += 1
             told(done, len(planned), self.spent_usd)
-        return [row.name for row in planned if row.name not in self.left_out]
+        self.routed = tuple(row for row in planned if row.name not in self.left_out)
+        return [row.name for row in self.routed]
 
     def finish(self, baselines: Sequence[str], pools: PoolTable | None = None) -> None:
         """Sum up what is in the folder, and write the table, with that of other pools of candidates if there is one.
@@ -91,14 +98,21 @@ class EvaluationSum:
                 f"{total} episodes failed (failures.jsonl) and count nowhere; the same command plays them again"
             )
         self.folder.keep_questions(self.questions)
+
+        @cache  # of many questions it takes seconds
+        def compared(reference: str, *names: str) -> dict[str, Against]:
+            those = {name: by_row[name] for name in (reference, *(names or by_row))}
+            return against(those, reference, resamples=resamples)
+
         found = Evaluated(
             title=f"Evaluation of {self.policy or self.assignment.target}",
             about=self._about(),
             pool=fingerprint(self.cards),
             rows=rows,
-            against=against(by_row, reference, resamples=resamples) if reference else {},
+            against=compared(reference) if reference else {},
             published=self.assignment.published,
             notes=notes,
+            verdicts=verdicts(rows, self.routed, self.policy_rows, compared),
         )
         table, numbers = render(found), self._numbers(found)
         if pools:
@@ -110,7 +124,7 @@ class EvaluationSum:
         wanted = self.assignment.against
         if wanted is not None and wanted not in names:
             raise EvaluateError(f"--against {wanted}: no such row; there are {', '.join(names)}")
-        first = [name for name in (wanted, *self.policy_rows, REFERENCE) if name in names]
+        first = [name for name in (wanted, *self.policy_rows, SINGLE) if name in names]
         return first[0] if first else (names[0] if names else None)
 
     def _about(self) -> dict[str, str]:
@@ -141,6 +155,7 @@ class EvaluationSum:
             "against": {name: asdict(row) for name, row in found.against.items()},
             "published_not_measured": papers,
             "notes": found.notes,
+            "verdicts": found.verdicts,
             "spent_usd": self.spent_usd,
         }
         plain: dict[str, Any] = _without_nan(numbers)

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from actors.questions import Question
 from benchmarks.baseline_rows import BaselineRow, Contest, make_rows
-from benchmarks.baselines.report import REFERENCE
 from benchmarks.contests import changed_contest, world_contest
+from benchmarks.frontier import ORACLE, SINGLE
 from benchmarks.item import Item
 from benchmarks.pool_fingerprint import card_facts, fingerprint
 from benchmarks.pool_table import Played, Pool, PoolTable, pool_rows
@@ -19,7 +19,6 @@ from cluster.evaluation_sum import EvaluationSum
 from cluster.live_contest import kept_contest
 from cluster.pool_variants import SEEN, PoolVariant
 
-_ORACLE = "oracle"
 _NO_TABLE = (
     "oracle and best single candidate are told where there is a table of everyone's replies: of the world and of "
     "recorded replies, and with --ask-everyone of the candidates as trained"
@@ -63,8 +62,8 @@ def sum_pools(
             items=by_row.get(variant.row(row), ()),
             lost=lost[variant.row(row)],
             as_trained=() if variant.label == SEEN else by_row.get(row, ()),
-            oracle=bounds.get(variant.label, {}).get(_ORACLE, ()),
-            best_single=bounds.get(variant.label, {}).get(REFERENCE, ()),
+            oracle=bounds.get(variant.label, {}).get(ORACLE, ()),
+            best_single=bounds.get(variant.label, {}).get(SINGLE, ()),
         )
         for variant in variants
         for row in evaluation.policy_rows
@@ -95,7 +94,7 @@ def _contest(
 def _bounds(evaluation: EvaluationSum, variant: PoolVariant, contest: Contest) -> dict[str, list[Item]]:
     """The items of oracle and best single candidate; those that are not in the folder yet are made."""
     folder = evaluation.folder
-    rows = {name: variant.row(name) for name in (_ORACLE, REFERENCE)}
+    rows = {name: variant.row(name) for name in (ORACLE, SINGLE)}
     keys = [(question.dataset, question.id, 0) for question in contest.questions]
     open_ = [
         BaselineRow(name, 0.0) for name, row in rows.items() if any((row, *key) not in folder.items for key in keys)

@@ -10,6 +10,7 @@ from pathlib import Path
 from actors.pool.ledger_database import FILE_NAME as LEDGER
 from actors.pool.ledger_database import existing_ledger
 from actors.pool.ledger_entry import LedgerError
+from benchmarks.evaluation_table import VERDICT_NOTE
 from benchmarks.frontier import standings
 from cluster.evaluation_record import EvaluationRecord, read_evaluation
 from cluster.frontier import frontier_section, read_points
@@ -45,6 +46,7 @@ def evaluation_page(path: Path) -> Page:
         alarms=alarms(record),
         figures=figures(record),
         sections=[
+            *([_verdict(record)] if record.verdicts else []),
             _results(record),
             *([pools] if (pools := pools_section(record)) else []),
             _frontier(record),
@@ -57,6 +59,10 @@ def evaluation_page(path: Path) -> Page:
         foot=f"Written {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC by router-r1 report, from the files of the "
         "evaluation's folder. Intervals are bootstrapped over questions, at 95 %; p-values are of paired tests.",
     )
+
+
+def _verdict(record: EvaluationRecord) -> Section:
+    return Section("Verdict", "verdict", VERDICT_NOTE, facts=record.verdicts)
 
 
 def _results(record: EvaluationRecord) -> Section:

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 from benchmarks.baselines.comparison import NAMES, Row, sweep
+from benchmarks.baselines.embedding import check_embedding
 from benchmarks.baselines.report import table, verdicts
+from benchmarks.baselines.router import HASHING
 from benchmarks.contests import TRAIN_SHARE, world_training
 from benchmarks.protocol import TWO_HOP_SHARE
 from benchmarks.question_sets import load_source
@@ -26,8 +28,9 @@ def main() -> None:
     parser.add_argument("--lambdas", nargs="+", type=float, default=[0.0, 0.02, 0.05, 0.1], help="weights of cost")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train-share", type=float, default=TRAIN_SHARE, help="of recorded questions")
-    parser.add_argument("--embedding", default="hashing", help="or a sentence-transformers model")
+    parser.add_argument("--embedding", default=HASHING, help="or a sentence-transformers model, by name or path")
     asked = parser.parse_args()
+    check_embedding(asked.embedding)
     rows, note = _rows(asked)
     lines = [note, "", table(rows), "", *(f"- {verdict}" for verdict in verdicts(rows))]
     sys.stdout.write("\n".join(lines) + "\n")

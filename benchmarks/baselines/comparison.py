@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from benchmarks.baselines.router import Router, RouterError, Terms
+from benchmarks.baselines.router import HASHING, Router, RouterError, Terms
 from benchmarks.evaluation import Evaluation, Outcome, summarise
 from benchmarks.reply_table import ReplyTable, check_apart
 
@@ -28,7 +28,8 @@ ROUTERS = {
 }
 ALONE = "alone"  # stands for a row of each candidate, named `alone:CARD`
 NAMES = (ALONE, *ROUTERS)
-LEARNED = ("cascade", "knn", "mlp", "matrix_factorisation", "contrastive", "ppo")
+EMBEDDED = ("knn", "mlp", "matrix_factorisation", "contrastive", "ppo")  # they read the question by its embedding
+LEARNED = ("cascade", *EMBEDDED)
 
 Play = Callable[[Router], list[Outcome]]
 
@@ -53,7 +54,7 @@ def compare(
     seed: int = 0,
     lambda_: float = 0.0,
     *,
-    embedding: str = "hashing",
+    embedding: str = HASHING,
     play: Play | None = None,
 ) -> list[Row]:
     """Fit the routers named on one table, and play them over the other (or by `play`).
@@ -73,7 +74,7 @@ def sweep(
     seed: int,
     lambdas: Sequence[float],
     *,
-    embedding: str = "hashing",
+    embedding: str = HASHING,
     play: Play | None = None,
 ) -> list[Row]:
     """The rows of `compare` for each λ, router by router; only those whose training knows λ are trained again.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.baselines.router import RouterError, Terms
+from benchmarks.baselines.router import HASHING, RouterError, Terms
 
 Embeddings = npt.NDArray[np.float32]
 DIMENSIONS = 64
@@ -19,7 +20,7 @@ class Embedder:
     """Texts to vectors of unit length.
 
     `hashing` hashes words and word pairs, weighs them by rarity and reduces them to `DIMENSIONS` by a truncated SVD,
-    both learnt on the training questions. Any other name is that of a sentence-transformers model.
+    both learnt on the training questions. Any other name is the name or path of a sentence-transformers model.
     """
 
     def __init__(self, terms: Terms) -> None:
@@ -30,10 +31,10 @@ class Embedder:
         """Learn from the training questions, and embed them.
 
         Raises:
-            RouterError: sentence-transformers is asked for and not installed.
+            RouterError: as `check_embedding`.
         """
-        if self._terms.embedding != "hashing":
-            self._model = _Sentences(self._terms.embedding)
+        if self._terms.embedding != HASHING:
+            self._model = _sentences(self._terms.embedding)
             return self.embed(texts)
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
@@ -58,22 +59,46 @@ class Embedder:
         return vectors
 
 
+def check_embedding(name: str) -> None:
+    """Check that questions can be embedded so: load the model, if one is named.
+
+    Raises:
+        RouterError: sentence-transformers is not installed, or can't load the model.
+    """
+    if name != HASHING:
+        _sentences(name)
+
+
 def widen(questions: Embeddings) -> Embeddings:
     """Entries of about 1, as networks want them, rather than vectors of unit length."""
     return questions * np.float32(np.sqrt(questions.shape[1]))
 
 
 class _Sentences:
-    """A sentence-transformers model."""
+    """A sentence-transformers model, on the CPU: the GPU is the engines'."""
 
     def __init__(self, name: str) -> None:
+        if not name.strip():
+            raise RouterError(f"--embedding {name!r}: names no model; give a name or path, or {HASHING!r}")
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
             raise RouterError(
-                f"embedding {name!r} needs the package sentence-transformers; install it, or choose 'hashing'"
+                f"--embedding {name!r}: needs the package sentence-transformers, which can't be imported ({error}); "
+                f"install it (pip install sentence-transformers), or use {HASHING!r}"
             ) from error
-        self._model = SentenceTransformer(name)
+        try:
+            self._model = SentenceTransformer(name, device="cpu")
+        except Exception as error:  # a hub and a model's files fail in many ways, and no class has them all
+            raise RouterError(
+                f"--embedding {name!r}: sentence-transformers can't load it ({error}); give a model's name on the hub "
+                f"or the folder of one, or use {HASHING!r}"
+            ) from error
 
     def transform(self, texts: Sequence[str]) -> Any:
         return self._model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
+
+
+@lru_cache(maxsize=1)  # it is loaded to see that it can be, and again by each router
+def _sentences(name: str) -> _Sentences:
+    return _Sentences(name)

@@ -8,9 +8,10 @@ from itertools import groupby
 from benchmarks.baselines.comparison import LEARNED, Row
 from benchmarks.baselines.router import RouterError
 from benchmarks.evaluation_table import interval_text
+from benchmarks.frontier import SINGLE
 from benchmarks.statistics import Comparison, compare, mean_interval
+from benchmarks.verdicts import NO_SINGLE, Contender, learned_verdicts
 
-REFERENCE = "best_constant"  # the best single system, chosen on the training questions
 _HEAD = "| router | λ | right, 95 % | USD per 1k | against the best single, 95 % | p | chose |"
 
 
@@ -26,41 +27,20 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def verdicts(rows: Sequence[Row]) -> list[str]:
-    """For each router that learns, a sentence: is it at least as good as the best single system at no higher price?
+    """What the rows say of each router that learns; see `learned_verdicts`.
 
-    Its λ is the best of those tried on these very questions, so the answer flatters it.
+    Raises:
+        RouterError: there is no best single system among the rows.
     """
     reference = _reference(rows)
-    assert reference.evaluation is not None
-    price = reference.evaluation.cost_usd_per_1k_questions
-    found = []
-    for name in LEARNED:
-        mine = [row for row in rows if row.name == name and row.evaluation is not None]
-        if not mine:
-            continue
-        affordable = [row for row in mine if row.evaluation and row.evaluation.cost_usd_per_1k_questions <= price]
-        if not affordable:
-            found.append(f"{name}: dearer than the best single system at every λ tried")
-            continue
-        best = max(affordable, key=lambda row: (row.evaluation.em if row.evaluation else 0.0, row.lambda_))
-        assert best.evaluation is not None
-        usd = best.evaluation.cost_usd_per_1k_questions
-        found.append(
-            f"{name} at λ={best.lambda_:g}: {_judge(_against(best, reference))}; {best.evaluation.em:.3f} against "
-            f"{reference.evaluation.em:.3f} at {usd / price if price else 1:.0%} of the price"
-        )
-    return found
+    learned = {_contender(row): row for row in rows if row.name in LEARNED and row.evaluation is not None}
+    return learned_verdicts(learned, _contender(reference), lambda each: _against(learned[each], reference).difference)
 
 
-def _judge(found: Comparison) -> str:
-    difference = found.difference
-    if difference.low > 0:
-        return "better than the best single system"
-    if difference.high < 0:
-        return "WORSE than the best single system"
-    if difference.mean < 0:
-        return "NOT as good as the best single system, by less than the interval can tell"
-    return "at least as good as the best single system, by no more than the interval can tell"
+def _contender(row: Row) -> Contender:
+    assert row.evaluation is not None
+    usd = row.evaluation.cost_usd_per_1k_questions
+    return Contender(row.name, row.name, row.lambda_, row.evaluation.em, usd)
 
 
 def _line(row: Row, reference: Row, lambda_: str) -> str:
@@ -82,6 +62,6 @@ def _against(row: Row, reference: Row) -> Comparison:
 
 def _reference(rows: Sequence[Row]) -> Row:
     for row in rows:
-        if row.name == REFERENCE and row.evaluation is not None:
+        if row.name == SINGLE and row.evaluation is not None:
             return row
-    raise RouterError(f"the rows hold no {REFERENCE!r} to compare with; add it to the names")
+    raise RouterError(NO_SINGLE)

@@ -14,6 +14,7 @@ from benchmarks.evaluation import Outcome
 from benchmarks.reply_table import Floats, ReplyTable
 
 Asked = tuple[int, ...]  # columns of the table in the order of asking; the last one's reply is the answer
+HASHING = "hashing"  # the question embedding that needs no model
 _FEWEST = 10  # training questions of a router that learns from them
 _TIE = 1e-9  # of a normalised cost: enough to choose the cheaper of two that are alike
 
@@ -29,7 +30,7 @@ class Terms:
 
     lambda_: float = 0.0
     seed: int = 0
-    embedding: str = "hashing"  # or the name of a sentence-transformers model
+    embedding: str = HASHING  # or the name or path of a sentence-transformers model
 
     def __post_init__(self) -> None:
         if not 0 <= self.lambda_ < np.inf:

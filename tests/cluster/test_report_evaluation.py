@@ -282,7 +282,7 @@ def test_pictures_are_told_in_words_and_anchors_lead_somewhere(html: str, read: 
     assert told[0] == "6 points of 6 methods"
     assert told[1].startswith("Calls by candidate, the most asked of each row: policy: ")
     anchors = [link for link in read.links if link.startswith("#")]
-    assert len(anchors) == 7
+    assert len(anchors) == 8
     assert all(f'id="{anchor[1:]}"' in html for anchor in anchors)
 
 
@@ -347,3 +347,22 @@ def test_a_browser_shows_it_and_asks_for_nothing(policy: Path, html: str, tmp_pa
     assert answer["side"] == "right"
     assert answer["wide"] <= 0
     assert not answer["requests"]
+
+
+@pytest.mark.parametrize("which", ["policy", "world"])
+def test_the_verdict_stands_in_the_table_and_on_the_page(which: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(which)
+    said = numbers_of(folder)["verdicts"]
+    assert [each.partition(" at λ=")[0].partition(":")[0] for each in said] == ["policy", "knn"][which == "world" :]
+    table = (folder / "table.md").read_text(encoding="utf-8").partition("\n## Verdict\n")[2].partition("\n## ")[0]
+    page = Read(render(evaluation_page(folder))).text
+    for each in said:
+        assert f"\n- {each}" in table
+        assert each in page
+
+
+def test_an_evaluation_from_before_there_were_verdicts_is_read(world: Path, tmp_path: Path) -> None:
+    old = shutil.copytree(world, tmp_path / "old")
+    numbers = {name: value for name, value in numbers_of(old).items() if name != "verdicts"}
+    (old / "evaluation.json").write_text(json.dumps(numbers), encoding="utf-8")
+    assert "Verdict" not in [section.title for section in evaluation_page(old).sections]

@@ -88,11 +88,12 @@ def row(name: str, ems: list[float], cost: float, lambda_: float = 0.0) -> Row:
 @pytest.mark.parametrize(
     ("ems", "cost", "words"),
     [
-        ([1.0] * 100, 0.5, "knn at λ=0: better than the best single system; 1.000 against 0.500 at 50% of the price"),
+        ([1.0] * 100, 0.5, "knn at λ=0: better than the best single system; 1.000 against 0.500, +0.500"),
+        ([1.0] * 100, 0.5, "), at 50% of the price"),
         ([1.0] * 50 + [0.0] * 50, 0.5, "at least as good as the best single system"),
         ([1.0] * 49 + [0.0] * 51, 1.0, "NOT as good as the best single system"),
         ([0.0] * 100, 0.5, "WORSE than the best single system"),
-        ([1.0] * 100, 2.0, "knn: dearer than the best single system at every λ tried"),
+        ([1.0] * 100, 2.0, "knn: NOT at equal or lower price, dearer than the best single system at every λ tried"),
     ],
 )
 def test_it_says_plainly_what_a_router_is_worth(ems: list[float], cost: float, words: str) -> None:

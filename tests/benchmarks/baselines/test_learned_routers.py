@@ -163,31 +163,5 @@ def test_the_contrastive_loss_has_finite_gradients_where_all_are_alike() -> None
     assert torch.isfinite(scores.grad).all()
 
 
-def test_sentence_embeddings_where_they_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-    import types
-
-    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(
-        RouterError, match=r"embedding 'all-MiniLM' needs the package sentence-transformers; install it"
-    ):
-        Embedder(Terms(embedding="all-MiniLM")).fit(["x"])
-
-    class Model:
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-        def encode(self, texts: list[str], **options: object) -> np.ndarray:
-            assert options["normalize_embeddings"] is True
-            return np.eye(len(texts), 8, dtype=np.float64)
-
-    stub = types.ModuleType("sentence_transformers")
-    stub.SentenceTransformer = Model  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "sentence_transformers", stub)
-    embedded = Embedder(Terms(embedding="all-MiniLM")).fit(["x", "y"])
-    assert embedded.shape == (2, 8)
-    assert embedded.dtype == np.float32
-
-
 def test_random_tests_are_not_vacuous() -> None:
     assert Counter(router("cascade").route(TEST)).most_common(1)[0][1] < len(TEST)
