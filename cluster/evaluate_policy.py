@@ -48,7 +48,8 @@ def evaluate_policy(assignment: Assignment, names: Sequence[str], say: Say, told
         }
         asked = what_is_asked(assignment, questions, cards, policy=target.identity, rules=rules)
         folder = EvaluationFolder(out, asked | asked_of(variants))
-        untrained = plan_untrained(target, names, planned, questions, cards, asked_for=assignment.baselines)
+        unbudgeted = passes(assignment.protocol, assignment.samples)
+        untrained = plan_untrained(target, names, unbudgeted, questions, cards, asked_for=assignment.baselines)
         notes = [*pool_notes(target, cards), *untrained.notes]
         for note in notes:
             say(f"note: {note}")

@@ -160,7 +160,7 @@ def episodes_of(
     the pass; each has a place of its own in the ledger, and a seed of its own."""
     found = []
     for each in passes:
-        changed = {"policy": config.policy.model_copy(update={"eval_temperature": each.temperature})}
+        changed: dict[str, Any] = {"policy": config.policy.model_copy(update={"eval_temperature": each.temperature})}
         told = ""
         if each.budget_usd is not None:
             changed["episode"] = config.episode.model_copy(update={"eval_budget_usd": each.budget_usd})

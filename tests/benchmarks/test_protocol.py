@@ -33,6 +33,16 @@ def test_passes() -> None:
     assert [(p.temperature, p.samples) for p in passes("paper", 4)] == [(1.0, 4)]
     assert [(p.temperature, p.samples) for p in passes("full", None)] == [(0.0, 1)]
     assert [(p.temperature, p.samples) for p in passes("full", 8)] == [(0.0, 1), (1.0, 8)]
+    assert {p.budget_usd for p in passes("full", 8)} == {None}
+
+
+def test_every_pass_is_made_under_every_budget() -> None:
+    assert [(p.row, p.temperature, p.samples, p.budget_usd) for p in passes("full", 8, (1e-4, 0.5))] == [
+        ("policy, budget=0.0001", 0.0, 1, 1e-4),
+        ("policy, sampled, budget=0.0001", 1.0, 8, 1e-4),
+        ("policy, budget=0.5", 0.0, 1, 0.5),
+        ("policy, sampled, budget=0.5", 1.0, 8, 0.5),
+    ]
 
 
 def test_sets_are_loaded_in_turn_each_limited(tmp_path: Path) -> None:

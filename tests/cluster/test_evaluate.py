@@ -31,6 +31,7 @@ from cluster.config import load_config
 from cluster.disk import RunFolderError
 from cluster.evaluation_assignment import Assignment, EvaluateError
 from cluster.evaluation_target import Target, pool_notes, trained_cards
+from cluster.frontier import read_points
 from cluster.responder import PolicySource
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -152,6 +153,22 @@ def test_another_model_plays_the_policy_and_goes_on_without_a_call_twice(endpoin
     assert json.loads((again / "evaluation.json").read_text())["spent_usd"] == 0
 
 
+def test_a_policy_is_asked_everything_under_every_budget(endpoints: Endpoints, tmp_path: Path) -> None:
+    out, _ = run(dataclasses.replace(chat(endpoints, tmp_path), budgets_usd=(0.0001, 0.5)))
+    rows = numbers(out)
+    assert [name for name in rows if name.startswith("policy")] == ["policy, budget=0.0001", "policy, budget=0.5"]
+    check_unique(out)
+    assert Counter(item["row"] for item in lines(out)) == {"policy, budget=0.0001": 10, "policy, budget=0.5": 10}
+    assert endpoints.asked["alpha"] + endpoints.asked["beta"] == 20  # a call of one budget is none of the other's
+    read = (out / "episodes.jsonl").read_text()
+    assert all(read.count(f"- budget: {usd} USD") == 10 for usd in ("0.0001", "0.5"))
+    points, _ = read_points([out])
+    assert [(point.method.split(" (")[0], point.knob) for point in points if "budget" in point.method] == [
+        ("policy", "budget=0.0001 USD"),
+        ("policy", "budget=0.5 USD"),
+    ]
+
+
 def test_everyone_is_asked_only_when_told_to_and_the_price_is_said_first(endpoints: Endpoints, tmp_path: Path) -> None:
     assignment = chat(endpoints, tmp_path, 12, baselines=("alone", "largest", "oracle"), fit_questions=10)
     out, _ = run(assignment)
@@ -263,6 +280,9 @@ def test_another_evaluation_does_not_go_on_in_a_folder(tmp_path: Path) -> None:
         ),
         (Assignment("world", engines=2), EvaluateError, "--engines with world: no policy plays there"),
         (Assignment("world", samples=3), EvaluateError, "--samples with world: no policy plays there"),
+        (Assignment("world", budgets_usd=(0.1,)), EvaluateError, "--budget with world: no policy plays there"),
+        (Assignment("runs/x", budgets_usd=(0.1, -1.0)), EvaluateError, "--budget -1: must be a number of US dollars"),
+        (Assignment("runs/x", budgets_usd=(0.1, 0.1)), EvaluateError, r"--budget 0\.1 comes twice"),
         (Assignment("world", baselines=("none",)), EvaluateError, "leaves no row"),
         (Assignment("world", baselines=("knnn",)), RouterError, "baseline 'knnn': not found"),
         (Assignment("world", datasets=("nosuchset",)), QuestionError, "'nosuchset': unknown"),

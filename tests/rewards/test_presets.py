@@ -196,6 +196,19 @@ def test_a_budget_is_read_from_the_episode() -> None:
         total("hard", -1.0, 0.001)
 
 
+def test_a_share_of_the_outcome_hangs_on_the_budget() -> None:
+    def total(rule: str, cost: float) -> float:
+        judge = Judge(RewardSettings(budget=rule, budget_weight=0.2))  # type: ignore[arg-type]
+        return judge.judge(with_calls("a", usd=cost), ["lanu"], budget_usd=0.001).total
+
+    assert total("hard", 0.001) == total("none", 0.002) == 1.0
+    assert total("hard", 0.0011) == pytest.approx(0.8)
+    assert total("soft", 0.0015) == pytest.approx(0.9)
+    for wrong in (0.0, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=r"budget_weight=.*must lie in"):
+            RewardSettings(budget="hard", budget_weight=wrong)
+
+
 def test_cost_by_rank_looks_at_the_group_alone() -> None:
     judge = Judge(RewardSettings(alpha=1.0, cost_by="rank"))
     group = [with_calls("a", usd=usd) for usd in (0.002, 0.001, 0.002, 0.009)]
@@ -256,7 +269,13 @@ def test_what_only_the_published_code_minds_breaks_no_rule_of_the_paper() -> Non
 
 
 def test_the_published_presets_take_no_additions() -> None:
-    additions = ({"cost_by": "rank"}, {"length_coef": 0.1}, {"switch_coef": 0.1}, {"budget": "hard"})
+    additions = (
+        {"cost_by": "rank"},
+        {"length_coef": 0.1},
+        {"switch_coef": 0.1},
+        {"budget": "hard"},
+        {"budget_weight": 0.5},
+    )
     for preset in ("paper", "reference"):
         for addition in additions:
             with pytest.raises(ValueError, match=f"{next(iter(addition))}=.*preset={preset}"):
