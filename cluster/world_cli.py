@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,20 +40,26 @@ def world_serve(
 @app.command("coldstart")
 def world_coldstart(
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")],
-    steps: Annotated[int, typer.Option(help="Supervised steps.", min=1)] = 2400,
+    steps: Annotated[int | None, typer.Option(help="Supervised steps; 2400, or 120 with --budgets.", min=1)] = None,
     batch_size: Annotated[int, typer.Option(help="Demonstrations per step.", min=1)] = 32,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate; 0.002, or 0.001 with --budgets.")] = None,
+    budgets: Annotated[
+        bool, typer.Option("--budgets", help="Go on from the shipped policy, and teach it to read budgets.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of weights and demonstrations.")] = 0,
 ) -> None:
     """Make the world's small cold-started policy.
 
-    Supervised fine-tuning on demonstrations, from random weights; the package ships one made so.
+    Supervised fine-tuning on demonstrations, from random weights; the package ships one made so, and one made from
+    it with --budgets.
     """
-    from benchmarks.world.coldstart import make_checkpoint
+    from benchmarks.world.coldstart import make_budget_checkpoint, make_checkpoint
     from cluster.logs import quiet_libraries
 
     quiet_libraries()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with stoppable():
-        losses = make_checkpoint(out, steps=steps, batch_size=batch_size, lr=lr, seed=seed)
-    typer.echo(f"{out}: {steps} steps, loss {losses[0]:.3f} -> {losses[-1]:.3f}")
+        make = make_budget_checkpoint if budgets else make_checkpoint
+        given: dict[str, Any] = {name: value for name, value in (("steps", steps), ("lr", lr)) if value is not None}
+        losses = make(out, batch_size=batch_size, seed=seed, **given)
+    typer.echo(f"{out}: {len(losses)} steps, loss {losses[0]:.3f} -> {losses[-1]:.3f}")

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT = Path(__file__).parent / "checkpoint"  # ships with the package; made by `router-r1 world coldstart`
+# Both ship with the package; made by `router-r1 world coldstart`, the second from the first with --budgets.
+CHECKPOINT = Path(__file__).parent / "checkpoint"
+BUDGET_CHECKPOINT = Path(__file__).parent / "budget_checkpoint"
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
@@ -79,20 +81,57 @@ def batches(
         yield [tokenize(demonstration, tokenizer) for demonstration in drawn]
 
 
+def budget_batches(
+    world: World, tokenizer: PreTrainedTokenizerFast, seed: int, batch_size: int
+) -> Iterator[Sequence[SftExample]]:
+    """Batches of demonstrations under budgets, with all cards."""
+    drawn = demonstrations(world, seed, budgets=True)
+    while True:
+        yield [tokenize(each, tokenizer) for each in itertools.islice(drawn, batch_size)]
+
+
+def make_budget_checkpoint(
+    folder: Path, *, steps: int = 120, batch_size: int = 32, lr: float = 1e-3, seed: int = 0
+) -> list[float]:
+    """Teach the shipped cold-started policy to read a budget out before it chooses, and save it as `make_checkpoint`
+    does; return the losses."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
+    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT).float()
+    drawn = budget_batches(World(), tokenizer, seed, batch_size)
+    return _teach(folder, model, tokenizer, drawn, steps=steps, batch_size=batch_size, lr=lr, seed=seed)
+
+
 def make_checkpoint(
     folder: Path, *, steps: int = 2400, batch_size: int = 32, lr: float = 2e-3, seed: int = 0
 ) -> list[float]:
     """Train the cold-started policy and save it in Hugging Face form (float16 on disk); return the losses."""
+    tokenizer = build_tokenizer()
+    drawn = batches(World(), tokenizer, seed, steps, batch_size)
+    model = build_model(tokenizer, seed)
+    return _teach(folder, model, tokenizer, drawn, steps=steps, batch_size=batch_size, lr=lr, seed=seed)
+
+
+def _teach(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    drawn: Iterator[Sequence[SftExample]],
+    *,
+    steps: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
+) -> list[float]:
+    """Fine-tune, and put the checkpoint in place whole."""
     import torch
 
     from benchmarks.world.plain_sft import PlainSettings, fine_tune
 
-    world = World()
-    tokenizer = build_tokenizer()
-    model = build_model(tokenizer, seed)
     settings = PlainSettings(steps=steps, batch_size=batch_size, lr=lr, warmup_steps=min(200, steps // 10 + 1))
     pad = int(tokenizer.convert_tokens_to_ids(PAD))
-    losses = fine_tune(model, batches(world, tokenizer, seed, steps, batch_size), settings, pad)
+    losses = fine_tune(model, drawn, settings, pad)
     stage = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(parents=True)

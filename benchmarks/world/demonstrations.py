@@ -1,7 +1,8 @@
 """Demonstrations for the cold start: right thinking, a rule of choice drawn at random, and its execution.
 
 What they teach is the craft (read the domain, find the cards, copy names and answers). What they do not
-teach is the choice: the rule is drawn without regard to its merit, so reinforcement has that to learn.
+teach is the choice: the rule is drawn without regard to its merit, so reinforcement has that to learn. Where the
+prompt tells a budget, they read it out before the rule, and the rule is drawn without regard to it, too.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 from actors.menu import Menu, MenuItem, draw_menu
 from actors.pool.cards import ModelCard
-from actors.prompt import render_information, render_prompt
+from actors.prompt import COMPACT_BUDGETS_PER_USD, compact_budget, render_information, render_prompt
 from benchmarks.world.experts import GENERALIST, LATENCIES, PRICES, PROFESSIONS, SPECIALISTS_OF, experts
 from benchmarks.world.facts import Hop, World
 
@@ -37,29 +38,38 @@ class Demonstration:
     rules: tuple[str, ...]
 
 
-def think_and_route(hop: Hop, menu: Menu, rule: str, rng: random.Random, known: str = "") -> tuple[str, MenuItem]:
-    """The policy's words for one hop, and the card they lead to. `known` is the bridge found before."""
+def think_and_route(
+    hop: Hop, menu: Menu, rule: str, rng: random.Random, known: str = "", budget: str = ""
+) -> tuple[str, MenuItem]:
+    """The policy's words for one hop, and the card they lead to. `known` is the bridge found before, `budget` as the
+    prompt tells it."""
     by_profession = {item.card.descriptor: item for item in menu.items}
     dear, cheap = SPECIALISTS_OF[hop.domain]
     fitting = [by_profession[name] for name in (dear, cheap, GENERALIST)]
     chosen = dict(zip(("best", "thrifty", "broad"), fitting, strict=True)).get(rule) or rng.choice(menu.items)
     listed = " ".join(f"{item.card.descriptor} {item.name} ${item.card.price_out_usd_per_mtok:.0f}" for item in fitting)
     bridge = f"{known} . " if known else ""
+    read_out = f"{budget} " if budget else ""
     return (
-        f"<think> {bridge}{hop.domain} : {listed} . {rule} {chosen.card.descriptor} {chosen.name} </think> "
+        f"<think> {bridge}{hop.domain} : {listed} . {read_out}{rule} {chosen.card.descriptor} {chosen.name} </think> "
         f"<search> {chosen.name} : {hop.query} </search>",
         chosen,
     )
 
 
-def demonstrations(world: World, seed: int, cards_shown: int | None = None) -> Iterator[Demonstration]:
-    """Draw demonstrations without end; `cards_shown` cards a prompt (all, if None), always with those needed."""
+def demonstrations(
+    world: World, seed: int, cards_shown: int | None = None, *, budgets: bool = False
+) -> Iterator[Demonstration]:
+    """Draw demonstrations without end; `cards_shown` cards a prompt (all, if None), always with those needed.
+    `budgets`: each is told one."""
     rng = random.Random(f"demonstrations-{seed}")
     cast = {expert.name: expert for expert in experts()}
     for question, hops in world.questions("train", seed, two_hop_share=0.5):
         menu = draw_menu(
             _cards(rng, hops, cards_shown), rng.random(), shuffle=True, rename=rng.choice(("seen", "unseen"))
         )
+        budget_usd = rng.choice(PRICES) / COMPACT_BUDGETS_PER_USD if budgets else None
+        told = compact_budget(budget_usd) if budget_usd is not None else ""
         pieces: list[Piece] = []
         rules: list[str] = []
         hop = hops[0]
@@ -68,13 +78,14 @@ def demonstrations(world: World, seed: int, cards_shown: int | None = None) -> I
             # The second hop asks about whatever the first reply named, right or wrong.
             hop = asked if index == 0 else Hop(asked.relation, answer)
             rule = rng.choices(list(RULE_SHARES), list(RULE_SHARES.values()))[0]
-            text, chosen = think_and_route(hop, menu, rule, rng, known=answer)
+            text, chosen = think_and_route(hop, menu, rule, rng, known=answer, budget=told)
             expert = cast[chosen.card.name]
             answer = expert.answer(hop, world)
             pieces += [Piece(text, True), Piece(render_information(expert.reply(hop, world)), False)]
             rules.append(rule)
         pieces.append(Piece(f"<think> {answer} </think> <answer> {answer} </answer>", True))
-        yield Demonstration(render_prompt("compact", menu, question.text, 4), tuple(pieces), tuple(rules))
+        prompt = render_prompt("compact", menu, question.text, 4, budget_usd=budget_usd)
+        yield Demonstration(prompt, tuple(pieces), tuple(rules))
 
 
 def drills(world: World, seed: int, cards_shown: int | None = None) -> Iterator[Demonstration]:
