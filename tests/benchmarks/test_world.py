@@ -130,6 +130,25 @@ def test_demonstrations_keep_the_form_and_the_language() -> None:
     assert rules == {"best", "thrifty", "broad", "any"}
 
 
+def test_demonstrations_under_a_budget_read_it_out_before_a_rule_that_is_drawn_without_regard_to_it() -> None:
+    tokenizer = build_tokenizer()
+    best_under = {True: 0, False: 0}  # the dear expert chosen, by whether the budget is small
+    asked = dict.fromkeys(best_under, 0)
+    for demonstration in itertools.islice(demonstrations(WORLD, 5, budgets=True), 400):
+        budget = demonstration.prompt.splitlines()[0]
+        thoughts = [piece.text for piece in demonstration.pieces if piece.spoken][:-1]
+        for thought, rule in zip(thoughts, demonstration.rules, strict=True):
+            assert f". {budget} {rule} " in thought
+            small = int(budget.removeprefix("$")) <= 20
+            asked[small] += 1
+            best_under[small] += rule == "best"
+        text = demonstration.prompt + " ".join(piece.text for piece in demonstration.pieces)
+        assert UNKNOWN not in tokenizer.convert_ids_to_tokens(tokenizer.encode(text, add_special_tokens=False))
+    assert all(count > 200 for count in asked.values())
+    shares = [best_under[small] / asked[small] for small in (True, False)]
+    assert abs(shares[0] - shares[1]) < 0.1
+
+
 def test_drills_speak_only_what_stands_on_the_cards() -> None:
     drill = next(drills(WORLD, 1))
     assert all(piece.text in drill.prompt for piece in drill.pieces if piece.spoken)
