@@ -258,7 +258,8 @@ async def test_single_episodes_of_a_lost_engine_are_kept_and_the_one_in_its_plac
     await asyncio.to_thread(fleet.wait_started, 2)
     later = group("later", 4)
     assert names(await play_all(policy, later)) == expected([[request] for request in later])
-    assert sorted(ray.get(fleet.workers[0].actor.log.remote())) == ["later/0", "later/2"]
+    asked = ray.get(fleet.workers[0].actor.log.remote())
+    assert [name for name in sorted(asked) if name.startswith("later")] == ["later/0", "later/2"]
     assert all(worker.episodes == 0 for worker in fleet.workers)
 
 
