@@ -91,7 +91,7 @@ def budget_batches(
 
 
 def make_budget_checkpoint(
-    folder: Path, *, steps: int = 120, batch_size: int = 32, lr: float = 1e-3, seed: int = 0
+    folder: Path, *, steps: int = 240, batch_size: int = 32, lr: float = 1e-3, seed: int = 0
 ) -> list[float]:
     """Teach the shipped cold-started policy to read a budget out before it chooses, and save it as `make_checkpoint`
     does; return the losses."""

@@ -2,7 +2,8 @@
 
 What they teach is the craft (read the domain, find the cards, copy names and answers). What they do not
 teach is the choice: the rule is drawn without regard to its merit, so reinforcement has that to learn. Where the
-prompt tells a budget, they read it out before the rule, and the rule is drawn without regard to it, too.
+prompt tells a budget, they read it out before the rule, and the rule is drawn among those that it can pay for: a
+language model knows what a budget is, and this one does not.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from benchmarks.world.experts import GENERALIST, LATENCIES, PRICES, PROFESSIONS,
 from benchmarks.world.facts import Hop, World
 
 # Random asking is the commonest rule: before training the policy routes poorly.
+_BUDGETS = range(1, 13)  # in hundredths of a cent, as `compact` tells them
+_BUDGET_OF_A_DOLLAR = 0.15  # hundredths of a cent that a call costs for each dollar of price: replies of 15 tokens
 RULE_SHARES = {"best": 0.2, "thrifty": 0.2, "broad": 0.2, "any": 0.4}
 
 
@@ -40,13 +43,17 @@ class Demonstration:
 
 def think_and_route(
     hop: Hop, menu: Menu, rule: str, rng: random.Random, known: str = "", budget: str = ""
-) -> tuple[str, MenuItem]:
-    """The policy's words for one hop, and the card they lead to. `known` is the bridge found before, `budget` as the
-    prompt tells it."""
+) -> tuple[str, MenuItem, str]:
+    """The policy's words for one hop, the card they lead to, and the rule that they follow. `known` is the bridge
+    found before, `budget` as the prompt tells it: a rule that leads to a card beyond it gives way to another that does not, if there is one."""
     by_profession = {item.card.descriptor: item for item in menu.items}
     dear, cheap = SPECIALISTS_OF[hop.domain]
     fitting = [by_profession[name] for name in (dear, cheap, GENERALIST)]
-    chosen = dict(zip(("best", "thrifty", "broad"), fitting, strict=True)).get(rule) or rng.choice(menu.items)
+    led_to = dict(zip(("best", "thrifty", "broad"), fitting, strict=True))
+    if budget:
+        rule, chosen = _within(budget, rule, led_to, menu, rng)
+    else:
+        chosen = led_to.get(rule) or rng.choice(menu.items)
     listed = " ".join(f"{item.card.descriptor} {item.name} ${item.card.price_out_usd_per_mtok:.0f}" for item in fitting)
     bridge = f"{known} . " if known else ""
     read_out = f"{budget} " if budget else ""
@@ -54,7 +61,26 @@ def think_and_route(
         f"<think> {bridge}{hop.domain} : {listed} . {read_out}{rule} {chosen.card.descriptor} {chosen.name} </think> "
         f"<search> {chosen.name} : {hop.query} </search>",
         chosen,
+        rule,
     )
+
+
+def _within(
+    budget: str, rule: str, led_to: dict[str, MenuItem], menu: Menu, rng: random.Random
+) -> tuple[str, MenuItem]:
+    """A rule, and its card, that the budget pays for; thrift at the least price where it pays for none."""
+    limit = int(budget.removeprefix("$")) / _BUDGET_OF_A_DOLLAR
+    paid = {name: item for name, item in led_to.items() if item.card.price_out_usd_per_mtok <= limit}
+    if rule in paid:
+        return rule, paid[rule]
+    anybody = [item for item in menu.items if item.card.price_out_usd_per_mtok <= limit]
+    if rule == "any" and anybody:
+        return rule, rng.choice(anybody)
+    if paid:
+        name = rng.choice(list(paid))
+        return name, paid[name]
+    name = min(led_to, key=lambda each: led_to[each].card.price_out_usd_per_mtok)
+    return name, led_to[name]
 
 
 def demonstrations(
@@ -68,7 +94,7 @@ def demonstrations(
         menu = draw_menu(
             _cards(rng, hops, cards_shown), rng.random(), shuffle=True, rename=rng.choice(("seen", "unseen"))
         )
-        budget_usd = rng.choice(PRICES) / COMPACT_BUDGETS_PER_USD if budgets else None
+        budget_usd = rng.choice(_BUDGETS) / COMPACT_BUDGETS_PER_USD if budgets else None
         told = compact_budget(budget_usd) if budget_usd is not None else ""
         pieces: list[Piece] = []
         rules: list[str] = []
@@ -78,7 +104,7 @@ def demonstrations(
             # The second hop asks about whatever the first reply named, right or wrong.
             hop = asked if index == 0 else Hop(asked.relation, answer)
             rule = rng.choices(list(RULE_SHARES), list(RULE_SHARES.values()))[0]
-            text, chosen = think_and_route(hop, menu, rule, rng, known=answer, budget=told)
+            text, chosen, rule = think_and_route(hop, menu, rule, rng, known=answer, budget=told)
             expert = cast[chosen.card.name]
             answer = expert.answer(hop, world)
             pieces += [Piece(text, True), Piece(render_information(expert.reply(hop, world)), False)]
