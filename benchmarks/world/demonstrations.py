@@ -45,7 +45,9 @@ def think_and_route(
     hop: Hop, menu: Menu, rule: str, rng: random.Random, known: str = "", budget: str = ""
 ) -> tuple[str, MenuItem, str]:
     """The policy's words for one hop, the card they lead to, and the rule that they follow. `known` is the bridge
-    found before, `budget` as the prompt tells it: a rule that leads to a card beyond it gives way to another that does not, if there is one."""
+    found before, `budget` as the prompt tells it: a rule that leads to a card beyond it gives way to another that does
+    not, if there is one.
+    """
     by_profession = {item.card.descriptor: item for item in menu.items}
     dear, cheap = SPECIALISTS_OF[hop.domain]
     fitting = [by_profession[name] for name in (dear, cheap, GENERALIST)]
