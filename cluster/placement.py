@@ -14,9 +14,8 @@ if TYPE_CHECKING:
 _CPUS_PER_GPU_ACTOR = 4.0
 # On two cores the learner and the engines take turns, so each asks for half of one.
 _CPUS_PER_CPU_ACTOR = 0.5
-_ALONE_S = (
-    60.0  # after which this machine's own Ray will not grant it either: nothing joins it, and nobody else uses it
-)
+# Nothing joins this machine's own Ray, and nobody else uses it: what it has not granted by then it never will.
+_ALONE_S = 60.0
 
 
 class PlacementError(RuntimeError):
