@@ -51,6 +51,10 @@ def evaluate_policy(assignment: Assignment, names: Sequence[str], say: Say, told
         unbudgeted = passes(assignment.protocol, assignment.samples)
         untrained = plan_untrained(target, names, unbudgeted, questions, cards, asked_for=assignment.baselines)
         notes = [*pool_notes(target, cards), *untrained.notes]
+        if assignment.budgets_usd and not config.episode.budgets_usd:
+            notes.append(
+                "the policy was not trained with budgets (episode.budgets_usd is empty), and may not heed them"
+            )
         for note in notes:
             say(f"note: {note}")
         rows = tuple(each.row for each in planned)

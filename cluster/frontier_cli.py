@@ -16,8 +16,7 @@ def frontier(
         "runs/frontier"
     ),
 ) -> None:
-    """Draw quality against dollars: baselines over λ, policies over α and over
-    budgets.
+    """Draw quality against dollars: baselines over λ, policies over α and budgets.
 
     Prints the area under each method's frontier, and how much it closes of the gap between the best single candidate
     and the oracle; of evaluations these are best_constant and oracle, of runs best_in_hindsight and most_competent.

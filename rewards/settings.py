@@ -42,8 +42,7 @@ class RewardSettings:
     )
     budget_weight: float = _about(
         1.0,
-        "Share of the outcome that hangs on the budget, in (0, 1]. Where a dear candidate is right only a little more "
-        "often than a cheap one, a small share keeps a policy from asking the cheap one whatever the budget.",
+        "Share of the outcome that hangs on the budget, in (0, 1]; 1 pays nothing beyond it.",
     )
 
     def __post_init__(self) -> None:

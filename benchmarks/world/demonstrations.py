@@ -18,9 +18,9 @@ from actors.prompt import COMPACT_BUDGETS_PER_USD, compact_budget, render_inform
 from benchmarks.world.experts import GENERALIST, LATENCIES, PRICES, PROFESSIONS, SPECIALISTS_OF, experts
 from benchmarks.world.facts import Hop, World
 
-# Random asking is the commonest rule: before training the policy routes poorly.
 _BUDGETS = range(1, 13)  # in hundredths of a cent, as `compact` tells them
 _BUDGET_OF_A_DOLLAR = 0.15  # hundredths of a cent that a call costs for each dollar of price: replies of 15 tokens
+# Random asking is the commonest rule: before training the policy routes poorly.
 RULE_SHARES = {"best": 0.2, "thrifty": 0.2, "broad": 0.2, "any": 0.4}
 
 

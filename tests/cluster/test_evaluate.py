@@ -160,6 +160,7 @@ def test_a_policy_is_asked_everything_under_every_budget(endpoints: Endpoints, t
     check_unique(out)
     assert Counter(item["row"] for item in lines(out)) == {"policy, budget=0.0001": 10, "policy, budget=0.5": 10}
     assert endpoints.asked["alpha"] + endpoints.asked["beta"] == 20  # a call of one budget is none of the other's
+    assert "the policy was not trained with budgets" in (out / "table.md").read_text()
     read = (out / "episodes.jsonl").read_text()
     assert all(read.count(f"- budget: {usd} USD") == 10 for usd in ("0.0001", "0.5"))
     points, _ = read_points([out])
