@@ -16,9 +16,10 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.pool.pool import CandidatePool
 from cluster.config import Config
-from cluster.fleet import CrewError, Fleet, Worker
+from cluster.fleet import CrewError, Fleet
 from cluster.hiring import hire_worker
 from cluster.placement import bundles, cluster_address, reserve
+from cluster.play import Worker
 from cluster.reaper import start_reaper
 from cluster.run_folder import RunFolder
 from cluster.stopping import stop_on_sigterm

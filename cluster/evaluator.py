@@ -13,7 +13,7 @@ from cluster.batch import BudgetSpent, judge_all, spent_cap
 from cluster.candidates import Candidates
 from cluster.config import Config
 from cluster.crew import Crew
-from cluster.fleet import Play
+from cluster.play import Play
 from cluster.requests import evaluation_requests
 from rewards.presets import Judge
 

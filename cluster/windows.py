@@ -13,7 +13,8 @@ from actors.pool.cards import ModelCard
 from actors.questions import Question
 from actors.trajectory import Trajectory
 from cluster.config import Config
-from cluster.fleet import Fleet, Play
+from cluster.fleet import Fleet
+from cluster.play import Play
 from cluster.requests import training_requests
 from cluster.source import QuestionSource
 from rewards.transcript import CallStatus, StopReason

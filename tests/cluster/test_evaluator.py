@@ -15,7 +15,7 @@ from benchmarks.scripted_worker import play, write_script
 from benchmarks.world.experts import experts
 from cluster.config import load_config
 from cluster.evaluator import Evaluator
-from cluster.fleet import Play
+from cluster.play import Play
 from rewards.presets import Judge
 
 CARDS = [expert.card("http://127.0.0.1:1/v1") for expert in experts("seen")]

@@ -22,8 +22,9 @@ from actors.trajectory import TokenBuffer, Trajectory
 from benchmarks.scripted_worker import play, write_script
 from cluster import fleet as module
 from cluster import fleet_policy
-from cluster.fleet import CrewError, Fleet, Play
+from cluster.fleet import CrewError, Fleet
 from cluster.fleet_policy import FleetPolicy
+from cluster.play import Play
 
 pytestmark = pytest.mark.engine
 

@@ -12,7 +12,7 @@ from actors.questions import Question
 from actors.trajectory import Trajectory
 from benchmarks.world.experts import experts
 from cluster.config import Config, load_config
-from cluster.fleet import Play
+from cluster.play import Play
 from cluster.source import QuestionSource
 from cluster.windows import Windows
 from rewards.transcript import CallStatus, StopReason, Transcript
