@@ -11,11 +11,13 @@ import os
 import select
 import subprocess
 import sys
+import time
 
 import psutil  # type: ignore[import-untyped]
 
 _LOOK_EVERY_S = 3.0
-_GRACE_S = 10.0  # in which whatever stops by itself does so in order
+GRACE_S = 10.0  # in which whatever stops by itself does so in order
+_POLL_S = 0.2
 
 
 def start_reaper() -> None:
@@ -43,14 +45,24 @@ def reap(driver: int) -> None:
             family |= set(process.children(recursive=True))
         except psutil.NoSuchProcess:
             break
-        family = {member for member in family if member.is_running() and member.pid != os.getpid()}
+        family = {member for member in family if _runs(member) and member.pid != os.getpid()}
     family |= _descendants(family)  # born since the last look: the driver can't be asked any more
-    alive = set(psutil.wait_procs(list(family), timeout=_GRACE_S)[1])
+    until = time.monotonic() + GRACE_S
+    while (alive := {member for member in family if _runs(member)}) and time.monotonic() < until:
+        time.sleep(_POLL_S)
     for member in alive | _descendants(alive):
         try:
             member.kill()
         except psutil.NoSuchProcess:
             continue
+
+
+def _runs(member: psutil.Process) -> bool:
+    """Whether there is still something to end; whoever adopted a dead process may take long to collect it."""
+    try:
+        return bool(member.is_running() and member.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _descendants(family: set[psutil.Process]) -> set[psutil.Process]:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 import psutil
 
+from cluster.reaper import GRACE_S
+
 
 class Program:
     """A Python program in a process group of its own; its output is read line by line."""
@@ -82,11 +84,19 @@ class Program:
             self.process.send_signal(number)
         return self.process.wait(timeout_s)
 
-    def left(self, timeout_s: float = 10) -> list[str]:
-        """What of its family still runs `timeout_s` after its end; those are killed."""
+    def left(self, timeout_s: float = GRACE_S + 20) -> list[str]:
+        """What of its family still runs `timeout_s` after its end; those are killed.
+
+        The reaper is of the family and may take its whole grace, so that less time than that would tell nothing.
+        """
         assert self._family, "the program never started another; there was nothing to leave behind"
         _, alive = psutil.wait_procs(self.family(), timeout=timeout_s)
-        names = [" ".join(process.cmdline()) for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+        names = []
         for process in alive:
-            process.kill()
+            try:
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    names.append(" ".join(process.cmdline()))
+                    process.kill()
+            except psutil.NoSuchProcess:
+                continue  # ended as it was looked at
         return names

@@ -79,7 +79,7 @@ class Struck:
         """Kill -9 the run's own process; nothing of its is left some seconds later."""
         self.program.process.kill()
         self.program.process.wait(30)
-        assert self.program.left(30) == []
+        assert self.program.left() == []
 
     def finish(self, timeout_s: float = 900) -> None:
         """Wait for a good end that leaves no process behind."""

@@ -63,7 +63,7 @@ def end(program: Program) -> str:
     try:
         assert program.process.wait(600) == 0, program.output
     finally:
-        left = program.left(30)
+        left = program.left()
     assert left == []
     return " ".join(program.output.split())  # warnings are wrapped
 
@@ -126,7 +126,7 @@ def test_ctrl_c_leaves_nothing_behind_and_one_engine_goes_on(tmp_path: Path) -> 
         assert program.stop(signal.SIGINT, 120) == 130, program.output
     finally:
         program.process.kill()
-        left = program.left(30)
+        left = program.left()
     assert left == []
     assert "the same command goes on" in " ".join(program.output.split())
     done = len(lines(out))
@@ -156,7 +156,7 @@ def test_engines_that_can_not_be_had_leave_nothing_behind(
         assert program.process.wait(300) == 2, program.output
     finally:
         program.process.kill()
-        left = program.left(30)
+        left = program.left()
     assert left == []
     assert message in " ".join(program.output.split())
     assert not (out / "items.jsonl").exists()
