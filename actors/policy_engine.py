@@ -6,10 +6,9 @@ import asyncio
 import gc
 import itertools
 import logging
-import os
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import psutil  # type: ignore[import-untyped]
 
 from actors.engine_arguments import engine_arguments, engine_variables, sampling_params
+from actors.engine_server import engine_server_pid, environment, fork_engines, start_engine_server
 from actors.engine_state import EngineState, state_logger
 from actors.generation import Generation
 from actors.scratch import Scratch
@@ -84,10 +84,11 @@ class PolicyEngine:
             TimeoutError: the engine was not ready within `settings.start_timeout_s`.
         """
         deadline_s = self.settings.start_timeout_s
+        start_engine_server(self.settings)
         before = set(_child_processes())
         try:
             self._scratch = Scratch()
-            with _environment(engine_variables(self.settings, self._scratch.path)):
+            with environment(engine_variables(self.settings, self._scratch.path)):
                 self._llm = await asyncio.wait_for(asyncio.to_thread(self._build), deadline_s)
             await asyncio.wait_for(self._alive(self._engine.update_weight_version(str(self.version))), deadline_s)
         except TimeoutError as error:
@@ -324,6 +325,7 @@ class PolicyEngine:
     def _build(self) -> AsyncLLM:
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        fork_engines()
         return AsyncLLM.from_engine_args(
             engine_arguments(self.model, self.settings, seed=self.seed, weight_backend=self.weight_backend),
             stat_loggers=[] if self._tell is None else [state_logger(self._tell)],
@@ -364,26 +366,12 @@ def _token_versions(output: CompletionOutput, tokens: int) -> list[int]:
     return versions
 
 
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for the processes started inside, then restore them."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
 def _child_processes() -> list[psutil.Process]:
-    """The processes below this one, less multiprocessing's resource tracker, which serves all of them."""
+    """The processes below this one, less two that serve all engines: multiprocessing's resource tracker and the server
+    that engines are forked from."""
     children = psutil.Process().children(recursive=True)
     tracker = getattr(resource_tracker._resource_tracker, "_pid", None)
-    return [child for child in children if child.pid != tracker]
+    return [child for child in children if child.pid not in (tracker, engine_server_pid())]
 
 
 def _end_processes(processes: list[psutil.Process], grace_s: float) -> None:

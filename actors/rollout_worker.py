@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any, Literal
 
 from actors.admission import Admission
+from actors.engine_server import start_engine_server
 from actors.episode import Episode, EpisodeRequest, Unfinished
 from actors.generation import Generation
 from actors.load import Reading
@@ -50,6 +51,7 @@ class RolloutWorker:
         trace: bool = False,
     ) -> None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # vLLM reads it as it is imported
+        start_engine_server(engine)  # imports vLLM, as this process does
         # Frames of vLLM's import stay alive with what they hold: not the engine, where it is imported before.
         import_module("vllm.v1.engine.async_llm")
         from actors.policy_engine import PolicyEngine

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from actors.engine_server import start_engine_server
 from actors.episode import Episode, EpisodeRequest, Observer
 from actors.generation import Generation
 from actors.menu import Renaming, draw_menu
@@ -122,6 +123,7 @@ class Responder:
 
         try:
             await self.caller.check()
+            start_engine_server(self.source.config.engine)
             self._tokenizer = await asyncio.to_thread(AutoTokenizer.from_pretrained, str(self.source.checkpoint))
             # Frames of vLLM's import stay alive with what they hold: not the engine, where it is imported before.
             await asyncio.to_thread(import_module, "vllm.v1.engine.async_llm")
