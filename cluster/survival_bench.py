@@ -47,7 +47,6 @@ class Size:
     every_s: float = 60.0
     kills: int = 20
     steps: int = 12  # of a run that is killed
-    longest_s: float = 40.0  # between a start and a kill
 
 
 def run(size: Size | None = None) -> list[Figure]:
@@ -130,8 +129,10 @@ def _kill(program: TrainProgram, title: str) -> None:
 def kills(folder: Path, size: Size) -> list[Figure]:
     """Of drivers killed at random moments, those whose run came to the same parameters, at every checkpoint."""
     settings = (*_KILLS, f"run.steps={size.steps}")
+    began = time.monotonic()
     with TrainProgram(folder, "whole", settings) as whole:
         whole.wait(3600)
+        whole_s = time.monotonic() - began
         expected = _parameters(whole)
     rng = random.Random("kills")
     done = same = 0
@@ -142,7 +143,7 @@ def kills(folder: Path, size: Size) -> list[Figure]:
         ended = False
         while not ended:
             with TrainProgram(folder, f"killed-{attempt}", settings) as program:
-                alive_s = rng.uniform(2, size.longest_s) if done + struck < size.kills else 3600.0
+                alive_s = rng.uniform(0, whole_s) if done + struck < size.kills else 3600.0
                 until = time.monotonic() + alive_s
                 while not program.ended and time.monotonic() < until:
                     time.sleep(0.05)
@@ -153,7 +154,12 @@ def kills(folder: Path, size: Size) -> list[Figure]:
                 program.kill()
         done += struck
         same += struck if _parameters(program) == expected else 0
-        logger.info("%d kills, after %d of which the run came to the same parameters at every step", done, same)
+        logger.info(
+            "%d kills in %d runs, after %d of which the run came to the same parameters at every step",
+            done,
+            attempt + 1,
+            same,
+        )
     return [
         Figure("drivers killed at random moments", done, "kills", "", None),
         Figure("of these, in runs that came to the same parameters", same, "kills", f">= {done}", same >= done),

@@ -15,6 +15,7 @@ import pytest
 from tiny_llama import reference_logprobs, save_tiny_llama
 
 from actors.admission import Admission
+from actors.engine_server import engine_server_pid, start_engine_server
 from actors.engine_state import EngineState
 from actors.policy_engine import EngineLost, PolicyEngine
 from actors.settings import EngineSettings, SamplingSettings
@@ -37,15 +38,15 @@ def model(checkpoint: Path):
 
 @pytest.fixture(scope="module")
 async def engine(checkpoint: Path, model) -> AsyncIterator[PolicyEngine]:
+    start_engine_server(SETTINGS)  # which stays, as does multiprocessing's resource tracker
     before = set(psutil.Process().children(recursive=True))
     engine = PolicyEngine(checkpoint, SETTINGS, version=3, weight_backend="gloo")
     await engine.start()
     started = [p for p in psutil.Process().children(recursive=True) if p not in before]
-    assert started
+    assert {p.ppid() for p in started} == {engine_server_pid()}
     yield engine
     await engine.shutdown()
-    left = [p for p in started if p.is_running() and "resource_tracker" not in " ".join(p.cmdline())]
-    assert not left, "shutdown leaves no process behind"
+    assert not [p for p in started if p.is_running()], "shutdown leaves no process behind"
 
 
 async def sample(engine: PolicyEngine, **changes):
@@ -185,7 +186,8 @@ async def test_as_many_generate_as_fit_in_the_cache_and_sample_the_same(engine: 
 @pytest.mark.slow
 def test_the_engine_ends_with_a_killed_owner(checkpoint: Path, model) -> None:
     script = f"""
-        import asyncio, sys
+        import asyncio
+        from actors import engine_server
         from actors.policy_engine import PolicyEngine
         from actors.settings import EngineSettings
 
@@ -193,8 +195,8 @@ def test_the_engine_ends_with_a_killed_owner(checkpoint: Path, model) -> None:
             settings = EngineSettings(max_model_len=128, kv_cache_gib=0.1)
             engine = PolicyEngine({str(checkpoint)!r}, settings, weight_backend="gloo")
             await engine.start()
-            sys.stdout.write(str(engine._scratch.path) + " " + " ".join(str(p.pid) for p in engine._children) + "\\n")
-            sys.stdout.flush()
+            pids = [engine_server.engine_server_pid(), *(process.pid for process in engine._children)]
+            print(engine._scratch.path, engine_server._scratch.path, *pids, flush=True)
             await asyncio.sleep(600)
 
         if __name__ == "__main__":
@@ -205,10 +207,10 @@ def test_the_engine_ends_with_a_killed_owner(checkpoint: Path, model) -> None:
     owner = subprocess.Popen([sys.executable, str(path)], stdout=subprocess.PIPE, text=True)
     try:
         assert owner.stdout is not None
-        scratch, *pids = owner.stdout.readline().split()
+        scratch, server_scratch, *pids = owner.stdout.readline().split()
         assert any(Path(scratch).iterdir())  # vLLM's sockets
         children = [psutil.Process(int(pid)) for pid in pids]
-        assert children
+        assert [child.cmdline()[0] for child in children[1:]] == ["VLLM::EngineCore"]
     finally:
         owner.send_signal(signal.SIGKILL)
         owner.wait(10)
@@ -217,3 +219,4 @@ def test_the_engine_ends_with_a_killed_owner(checkpoint: Path, model) -> None:
         process.kill()
     assert not alive
     assert not Path(scratch).exists()
+    assert not Path(server_scratch).exists()
