@@ -43,6 +43,7 @@ class CheckpointWriter:
         self._mirror = mirror
         self._folder = folder
         self._keep = keep
+        self.saved = 0  # the step of the newest whole checkpoint, of those written here
         self._writing: _Writing | None = None
 
     def begin(self, manifest: Manifest, groups: Groups) -> None:
@@ -73,6 +74,7 @@ class CheckpointWriter:
             write_groups(writing.groups, writing.stage)
             writing.manifest.write(writing.stage)
             check_checkpoint(writing.stage)  # on another node's own disk it would be missing here
+        self.saved = writing.manifest.step
         self._gang.newest_state = self._folder.checkpoint(writing.manifest.step) / STATE
         self._folder.prune(self._keep, heavy=STATE)
         if self._mirror is not None:

@@ -154,7 +154,7 @@ class Steps:
         batch = admit(judged, version=self._step - 1, max_staleness=run.max_staleness)
         shares = self._plan(batch)
         packing(shares, learner.micro_batch_tokens)
-        self._windows.done(self._step)
+        self._windows.done(self._step, self._step)
         batch_metrics(judged, time.perf_counter() - began)
         packed = sum(len(micro) for rank in shares for share in rank for micro in share.micro_batches)
         wanted = run.groups_per_step * run.group_size * learner.ppo_epochs

@@ -164,7 +164,7 @@ class Run:
         with self.clock("sync") as synced:
             probe = crew.sync(step)
         self.step = step
-        self.windows.done(step)
+        self.windows.done(step, self.writer.saved)
         self._manifests.pop(step - 1, None)
         if "ratio_max_deviation" in learnt:  # a batch that was skipped has none
             self.facts.setdefault("first_step_ratio_deviation", learnt["ratio_max_deviation"])
@@ -309,7 +309,8 @@ class Run:
         )
 
     def _step_back(self, lost: RankLost) -> None:
-        """The learner lost a rank: start it anew from the newest checkpoint, and the rest from where that was."""
+        """The learner lost a rank: start it anew from the newest checkpoint, and the rest from where that was. What was
+        played since is learnt from once more, and the engines play on meanwhile."""
         logger.warning("the learner lost a rank, and starts anew from the newest checkpoint: %s", lost)
         self._phase(self.step, "restart the learner")
         self.writer.abandon()

@@ -21,6 +21,8 @@ from rewards.transcript import CallStatus, StopReason
 
 logger = logging.getLogger(__name__)
 
+_REMEMBERED_STEPS = 32  # of those learnt from since the newest checkpoint
+
 
 @dataclass(slots=True)
 class Window:
@@ -47,12 +49,17 @@ class Windows:
         self._windows: dict[int, Window] = {}
         self._issued = 0  # the last step of which there was a window
         self._kept: dict[str, list[Trajectory]] = {}  # groups finished before the run was stopped
+        self._plays: dict[int, dict[str, Play]] = {}  # by step and group, from the newest checkpoint on
 
     def take_up(
         self, step: int, cursor: int, begins: Mapping[int, int], groups: Mapping[str, list[Trajectory]]
     ) -> None:
-        """Go on after `step` as a manifest says: windows issued then are issued again, less their finished groups."""
-        self._fleet.forget([play for window in self._windows.values() for play in window.plays])
+        """Go on after `step` as a manifest says: windows issued then are issued again, less their finished groups.
+
+        A run that goes back to `step` plays nothing anew: what it has played since, or is playing, is what it would.
+        """
+        gone = [number for number in self._plays if number <= step or step + 1 not in self._plays]
+        self._fleet.forget([play for number in gone for play in self._plays.pop(number).values()])
         self._windows.clear()
         self._kept = dict(groups)
         self._issued = step
@@ -100,9 +107,11 @@ class Windows:
             found += [trajectory for _, group in asked for trajectory in group]
         return found
 
-    def done(self, step: int) -> None:
-        """The step was learnt from."""
+    def done(self, step: int, saved: int) -> None:
+        """The step was learnt from; the newest checkpoint, before which no run goes back, is that of step `saved`."""
         del self._windows[step]
+        for number in [number for number in self._plays if number <= max(saved, step - _REMEMBERED_STEPS)]:
+            del self._plays[number]
 
     def refill(self, step: int, count: int, attempt: int) -> list[Trajectory]:
         """Play groups of further questions for a step, in place of groups that taught nothing.
@@ -128,8 +137,13 @@ class Windows:
 
     def _play(self, step: int, questions: Sequence[Question], attempt: int = 0) -> list[Play]:
         requests = training_requests(self._config, step, questions, self._cards, attempt)
-        groups = [list(members) for _, members in groupby(requests, key=lambda request: request.group)]
-        return [self._kept_or_played(group) for group in groups]
+        plays = self._plays.setdefault(step, {})
+        names = []
+        for name, members in groupby(requests, key=lambda request: request.group):
+            names.append(name)
+            if name not in plays:
+                plays[name] = self._kept_or_played(list(members))
+        return [plays[name] for name in names]
 
     def _kept_or_played(self, group: list[EpisodeRequest]) -> Play:
         kept = self._kept.pop(group[0].group, None)

@@ -78,7 +78,7 @@ def test_windows_are_issued_as_far_ahead_as_staleness_allows(staleness: int) -> 
         ahead.issue_up_to(step + staleness)
         assert fleet.submitted[-1] == f"{step + staleness}-2"
         assert [t.group for t in ahead.gather(step)] == [f"{step}-{n // SIZE}" for n in range(3 * SIZE)]
-        ahead.done(step)
+        ahead.done(step, 0)
     assert fleet.submitted == [f"{step}-{n}" for step in range(1, 6 + staleness) for n in range(3)]
 
 
@@ -90,7 +90,7 @@ def test_questions_come_once_an_epoch_however_far_ahead_they_are_played() -> Non
         for step in range(1, 11):
             ahead.issue_up_to(min(step + staleness, 10))
             seen += [t.question.id for t in ahead.gather(step)][::SIZE]
-            ahead.done(step)
+            ahead.done(step, 0)
         assert sorted(seen) == sorted(f"q{n}" for n in range(30))
     assert asked[0] == asked[2]
 
@@ -139,3 +139,42 @@ def test_a_resumed_run_plays_the_same_questions_and_keeps_finished_groups() -> N
     assert again.cursor == source.cursor == 9
     assert fleet.submitted == ["2-0", "2-1", "2-2", "3-0", "3-2"]
     assert {step: [(t.group, t.question.id) for t in resumed.gather(step)] for step in (2, 3)} == expected
+
+
+def test_a_run_that_goes_back_plays_nothing_anew() -> None:
+    """Back to the checkpoint of step 2 in step 5, whose windows are those of an undisturbed run."""
+    fleet = Scripted(void=["3-1", "5-0"])
+    ahead, source = windows(fleet, config())
+    found, cursors, begins = {}, {}, {}
+    for step in range(1, 6):
+        ahead.issue_up_to(step + 1)
+        found[step] = ahead.gather(step)
+        cursors[step], begins[step] = source.cursor, ahead.begins_after(step)
+        if step < 5:
+            ahead.done(step, saved=2 if step > 2 else 0)
+    submitted = [*fleet.submitted]
+    assert "3.1-0" in submitted
+    ahead.take_up(2, cursors[2], begins[2], {})
+    for step in range(3, 6):
+        ahead.issue_up_to(step + 1)
+        again = ahead.gather(step)
+        assert len(again) == len(found[step])
+        assert all(a is b for a, b in zip(again, found[step], strict=True))
+        ahead.done(step, saved=2)
+    assert fleet.submitted == submitted
+    assert {play.requests[0].step for play in fleet.forgotten} <= {1, 2}
+
+
+def test_a_run_that_goes_back_further_than_it_remembers_plays_anew() -> None:
+    fleet = Scripted()
+    ahead, source = windows(fleet, config())
+    for step in range(1, 4):
+        ahead.issue_up_to(step + 1)
+        ahead.gather(step)
+        ahead.done(step, saved=2)
+    ahead.take_up(0, 0, {}, {})
+    assert source.cursor == 0
+    assert {play.requests[0].step for play in fleet.forgotten} == {3, 4}
+    fleet.submitted.clear()
+    ahead.issue_up_to(2)
+    assert fleet.submitted == [f"{step}-{n}" for step in (1, 2) for n in range(3)]
