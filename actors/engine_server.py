@@ -45,8 +45,12 @@ class _ForkContext(context.ForkServerContext):
 
 
 def start_engine_server(settings: EngineSettings) -> None:
-    """See that this process's server runs; returns while it imports. It ends with this process and its engines."""
+    """See that this process's server runs; returns while it imports. It ends with this process and its engines.
+
+    To be called before this process imports vLLM itself, which then is as quiet as its engines.
+    """
     global _scratch
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     if _scratch is None:
         _scratch = Scratch()
         with _temporary_files_in(_scratch):

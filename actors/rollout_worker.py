@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -50,8 +49,7 @@ class RolloutWorker:
         seed: int,
         trace: bool = False,
     ) -> None:
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # vLLM reads it as it is imported
-        start_engine_server(engine)  # imports vLLM, as this process does
+        start_engine_server(engine)
         # Frames of vLLM's import stay alive with what they hold: not the engine, where it is imported before.
         import_module("vllm.v1.engine.async_llm")
         from actors.policy_engine import PolicyEngine
