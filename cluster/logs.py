@@ -10,7 +10,6 @@ OURS = ("rewards", "actors", "learner", "benchmarks", "cluster")
 
 # Read by the libraries when they are imported, here and in every process that Ray starts from here.
 _QUIET = {
-    "VLLM_LOGGING_LEVEL": "WARNING",
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
