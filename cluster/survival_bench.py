@@ -43,7 +43,7 @@ class Size:
     """How much is measured."""
 
     window_s: float = 600.0  # struck
-    calm_s: float = 240.0  # left alone
+    calm_s: float = 480.0  # left alone
     every_s: float = 60.0
     kills: int = 20
     steps: int = 12  # of a run that is killed
