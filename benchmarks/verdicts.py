@@ -14,6 +14,9 @@ from benchmarks.statistics import Interval
 
 _SAME_PRICE = 1 + 1e-9  # sums in another order are the same price
 NO_SINGLE = f"no verdict: the rows hold no {SINGLE!r} to compare with; add it to the names"
+NOBODY = (
+    "no verdict: no row was right on any question; look at replies in items.jsonl, and whether anybody knows the field"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,8 @@ def verdicts(
     Args:
         compare: rows compared with the row of the first name, by their names: those named besides, or else all.
     """
+    if rows and not any(row.em.mean for row in rows):
+        return [NOBODY]
     by_name = {row.name: row for row in rows}
     single = by_name.get(SINGLE)
     found = [said for name in policies if (said := _of_policy(by_name[name], by_name, policies, compare(name)))]
@@ -85,21 +90,17 @@ def verdicts(
 def _of_policy(
     row: RowSummary, by_name: Mapping[str, RowSummary], policies: Sequence[str], others: Mapping[str, Against]
 ) -> str:
-    """Is it the best of all rows but the oracle, and no dearer than the best single system? `others` is what the other
-    rows are more often right than it."""
+    """Is it the best of all rows but the oracle, and of those that cost no more? Is it no dearer than the best single
+    system? `others` is what the other rows are more often right than it."""
     rivals = [name for name in others if name != ORACLE and name not in policies]
     if not rivals:
         return ""
-    first = max(rivals, key=lambda name: others[name].comparison.difference.mean)
-    behind = others[first].comparison.difference
-    said = [
-        f"{row.name}: NOT the best of the rows beside the oracle"
-        if behind.mean > 0
-        else f"{row.name}: the best of the rows beside the oracle"
-        + (", by no more than the interval can tell" if not behind.high < 0 else "")
-    ]
-    said.append(f"{_ahead(others[first])} against {first}")
-    if first != SINGLE and SINGLE in others:
+    said = [f"{row.name}: {_best_of('the rows beside the oracle', rivals, others)}"]
+    if not (no_dearer := [name for name in rivals if _usd(by_name[name]) <= _usd(row) * _SAME_PRICE]):
+        said.append("cheaper than all of them")
+    elif len(no_dearer) < len(rivals):
+        said.append(_best_of("those of them that cost no more", no_dearer, others))
+    if SINGLE in others:
         said.append(f"{_ahead(others[SINGLE])} against the best single system")
     if (single := by_name.get(SINGLE)) is None:
         said.append(f"its price has no {SINGLE!r} to be compared with")
@@ -112,6 +113,17 @@ def _of_policy(
     if missing := [name for name in by_name if name not in (*others, *policies, ORACLE)]:
         said.append(f"not comparable with {', '.join(missing)}")
     return "; ".join(said)
+
+
+def _best_of(whom: str, rivals: Sequence[str], others: Mapping[str, Against]) -> str:
+    """Whether a row is the best of its rivals, by its lead over the best of these."""
+    first = max(rivals, key=lambda name: others[name].comparison.difference.mean)
+    behind = others[first].comparison.difference
+    if behind.mean > 0:
+        place = "NOT the best of " + whom + (", by no more than the interval can tell" if not behind.low > 0 else "")
+    else:
+        place = "the best of " + whom + (", by no more than the interval can tell" if not behind.high < 0 else "")
+    return f"{place}, {_ahead(others[first])} against {first}"
 
 
 def _ahead(other: Against) -> str:

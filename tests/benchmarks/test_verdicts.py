@@ -82,22 +82,35 @@ def test_without_a_best_single_system_there_is_none_on_routers() -> None:
 @pytest.mark.parametrize(
     ("right", "usd", "said"),
     [
-        (80, 0.001, ["the best of the rows beside the oracle", "+0.200 (", "+0.300 (", "at equal or lower price"]),
-        (61, 0.002, ["the best of the rows beside the oracle, by no more than the interval can tell", "+0.010 (",
-                     "+0.110 (", "at equal or lower price"]),
-        (55, 0.003, ["NOT the best of the rows beside the oracle", "-0.050 (", "+0.050 (",
-                     "NOT at equal or lower price"]),
+        (80, 0.001, ["the best of the rows beside the oracle, +0.200 (", "against cot",
+                     "the best of those of them that cost no more, +0.300 (", "against random",
+                     "+0.300 (", "against the best single system", "at equal or lower price"]),
+        (61, 0.002, ["the best of the rows beside the oracle, by no more than the interval can tell, +0.010 (",
+                     "against cot", "the best of those of them that cost no more, +0.110 (", "against best_constant",
+                     "+0.110 (", "against the best single system", "at equal or lower price"]),
+        (55, 0.003, ["NOT the best of the rows beside the oracle, -0.050 (", "against cot",
+                     "+0.050 (", "against the best single system", "NOT at equal or lower price"]),
     ],
 )  # fmt: skip
 def test_the_policy_is_judged_against_every_row_but_the_oracle(right: int, usd: float, said: list[str]) -> None:
-    rows = [made("policy", right, usd), SINGLE, made("cot", 60, 0.0), made("oracle", 100, 0.001)]
-    [found] = verdict(rows, policies=["policy"])
-    best, rival, single, price = found.removeprefix("policy: ").split("; ")
-    assert best == said[0]
-    for text, begins, ends in ((rival, said[1], "against cot"), (single, said[2], "against the best single system")):
-        assert text.startswith(begins)
-        assert text.endswith(f"by Holm, {ends}")
-    assert price == f"{said[3]} than the best single system, {1000 * usd:g} against 2 USD per 1,000 questions"
+    rows = [made("policy", right, usd), SINGLE, made("cot", 60, 0.003), made("random", 50, 0.001)]
+    [found] = verdict([*rows, made("oracle", 100, 0.001)], policies=["policy"])
+    *clauses, price = found.removeprefix("policy: ").split("; ")
+    for clause, begins, ends in zip(clauses, said[:-1:2], said[1:-1:2], strict=True):
+        assert clause.startswith(begins)
+        assert clause.endswith(f"by Holm, {ends}")
+    assert price == f"{said[-1]} than the best single system, {1000 * usd:g} against 2 USD per 1,000 questions"
+
+
+def test_a_policy_that_is_cheaper_than_every_row_is_said_to_be() -> None:
+    [found] = verdict([made("policy", 40, 0.001), SINGLE], policies=["policy"])
+    assert found.split("; ")[1] == "cheaper than all of them"
+    assert found.startswith("policy: NOT the best of the rows beside the oracle, -0.100 (")
+
+
+def test_where_nobody_is_right_nothing_is_told() -> None:
+    [found] = verdict([made("policy", 0, 0.001), made("best_constant", 0, 0.002)], policies=["policy"])
+    assert found.startswith("no verdict: no row was right on any question")
 
 
 def test_its_own_tokens_are_of_the_policys_price_and_what_can_not_be_compared_is_named() -> None:
@@ -106,7 +119,7 @@ def test_its_own_tokens_are_of_the_policys_price_and_what_can_not_be_compared_is
     [found] = verdict([own, SINGLE, strange], policies=["policy"])
     assert "NOT at equal or lower price than the best single system, 3 against 2 USD" in found
     assert found.endswith("; not comparable with alone:a")
-    assert found.startswith("policy: the best of the rows beside the oracle; +0.300 (")
+    assert found.startswith("policy: the best of the rows beside the oracle, +0.300 (")
 
 
 def test_a_policy_alone_is_not_judged_and_one_without_a_best_single_has_no_price_to_beat() -> None:
