@@ -47,7 +47,8 @@ def policy_contest(
         ReplyTableError, RepliesError, PoolError, LedgerError, QuestionError: the tables can't be had.
     """
     if config.candidates.serve == "world":
-        return Found(world_contest(questions))
+        contest = world_contest(questions)
+        return Found(contest, (f"baselines: {contest.test.note}",))
     if config.candidates.serve == "recorded":
         found = kept_contest(config, questions, folder)
         return Found(found, (f"baselines: right is what the file of replies says is right; {found.test.note}",))

@@ -17,6 +17,10 @@ from rewards.outcome import outcomes
 
 _NOWHERE = "http://127.0.0.1:8900/v1"  # nobody is asked there
 _NOTE = "assumed: latencies are the experts' medians"
+_BY_HOP = (
+    "each hop is asked as its true sub-question, which a policy has to find out for itself, and a router chooses anew "
+    "for it, unlike those of the paper, which choose once for a whole question"
+)
 
 
 def whole_table(questions: Sequence[Question], pool: Sequence[Expert] | None = None) -> ReplyTable:
@@ -69,12 +73,15 @@ def _chained(scores: tuple[float, float], hops: Sequence[Outcome]) -> Outcome:
 def _hop_table(hops: dict[str, Hop], pool: Sequence[Expert], world: World) -> ReplyTable:
     """Sub-questions by id."""
     questions = [Question(key, "world-hop", question_text((hop,)), (world.fact(hop),)) for key, hop in hops.items()]
-    return _table(questions, pool, [[_answer(hop, expert, world) for expert in pool] for hop in hops.values()])
+    replies = [[_answer(hop, expert, world) for expert in pool] for hop in hops.values()]
+    return _table(questions, pool, replies, f"{_NOTE}; {_BY_HOP}")
 
 
-def _table(questions: Sequence[Question], pool: Sequence[Expert], replies: Sequence[Sequence[Reply]]) -> ReplyTable:
+def _table(
+    questions: Sequence[Question], pool: Sequence[Expert], replies: Sequence[Sequence[Reply]], note: str = _NOTE
+) -> ReplyTable:
     cards = tuple(expert.card(_NOWHERE) for expert in pool)
-    return ReplyTable(tuple(questions), cards, tuple(map(tuple, replies)), _NOTE)
+    return ReplyTable(tuple(questions), cards, tuple(map(tuple, replies)), note)
 
 
 def _answer_all(question: Question, expert: Expert, world: World) -> Reply:
