@@ -38,6 +38,8 @@ SCRIPT = """
     killed = time.monotonic()
     watcher.join(60)
     took = time.monotonic() - killed
+    while child.status() != psutil.STATUS_ZOMBIE and time.monotonic() < killed + 30:
+        time.sleep(0.05)  # it may still be dying
     print(child.status(), "grace" if took >= reaper.GRACE_S else "at once")
 """
 
