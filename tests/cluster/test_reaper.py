@@ -33,7 +33,7 @@ SCRIPT = """
     child = psutil.Process(receiver.recv())
     watcher = fork.Process(target=reaper.reap, args=(head.pid,))
     watcher.start()
-    time.sleep(1.5)  # the reaper has looked
+    time.sleep(3)  # the reaper has looked
     os.kill(head.pid, signal.SIGKILL)
     killed = time.monotonic()
     watcher.join(60)
