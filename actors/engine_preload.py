@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import atexit
-import os
-import shutil
 
 import setproctitle
 import vllm.v1.engine.async_llm
 import vllm.v1.engine.core
 from vllm.platforms import current_platform
+
+from actors.scratch import remove_own_scratch
 
 if current_platform.is_cpu():
     # On a GPU this is left to the engines: nothing in the server may ever start CUDA, which forks can't use.
@@ -17,4 +17,4 @@ if current_platform.is_cpu():
 
 setproctitle.getproctitle()  # finds where the title stands, which a fork can't once its environment has changed
 # Not in its forks: those leave by os._exit.
-atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
+atexit.register(remove_own_scratch)

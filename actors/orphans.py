@@ -10,12 +10,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import select
-import shutil
 import signal
 import threading
-from pathlib import Path
 
-from actors.scratch import PREFIX
+from actors.scratch import remove_own_scratch
 
 OWNER_VARIABLE = "ROUTER_R1_ENGINE_OWNER"  # process id of the owner, in the worker's environment
 
@@ -38,9 +36,7 @@ def _watch(owner: int, core: int) -> None:
         pass  # gone already
     else:
         select.select([handle], [], [])  # readable once the process has ended
-    scratch = Path(os.environ.get("TMPDIR", "/"))
-    if scratch.name.startswith(PREFIX):
-        shutil.rmtree(scratch, ignore_errors=True)
+    remove_own_scratch()
     # If the core has ended too, its id may be another's by now; then we are its child no longer.
     if os.getppid() == core and core not in (0, 1, owner):
         os.kill(core, signal.SIGKILL)

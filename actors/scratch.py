@@ -30,6 +30,13 @@ class Scratch:
         os.close(self._lock)
 
 
+def remove_own_scratch() -> None:
+    """Remove the folder of this process's temporary files if it is a scratch folder, and no other whatever happens."""
+    folder = Path(os.environ.get("TMPDIR", "/"))
+    if folder.name.startswith(PREFIX):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _remove_if_left(folder: Path) -> None:
     try:
         lock = os.open(folder / _LOCK, os.O_RDWR)

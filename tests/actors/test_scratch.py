@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from actors import scratch as module
-from actors.scratch import Scratch
+from actors.scratch import PREFIX, Scratch, remove_own_scratch
 
 OWNER = """
 import sys, time
@@ -69,3 +69,14 @@ def test_a_young_one_and_a_stranger_stay(temporary: Path) -> None:
     Scratch().close()
     assert young.is_dir()
     assert stranger.is_dir()
+
+
+@pytest.mark.parametrize(("name", "stays"), [(f"{PREFIX}mine", False), ("of-the-user", True)])
+def test_a_process_removes_its_folder_of_temporary_files_only_if_that_is_scratch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, stays: bool
+) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    remove_own_scratch()
+    assert folder.exists() == stays
