@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +70,16 @@ class Trajectory:
     wall_s: float
     budget_usd: float | None = None  # what the prompt allowed the episode to spend; None: it said nothing
     reward: RewardBreakdown | None = None
+
+    def copied(self) -> Trajectory:
+        """The same with arrays of its own, which share no memory with anything."""
+        return replace(
+            self,
+            token_ids=self.token_ids.copy(),
+            sampled=self.sampled.copy(),
+            logprobs=self.logprobs.copy(),
+            versions=self.versions.copy(),
+        )
 
     @staticmethod
     def freeze(

@@ -315,7 +315,9 @@ class Fleet:
                 self.lost(worker, _first_line(error), fault=_fault(error))
 
     def _finish(self, play: Play) -> None:
-        play.finish(ray.get(play.call, timeout=_FETCH_S))
+        # As fetched, their arrays lie in the object store and fill it for as long as anybody holds them.
+        play.finish([trajectory.copied() for trajectory in ray.get(play.call, timeout=_FETCH_S)])
+        play.call = None
         if play.worker is not None:
             play.worker.drop(play)
 

@@ -16,7 +16,7 @@ class Play:
 
     requests: Sequence[EpisodeRequest]
     worker: Worker | None = None  # None while nobody may play it
-    call: Any = None  # Ray reference of the worker's call
+    call: Any = None  # Ray reference of the worker's call; None once it is done
     trajectories: list[Trajectory] | None = None
     parts: list[EpisodeRequest | Unfinished | Trajectory] | None = None  # where an engine was lost in the midst of it
 

@@ -181,6 +181,13 @@ def test_an_episode_that_fails_is_an_error_for_whoever_collects_it_alone(fleet: 
     assert fleet.restarts == 0
 
 
+def test_what_is_collected_holds_nothing_of_the_object_store(fleet: Fleet) -> None:
+    plays = fleet.submit([group("a")])
+    [members] = fleet.collect(plays, 30, "limit")
+    assert all(a.flags.owndata for t in members for a in (t.token_ids, t.sampled, t.logprobs, t.versions))
+    assert plays[0].call is None
+
+
 def test_the_budget_of_restarts_is_kept(fleet: Fleet) -> None:
     for restarts in (1, 2):
         fleet.workers[1].actor.die.remote()
