@@ -1,7 +1,7 @@
 """The server that a process's engines are forked from: it has imported vLLM, once for all of them.
 
-That import takes ten seconds of a core. The server does it beside its owner's own import; an engine that starts
-later, as one in place of one that died, is there without. vLLM's API server does the same for
+That import takes ten seconds of a core. The server does it beside its owner's own import, and an engine that starts
+later, such as one in place of one that died, doesn't wait for it. vLLM's API server does the same for
 VLLM_WORKER_MULTIPROC_METHOD=forkserver. In a Ray actor vLLM insists on `spawn`, as a process that has threads and a
 Ray client is not safe to fork; the server has neither, and no CUDA context.
 """
