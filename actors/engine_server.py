@@ -16,6 +16,7 @@ from multiprocessing import context, forkserver, util
 from typing import Any
 
 from actors.engine_arguments import engine_variables
+from actors.orphans import exit_with_owner
 from actors.scratch import Scratch
 from actors.settings import EngineSettings
 
@@ -37,6 +38,7 @@ class _Fork(context.ForkServerProcess):
         tempfile.tempdir = None  # what the server found out from its own
         if threads := os.environ.get("OMP_NUM_THREADS"):
             torch.set_num_threads(int(threads))
+        exit_with_owner()
         super().run()
 
 

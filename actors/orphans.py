@@ -1,8 +1,8 @@
 """Ends an engine's processes when the process that owns the engine is gone.
 
 vLLM runs its engine core and workers as processes of their own. If their owner is killed outright they live
-on, and keep memory and cores. A worker therefore watches the owner and takes the engine core down with it; on CPU
-the core is its own worker.
+on, and keep memory and cores. They therefore watch the owner, the core from its first moment on, and a worker takes the
+core down with it; on CPU the core is its own worker.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from actors.scratch import remove_own_scratch
 
 OWNER_VARIABLE = "ROUTER_R1_ENGINE_OWNER"  # process id of the owner, in the worker's environment
 
+_WATCH = "owner-watch"
+
 
 def exit_with_owner() -> None:
-    """In an engine's worker: start watching the owner. Elsewhere: nothing."""
+    """In an engine's process: start watching the owner, unless that is done. Elsewhere: nothing."""
     owner = int(os.environ.get(OWNER_VARIABLE, "0"))
-    if owner in (0, os.getpid()):
+    if owner in (0, os.getpid()) or any(thread.name == _WATCH for thread in threading.enumerate()):
         return
     # Not os.getppid(): if the core has died already, that is whoever adopted this process.
     parent = multiprocessing.parent_process()
     core = parent.pid if parent is not None and parent.pid is not None else 0
-    threading.Thread(target=_watch, args=(owner, core), name="owner-watch", daemon=True).start()
+    threading.Thread(target=_watch, args=(owner, core), name=_WATCH, daemon=True).start()
 
 
 def _watch(owner: int, core: int) -> None:

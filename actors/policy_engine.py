@@ -89,7 +89,12 @@ class PolicyEngine:
         try:
             self._scratch = Scratch()
             with environment(engine_variables(self.settings, self._scratch.path)):
-                self._llm = await asyncio.wait_for(asyncio.to_thread(self._build), deadline_s)
+                build = asyncio.ensure_future(asyncio.to_thread(self._build))
+                try:
+                    self._llm = await asyncio.wait_for(asyncio.shield(build), deadline_s)
+                except BaseException:
+                    await _end_build(build, before)
+                    raise
             await asyncio.wait_for(self._alive(self._engine.update_weight_version(str(self.version))), deadline_s)
         except TimeoutError as error:
             raise TimeoutError(
@@ -99,7 +104,6 @@ class PolicyEngine:
         finally:
             self._children = [p for p in _child_processes() if p not in before]
             if self._llm is None:
-                _end_processes(self._children, grace_s=0)
                 self._tidy()
 
     async def shutdown(self) -> None:
@@ -372,6 +376,16 @@ def _child_processes() -> list[psutil.Process]:
     children = psutil.Process().children(recursive=True)
     tracker = getattr(resource_tracker._resource_tracker, "_pid", None)
     return [child for child in children if child.pid not in (tracker, engine_server_pid())]
+
+
+async def _end_build(build: asyncio.Future[AsyncLLM], before: set[psutil.Process]) -> None:
+    """End the processes of an engine that is given up as it starts, also those that are only born now: its thread can't
+    be stopped, but notices that they are gone."""
+    while not build.done():
+        _end_processes([process for process in _child_processes() if process not in before], grace_s=0)
+        await asyncio.wait([build], timeout=_ALIVE_EVERY_S)
+    if not build.cancelled() and build.exception() is None:  # it was up at the last moment
+        await asyncio.to_thread(build.result().shutdown, _SHUTDOWN_GRACE_S)
 
 
 def _end_processes(processes: list[psutil.Process], grace_s: float) -> None:

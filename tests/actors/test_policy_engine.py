@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -220,3 +221,59 @@ def test_the_engine_ends_with_a_killed_owner(checkpoint: Path, model) -> None:
     assert not alive
     assert not Path(scratch).exists()
     assert not Path(server_scratch).exists()
+
+
+STARTING = """
+    import asyncio
+    from actors.policy_engine import PolicyEngine, _child_processes
+    from actors.settings import EngineSettings
+
+    async def main():
+        settings = EngineSettings(max_model_len=128, kv_cache_gib=0.1, start_timeout_s=600)
+        engine = PolicyEngine({checkpoint!r}, settings, weight_backend="gloo")
+        starting = asyncio.create_task(engine.start())
+        await asyncio.sleep({given_up_after_s})
+        starting.cancel()
+        await asyncio.wait([starting])
+        print(starting.cancelled(), *(process.cmdline()[0] for process in _child_processes()))
+
+    if __name__ == "__main__":
+        asyncio.run(main())
+"""
+
+
+def start_owner(folder: Path, checkpoint: Path, given_up_after_s: float) -> subprocess.Popen[str]:
+    path = folder / "owner.py"
+    path.write_text(textwrap.dedent(STARTING.format(checkpoint=str(checkpoint), given_up_after_s=given_up_after_s)))
+    return subprocess.Popen([sys.executable, str(path)], stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_an_engine_given_up_before_its_processes_are_born_leaves_none(checkpoint: Path, model, tmp_path: Path) -> None:
+    owner = start_owner(tmp_path, checkpoint, given_up_after_s=3)  # its server still imports vLLM
+    try:
+        output, _ = owner.communicate(timeout=150)
+    finally:
+        owner.kill()
+    assert output.split() == ["True"]
+
+
+@pytest.mark.slow
+def test_an_engine_whose_owner_is_killed_as_it_starts_ends_with_it(checkpoint: Path, model, tmp_path: Path) -> None:
+    owner = start_owner(tmp_path, checkpoint, given_up_after_s=600)
+    born: list[psutil.Process] = []
+    try:
+        for _ in range(15_000):
+            family = psutil.Process(owner.pid).children(recursive=True)
+            if born := [p for p in family if p.cmdline()[:1] == ["VLLM::EngineCore"]]:
+                break
+            time.sleep(0.01)
+        born[0].suspend()
+    finally:
+        owner.kill()
+        owner.wait(10)
+    born[0].resume()
+    _, alive = psutil.wait_procs(family, timeout=60)
+    for process in alive:
+        process.kill()
+    assert not alive
