@@ -40,9 +40,9 @@ def world_serve(
 @app.command("coldstart")
 def world_coldstart(
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")],
-    steps: Annotated[int | None, typer.Option(help="Supervised steps; 2400, or 240 with --budgets.", min=1)] = None,
+    steps: Annotated[int | None, typer.Option(help="Supervised steps; 2400, or 1400 with --budgets.", min=1)] = None,
     batch_size: Annotated[int, typer.Option(help="Demonstrations per step.", min=1)] = 32,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate; 0.002, or 0.001 with --budgets.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate; 0.002, or 0.0015 with --budgets.")] = None,
     budgets: Annotated[
         bool, typer.Option("--budgets", help="Go on from the shipped policy, and teach it to read budgets.")
     ] = False,

@@ -82,24 +82,25 @@ def batches(
 
 
 def budget_batches(
-    world: World, tokenizer: PreTrainedTokenizerFast, seed: int, batch_size: int
+    world: World, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, batch_size: int
 ) -> Iterator[Sequence[SftExample]]:
-    """Batches of demonstrations under budgets, with all cards."""
-    drawn = demonstrations(world, seed, budgets=True)
-    while True:
+    """Batches of demonstrations under budgets: with few cards in the first half of the steps, then with all."""
+    few, all_cards = (demonstrations(world, seed, shown, budgets=True) for shown in (5, None))
+    for step in itertools.count():
+        drawn = few if 2 * step < steps else all_cards
         yield [tokenize(each, tokenizer) for each in itertools.islice(drawn, batch_size)]
 
 
 def make_budget_checkpoint(
-    folder: Path, *, steps: int = 240, batch_size: int = 32, lr: float = 1e-3, seed: int = 0
+    folder: Path, *, steps: int = 1400, batch_size: int = 32, lr: float = 1.5e-3, seed: int = 0
 ) -> list[float]:
-    """Teach the shipped cold-started policy to read a budget out before it chooses, and save it as `make_checkpoint`
+    """Teach the shipped cold-started policy to read out what a budget pays for before it chooses, and save it as `make_checkpoint`
     does; return the losses."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
     model = AutoModelForCausalLM.from_pretrained(CHECKPOINT).float()
-    drawn = budget_batches(World(), tokenizer, seed, batch_size)
+    drawn = budget_batches(World(), tokenizer, seed, steps, batch_size)
     return _teach(folder, model, tokenizer, drawn, steps=steps, batch_size=batch_size, lr=lr, seed=seed)
 
 

@@ -2,7 +2,7 @@
 
 What they teach is the craft (read the domain, find the cards, copy names and answers). What they do not
 teach is the choice: the rule is drawn without regard to its merit, so reinforcement has that to learn. Where the
-prompt tells a budget, they read it out before the rule, and the rule is drawn among those that it can pay for: a
+prompt tells a budget, they read it out before the rule, and which rules it pays for, among which theirs is drawn: a
 language model knows what a budget is, and this one does not.
 """
 
@@ -18,8 +18,8 @@ from actors.prompt import COMPACT_BUDGETS_PER_USD, compact_budget, render_inform
 from benchmarks.world.experts import GENERALIST, LATENCIES, PRICES, PROFESSIONS, SPECIALISTS_OF, experts
 from benchmarks.world.facts import Hop, World
 
-_BUDGETS = range(1, 13)  # in hundredths of a cent, as `compact` tells them
-_BUDGET_OF_A_DOLLAR = 0.15  # hundredths of a cent that a call costs for each dollar of price: replies of 15 tokens
+_BUDGETS = (1, 2, 3, 4, 6, 8, 12)  # in hundredths of a cent, as `compact` tells them
+_BUDGET_OF_A_DOLLAR = 0.2  # hundredths of a cent that a call costs for each dollar of price: replies of 20 tokens
 # Random asking is the commonest rule: before training the policy routes poorly.
 RULE_SHARES = {"best": 0.2, "thrifty": 0.2, "broad": 0.2, "any": 0.4}
 
@@ -44,21 +44,25 @@ class Demonstration:
 def think_and_route(
     hop: Hop, menu: Menu, rule: str, rng: random.Random, known: str = "", budget: str = ""
 ) -> tuple[str, MenuItem, str]:
-    """The policy's words for one hop, the card they lead to, and the rule that they follow. `known` is the bridge
-    found before, `budget` as the prompt tells it: a rule that leads to a card beyond it gives way to another that does
-    not, if there is one.
+    """The policy's words for one hop, the card they lead to, and the rule that they follow.
+
+    `known` is the bridge found before, `budget` as the prompt tells it. Read out, it is followed by the rules whose
+    cards it pays for; a rule that is none of them gives way to one that is, if there is any.
     """
     by_profession = {item.card.descriptor: item for item in menu.items}
     dear, cheap = SPECIALISTS_OF[hop.domain]
     fitting = [by_profession[name] for name in (dear, cheap, GENERALIST)]
     led_to = dict(zip(("best", "thrifty", "broad"), fitting, strict=True))
+    read_out = ""
     if budget:
-        rule, chosen = _within(budget, rule, led_to, menu, rng)
+        limit = int(budget.removeprefix("$")) / _BUDGET_OF_A_DOLLAR
+        paid = {name: item for name, item in led_to.items() if item.card.price_out_usd_per_mtok <= limit}
+        read_out = " ".join([budget, *paid, ". "])
+        rule, chosen = _within(limit, rule, led_to, paid, menu, rng)
     else:
         chosen = led_to.get(rule) or rng.choice(menu.items)
     listed = " ".join(f"{item.card.descriptor} {item.name} ${item.card.price_out_usd_per_mtok:.0f}" for item in fitting)
     bridge = f"{known} . " if known else ""
-    read_out = f"{budget} " if budget else ""
     return (
         f"<think> {bridge}{hop.domain} : {listed} . {read_out}{rule} {chosen.card.descriptor} {chosen.name} </think> "
         f"<search> {chosen.name} : {hop.query} </search>",
@@ -68,21 +72,23 @@ def think_and_route(
 
 
 def _within(
-    budget: str, rule: str, led_to: dict[str, MenuItem], menu: Menu, rng: random.Random
+    limit: float,
+    rule: str,
+    led_to: dict[str, MenuItem],
+    paid: dict[str, MenuItem],
+    menu: Menu,
+    rng: random.Random,
 ) -> tuple[str, MenuItem]:
-    """A rule, and its card, that the budget pays for; thrift at the least price where it pays for none."""
-    limit = int(budget.removeprefix("$")) / _BUDGET_OF_A_DOLLAR
-    paid = {name: item for name, item in led_to.items() if item.card.price_out_usd_per_mtok <= limit}
-    if rule in paid:
-        return rule, paid[rule]
-    anybody = [item for item in menu.items if item.card.price_out_usd_per_mtok <= limit]
-    if rule == "any" and anybody:
-        return rule, rng.choice(anybody)
-    if paid:
-        name = rng.choice(list(paid))
-        return name, paid[name]
-    name = min(led_to, key=lambda each: led_to[each].card.price_out_usd_per_mtok)
-    return name, led_to[name]
+    """A rule, and its card, of a price up to `limit`; of those led to the cheapest where it pays for none."""
+    if rule == "any":
+        anybody = [item for item in menu.items if item.card.price_out_usd_per_mtok <= limit]
+        if anybody:
+            return rule, rng.choice(anybody)
+    if not paid:
+        name = min(led_to, key=lambda each: led_to[each].card.price_out_usd_per_mtok)
+        return name, led_to[name]
+    name = rule if rule in paid else rng.choice(list(paid))
+    return name, paid[name]
 
 
 def demonstrations(
@@ -94,7 +100,10 @@ def demonstrations(
     cast = {expert.name: expert for expert in experts()}
     for question, hops in world.questions("train", seed, two_hop_share=0.5):
         menu = draw_menu(
-            _cards(rng, hops, cards_shown), rng.random(), shuffle=True, rename=rng.choice(("seen", "unseen"))
+            _cards(rng, hops, cards_shown, spread=budgets),
+            rng.random(),
+            shuffle=True,
+            rename=rng.choice(("seen", "unseen")),
         )
         budget_usd = rng.choice(_BUDGETS) / COMPACT_BUDGETS_PER_USD if budgets else None
         told = compact_budget(budget_usd) if budget_usd is not None else ""
@@ -134,15 +143,17 @@ def drills(world: World, seed: int, cards_shown: int | None = None) -> Iterator[
         yield Demonstration(render_prompt("compact", menu, question.text, 4), tuple(pieces), ())
 
 
-def _cards(rng: random.Random, hops: tuple[Hop, ...], shown: int | None) -> list[ModelCard]:
-    """Cards with prices and latencies drawn anew, so that none can be known by heart."""
+def _cards(rng: random.Random, hops: tuple[Hop, ...], shown: int | None, *, spread: bool = False) -> list[ModelCard]:
+    """Cards with prices and latencies drawn anew, so that none can be known by heart; `spread`: low prices more often,
+    so that every budget pays for some."""
+    weights = [1 / price if spread else 1.0 for price in PRICES]
     needed = {GENERALIST, *(name for hop in hops for name in SPECIALISTS_OF[hop.domain])}
     others = [name for name, _ in PROFESSIONS if name not in needed]
     extra = len(others) if shown is None else max(0, shown - len(needed))
     kept = needed | set(rng.sample(others, min(extra, len(others))))
     return [
         expert.card("http://nowhere.invalid").model_copy(
-            update={"price_out_usd_per_mtok": rng.choice(PRICES), "latency_s": rng.choice(LATENCIES)}
+            update={"price_out_usd_per_mtok": rng.choices(PRICES, weights)[0], "latency_s": rng.choice(LATENCIES)}
         )
         for expert in experts()
         if expert.profession in kept

@@ -130,20 +130,24 @@ def test_demonstrations_keep_the_form_and_the_language() -> None:
     assert rules == {"best", "thrifty", "broad", "any"}
 
 
-def test_demonstrations_under_a_budget_read_it_out_before_a_rule_that_it_pays_for() -> None:
+def test_demonstrations_under_a_budget_read_out_what_it_pays_for_and_choose_among_that() -> None:
     tokenizer = build_tokenizer()
     rules: dict[bool, set[str]] = {True: set(), False: set()}  # by whether the budget pays for every price
     within: list[bool] = []
     for demonstration in itertools.islice(demonstrations(WORLD, 5, budgets=True), 400):
         budget = demonstration.prompt.splitlines()[0]
+        limit = 5 * int(budget.removeprefix("$"))
         thoughts = [piece.text for piece in demonstration.pieces if piece.spoken][:-1]
         for thought, rule in zip(thoughts, demonstration.rules, strict=True):
-            assert f". {budget} {rule} " in thought
-            chosen = thought.split(f" {rule} ")[1].split()[1]
-            (card,) = [line for line in demonstration.prompt.splitlines() if chosen in line.split()]
-            price = int(card.split("$")[1].split()[0])
-            within.append(price * 0.15 <= int(budget.removeprefix("$")))
-            rules[int(budget.removeprefix("$")) >= 6].add(rule)
+            listed, read_out, chosen = thought.split(" </think>")[0].rsplit(" . ", 2)
+            prices = [int(word.removeprefix("$")) for word in listed.split() if word.startswith("$")]
+            paid = [name for name, price in zip(("best", "thrifty", "broad"), prices, strict=True) if price <= limit]
+            assert read_out.split() == [budget, *paid]
+            assert chosen.split()[0] == rule
+            assert rule in {*paid, "any"} or not paid
+            (card,) = [line for line in demonstration.prompt.splitlines() if chosen.split()[2] in line.split()]
+            within.append(int(card.split("$")[1].split()[0]) <= limit)
+            rules[limit >= 40].add(rule)
         text = demonstration.prompt + " ".join(piece.text for piece in demonstration.pieces)
         assert UNKNOWN not in tokenizer.convert_ids_to_tokens(tokenizer.encode(text, add_special_tokens=False))
     assert rules[True] == rules[False] == {"best", "thrifty", "broad", "any"}
