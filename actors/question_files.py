@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from actors.json_lines import decoded_lines, json_objects
 from actors.questions import ROW_NUMBER, Columns, Question, QuestionError, QuestionRow, missing_column, take_questions
 
 _ROWS_AT_ONCE = 1000  # of a Parquet file, in memory
@@ -48,23 +48,13 @@ Rows = Iterator[tuple[str, dict[str, Any]]]
 
 
 def _json_rows(path: Path, columns: Columns) -> Rows:
-    with path.open("rb") as file:
-        for where, line in _lines(path, file):
-            if not line.strip():
-                continue
-            try:
-                values = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise QuestionError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
-            if not isinstance(values, dict):
-                raise QuestionError(f"{where}: expected a JSON object, got {type(values).__name__}")
-            yield where, values
+    return json_objects(path, QuestionError)
 
 
 def _csv_rows(path: Path, columns: Columns) -> Rows:
     with path.open("rb") as file:
         reader = csv.reader(
-            (line for _, line in _lines(path, file)),
+            (line for _, line in decoded_lines(path, file, QuestionError)),
             delimiter="\t" if path.suffix.lower() == ".tsv" else ",",
             strict=True,
         )
@@ -108,13 +98,3 @@ def _check_columns(where: str, columns: Columns, present: list[str]) -> None:
             raise missing_column(where, column, columns, present)
     if columns.dataset != DEFAULT_COLUMNS.dataset and columns.dataset not in present:
         raise missing_column(where, columns.dataset, columns, present)
-
-
-def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[str, str]]:
-    """Decoded line by line, so that a fault has a line; a byte order mark is no part of the text."""
-    for number, line in enumerate(file, 1):
-        where = f"{path}, line {number}"
-        try:
-            yield where, line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise QuestionError(f"{where}: not UTF-8 (byte {error.start}); convert the file to UTF-8") from error

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from actors.json_lines import json_values
 from actors.reading import Reader
 from learner.sft import SftExample
 from rewards.grammar import CLOSE, OPEN, TAGS
@@ -121,27 +122,14 @@ def load_demonstrations(paths: Iterable[Path]) -> list[Demonstration]:
                 f"{path}: no such file of demonstrations; give a JSONL file, such as `router-r1 demonstrate` writes"
             )
         before = len(found)
-        with path.open("rb") as lines:  # decoded line by line, so that a fault has a line
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                where = f"{path}, line {number}"
-                demonstration = parse_demonstration(_decode(line, where), where)
-                if demonstration.id in found:
-                    raise DemonstrationError(f"{where}: id {demonstration.id!r} was given before; make ids unique")
-                found[demonstration.id] = demonstration
+        for where, row in json_values(path, DemonstrationError):
+            demonstration = parse_demonstration(row, where)
+            if demonstration.id in found:
+                raise DemonstrationError(f"{where}: id {demonstration.id!r} was given before; make ids unique")
+            found[demonstration.id] = demonstration
         if len(found) == before:
             raise DemonstrationError(f"{path}: holds no demonstrations")
     return list(found.values())
-
-
-def _decode(line: bytes, where: str) -> object:
-    try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DemonstrationError(f"{where}: not UTF-8 (byte {error.start}); convert the file to UTF-8") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DemonstrationError(f"{where}: not JSON ({error}); write one object a line") from error
 
 
 class DemonstrationEncoder:

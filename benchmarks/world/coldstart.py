@@ -94,8 +94,8 @@ def budget_batches(
 def make_budget_checkpoint(
     folder: Path, *, steps: int = 1400, batch_size: int = 32, lr: float = 1.5e-3, seed: int = 0
 ) -> list[float]:
-    """Teach the shipped cold-started policy to read out what a budget pays for before it chooses, and save it as `make_checkpoint`
-    does; return the losses."""
+    """Teach the shipped cold-started policy to read out what a budget pays for before it chooses, and save it as
+    `make_checkpoint` does; return the losses."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)

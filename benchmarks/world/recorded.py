@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections import Counter, defaultdict
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from actors.json_lines import json_objects
 from actors.pool.cards import ModelCard, check_base_url, load_cards
 from benchmarks.world.chat_format import Answer, UnknownModel
 
@@ -144,22 +144,11 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a JSONL file of replies, each with where it stands.
 
     Raises:
-        RepliesError: the file is missing, or a line is no JSON object.
+        RepliesError: the file is missing, or a line is no JSON object or not UTF-8.
     """
     if not path.is_file():
         raise RepliesError(f"{path}: no such file; give a JSONL file with id, question, model, response, correct")
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise RepliesError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
-            if not isinstance(row, dict):
-                raise RepliesError(f"{where}: expected a JSON object, got {type(row).__name__}")
-            yield where, row
+    yield from json_objects(path, RepliesError)
 
 
 def check_fields(row: dict[str, Any], where: str, **kinds: type) -> None:
