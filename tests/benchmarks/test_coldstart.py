@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 from pathlib import Path
 
 import pytest
 
+from actors.menu import draw_menu
+from actors.prompt import compact_budget, render_prompt
 from benchmarks.world.coldstart import BUDGET_CHECKPOINT, CHECKPOINT, make_budget_checkpoint, make_checkpoint
-from benchmarks.world.language import build_tokenizer
+from benchmarks.world.demonstrations import think_and_route
+from benchmarks.world.experts import experts
+from benchmarks.world.facts import World
+from benchmarks.world.language import RULES, build_tokenizer
 from cluster.policies import locate_checkpoint
 
 pytestmark = pytest.mark.engine  # imports torch and transformers, and trains
@@ -41,3 +48,35 @@ def test_the_shipped_policy_is_small_and_speaks_the_language(checkpoint: Path) -
 
     assert sum(path.stat().st_size for path in checkpoint.iterdir()) < 5_000_000
     assert AutoTokenizer.from_pretrained(checkpoint).get_vocab() == build_tokenizer().get_vocab()
+
+
+def test_the_policy_that_reads_budgets_keeps_within_them_and_prefers_no_rule_that_they_pay_for() -> None:
+    """Of the real cards' specialists the least budget pays for the cheap ones alone, the largest for all."""
+    few, many = rule_shares(0.0001), rule_shares(0.0012)
+    assert few["best"] + few["broad"] < 0.1
+    assert few["thrifty"] > 0.3
+    for rule in ("best", "thrifty", "broad"):
+        assert many[rule] == pytest.approx(0.2, abs=0.1)
+
+
+def rule_shares(budget_usd: float) -> dict[str, float]:
+    """How likely each rule is once the policy has looked up the cards and read out the budget, on average."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(BUDGET_CHECKPOINT)
+    model = AutoModelForCausalLM.from_pretrained(BUDGET_CHECKPOINT).float()
+    world, cards = World(), [expert.card("http://nowhere.invalid") for expert in experts()]
+    told = compact_budget(budget_usd)
+    found = []
+    for question, hops in itertools.islice(world.questions("heldout", 1, two_hop_share=0.5), 40):
+        menu = draw_menu(cards, question.id, shuffle=True, rename="seen")
+        thought, _, rule = think_and_route(hops[0], menu, "thrifty", random.Random(0), budget=told)
+        prompt = render_prompt("compact", menu, question.text, 4, budget_usd=budget_usd)
+        message = [{"role": "user", "content": prompt}]
+        ids = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=True, return_dict=False)
+        ids = [*ids, *tokenizer.encode(thought.partition(f" . {rule} ")[0] + " .", add_special_tokens=False)]
+        with torch.no_grad():
+            found.append(model(torch.tensor([ids])).logits[0, -1].softmax(-1))
+    mean = torch.stack(found).mean(0)
+    return {rule: float(mean[tokenizer.convert_tokens_to_ids(rule)]) for rule in RULES}
