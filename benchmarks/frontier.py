@@ -14,6 +14,7 @@ from benchmarks.statistics import Interval
 SINGLE, ORACLE = "best_constant", "oracle"
 # Of a run: the constant that is best on these very questions, and whoever is the most competent by the world's rules.
 SINGLE_IN_HINDSIGHT, MOST_COMPETENT = "best_in_hindsight", "most_competent"
+BY_BUDGET = ", by budget"  # ends the name of a policy that was told what it may spend
 _GAPS = ((SINGLE, ORACLE), (SINGLE_IN_HINDSIGHT, MOST_COMPETENT))  # the first that is there counts
 
 
@@ -44,6 +45,19 @@ class Standing:
     area: float  # mean quality over prices from 0 to the dearest of all methods'
     best: Point  # of the highest quality, the cheapest of those alike
     gap_closed: float | None  # share of the way between the two of `gap_of`; None without them
+
+
+@dataclass(frozen=True, slots=True)
+class BesideSweep:
+    """A policy under one budget, beside those trained for several α."""
+
+    point: Point
+    sweep: float  # the quality that theirs reach for its price, on their hull
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is at or above them, within its interval where that is known."""
+        return (self.point.em.high if self.point.em.known else self.point.em.mean) >= self.sweep
 
 
 def hull(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -91,6 +105,21 @@ def standings(points: Sequence[Point]) -> list[Standing]:
         pairs = [(point.usd_per_1k, point.em.mean) for point in mine]
         found.append(Standing(method, measure, len(mine), area(pairs, dearest), best, _closed(best, ends[measure])))
     return sorted(found, key=lambda s: (s.measure != EXACT, s.measure, -s.area, s.method))
+
+
+def beside_sweep(points: Sequence[Point]) -> list[BesideSweep]:
+    """Every point under a budget beside the sweep of α by the same measure, the cheapest first; none without one."""
+    found = []
+    for point in sorted(points, key=lambda each: each.usd_per_1k):
+        method, told, _ = point.method.rpartition(BY_BUDGET)
+        swept = [
+            (each.usd_per_1k, each.em.mean)
+            for each in points
+            if (each.method, each.measure) == (method, point.measure) and each.knob.startswith("α")
+        ]
+        if told and swept:
+            found.append(BesideSweep(point, float(np.interp(point.usd_per_1k, *np.transpose(hull(swept))))))
+    return found
 
 
 def gap_of(rows: Sequence[Point | Standing], measure: Measure) -> tuple[str, str] | None:

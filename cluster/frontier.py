@@ -15,7 +15,16 @@ from scipy import stats
 
 from benchmarks.baseline_rows import UNTRAINED
 from benchmarks.evaluation import Evaluation
-from benchmarks.frontier import MOST_COMPETENT, SINGLE_IN_HINDSIGHT, Point, Standing, gap_of, standings
+from benchmarks.frontier import (
+    BY_BUDGET,
+    MOST_COMPETENT,
+    SINGLE_IN_HINDSIGHT,
+    Point,
+    Standing,
+    beside_sweep,
+    gap_of,
+    standings,
+)
 from benchmarks.measure import EXACT
 from benchmarks.protocol import BUDGET
 from benchmarks.statistics import Interval
@@ -113,12 +122,24 @@ def write_frontier(
     return found
 
 
-def describe(found: Sequence[Standing], notes: Sequence[str]) -> str:
-    """The standings in Markdown."""
+def describe(points: Sequence[Point], found: Sequence[Standing], notes: Sequence[str]) -> str:
+    """The standings in Markdown, and how policies under budgets stand beside the sweep of α."""
     head = ["method", *_COLUMNS]
     rows = [head, ["---"] * len(head), *([standing.method, *_cells(standing)] for standing in found)]
+    budgets = [f"- {line}" for line in _under_budgets(points)]
     told = [f"Note: {note}" for note in (*_gaps(found), *notes)]
-    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", *told]).rstrip()
+    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", *budgets, *told]).rstrip()
+
+
+def _under_budgets(points: Sequence[Point]) -> list[str]:
+    """How policies under budgets stand beside the sweep of α."""
+    return [
+        f"{beside.point.method.removesuffix(BY_BUDGET)}, {beside.point.knob}: {_right(beside.point)} for "
+        f"{beside.point.usd_per_1k:.4g} USD per 1k, "
+        + ("at or above" if beside.holds else "BELOW")
+        + f" the {beside.sweep:.3f} that the sweep of α reaches for as much"
+        for beside in beside_sweep(points)
+    ]
 
 
 def _gaps(found: Sequence[Standing]) -> list[str]:
@@ -156,7 +177,7 @@ def _row_point(row: dict[str, Any], folder: Path, alpha: str, endpoint: str) -> 
     if is_policy or method.partition(",")[0] in UNTRAINED:
         method += endpoint
     if budget:
-        method, told = f"{method}, by budget", f"budget={budget} USD"
+        method, told = f"{method}{BY_BUDGET}", f"budget={budget} USD"
     else:
         told = f"λ={knob}" if knob else (alpha if is_policy else "")
     usd = float(row["usd_per_1k"]) + float(row["policy_usd_per_1k"])
@@ -221,9 +242,20 @@ def _csv(points: Sequence[Point], quoted: Sequence[Quoted]) -> str:
 
 def _cells(standing: Standing) -> list[str]:
     best = standing.best
-    em = f"{best.em.mean:.3f}" + (f" ({best.em.low:.3f} - {best.em.high:.3f})" if best.em.known else "")
     closed = "–" if standing.gap_closed is None else f"{standing.gap_closed:.0%}"
-    return [standing.measure, str(standing.points), f"{standing.area:.3f}", em, f"{best.usd_per_1k:.4g}", closed]
+    return [
+        standing.measure,
+        str(standing.points),
+        f"{standing.area:.3f}",
+        _right(best),
+        f"{best.usd_per_1k:.4g}",
+        closed,
+    ]
+
+
+def _right(point: Point) -> str:
+    em = point.em
+    return f"{em.mean:.3f}" + (f" ({em.low:.3f} - {em.high:.3f})" if em.known else "")
 
 
 def frontier_section(points: Sequence[Point], found: Sequence[Standing], quoted: Sequence[Quoted] = ()) -> Section:
@@ -275,7 +307,10 @@ def _page(
     return Page(
         title="Quality against dollars",
         status=f"{len(points)} points of {len(found)} methods",
-        result=[f"The largest area by {name} is that of {s.method}: {s.area:.3f}." for name, s in first.items()],
+        result=[
+            *(f"The largest area by {name} is that of {s.method}: {s.area:.3f}." for name, s in first.items()),
+            *_under_budgets(points),
+        ],
         alarms=notes,
         sections=[replace(frontier_section(points, found, quoted), facts=carried)],
     )

@@ -20,6 +20,7 @@ def frontier(
 
     Prints the area under each method's frontier, and how much it closes of the gap between the best single candidate
     and the oracle; of evaluations these are best_constant and oracle, of runs best_in_hindsight and most_competent.
+    A policy under budgets stands beside what the sweep of α reaches for as much, on its convex hull.
     What is right by another measure than exact match stands apart. Evaluations' own notes are repeated. Rows of the
     paper on the same data sets stand in the table and the page, marked as published and not drawn: their candidates
     and prices were others.
@@ -36,5 +37,5 @@ def frontier(
         quoted, carried = published_beside(folders), evaluations_notes(folders)
         points, notes = read_points(folders)
         found = write_frontier(points, notes, out, carried=carried, quoted=quoted)
-        typer.echo(describe(found, [*notes, *carried]))
+        typer.echo(describe(points, found, [*notes, *carried]))
         typer.echo(f"{len(points)} points are in {out}", err=True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.frontier import FrontierError, Point, area, gap_of, hull, standings
+from benchmarks.frontier import FrontierError, Point, area, beside_sweep, gap_of, hull, standings
 from benchmarks.measure import EXACT, HOLDS, Measure
 from benchmarks.statistics import Interval
 
@@ -86,6 +86,23 @@ def test_what_was_measured_otherwise_stands_apart() -> None:
     ]  # fmt: skip
     assert [standing.gap_closed for standing in found] == [None, 1.0, 0.5, 0.0]
     assert [standing.points for standing in found] == [1, 1, 1, 1]
+
+
+def test_a_policy_under_budgets_stands_beside_what_the_sweep_reaches_for_its_price() -> None:
+    def told(price: float, low: float, mean: float, high: float) -> Point:
+        return Point("policy, by budget", f"{price}", price, Interval(mean, low, high, 9), "here")
+
+    sweep = [point("policy", 1.0, 0.6, "α=0.6"), point("policy", 3.0, 0.8, "α=0"), point("policy", 1.0, 0.9)]
+    other = [point("policy", 1.0, 0.1, "α=0.6", HOLDS), point("oracle", 1.0, 0.9)]
+    under = [told(9.0, 0.7, 0.75, 0.79), told(2.0, 0.6, 0.65, 0.71), told(0.5, 0.2, 0.25, 0.29)]
+    found = beside_sweep([*under, *sweep, *other])
+    # Between two prices a coin is tossed; below the least one nobody is asked; above the dearest nothing is gained.
+    assert [each.point for each in found] == under[::-1]
+    assert [each.sweep for each in found] == pytest.approx([0.3, 0.7, 0.8])
+    assert [each.holds for each in found] == [False, True, False]
+    assert beside_sweep([*under, *other]) == beside_sweep(sweep) == []
+    [bare] = beside_sweep([point("policy, by budget", 2.0, 0.7), *sweep])
+    assert bare.holds
 
 
 def test_without_points_there_is_nothing_to_draw() -> None:

@@ -21,6 +21,7 @@ from cluster.evaluate import evaluate
 from cluster.evaluation_assignment import Assignment
 from cluster.frontier import read_points
 
+BOUNDS = {"mean": 0.7, "low": 0.6, "high": 0.8, "questions": 40}
 NAMES = ("random", "best_constant", "best_utility", "oracle")
 
 
@@ -123,6 +124,27 @@ def test_models_at_endpoints_are_methods_of_their_own_and_their_tokens_are_paid(
         ("policy (small at http://h/v1)", 2.0), ("cot, sampled (small at http://h/v1)", 2.0),
         ("policy (large at http://h/v1)", 51.0), ("cot, sampled (large at http://h/v1)", 51.0),
     ]  # fmt: skip
+
+
+def test_policies_under_budgets_stand_beside_the_sweep_of_alpha(world: Path, tmp_path: Path) -> None:
+    numbers = json.loads((world / "evaluation.json").read_text())
+    (tmp_path / "budgets").mkdir()
+    (tmp_path / "budgets" / "asked.json").write_text((world / "asked.json").read_text())
+    rows = [
+        numbers["rows"][0] | {"name": f"policy, budget={usd}", "usd_per_1k": usd, "em": {**BOUNDS, "high": high}}
+        for usd, high in ((1.5, 0.85), (3.0, 0.75))
+    ]
+    (tmp_path / "budgets" / "evaluation.json").write_text(json.dumps(numbers | {"rows": rows}))
+    folders = [str(tmp_path / "budgets"), str(made_run(tmp_path / "run", 0.0))]
+    done = CliRunner().invoke(app, ["frontier", *folders, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    page = Read((tmp_path / "out" / "frontier.html").read_text(encoding="utf-8")).text
+    for line in (
+        "policy, budget=1.5 USD: 0.700 (0.600 - 0.850) for 1.5 USD per 1k, at or above the 0.800 that the sweep of α",
+        "policy, budget=3.0 USD: 0.700 (0.600 - 0.750) for 3 USD per 1k, BELOW the 0.800 that the sweep of α",
+    ):
+        assert f"- {line}" in done.output
+        assert line in page
 
 
 def test_evaluations_of_other_questions_are_told(world: Path, tmp_path: Path) -> None:
