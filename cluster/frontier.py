@@ -19,6 +19,7 @@ from benchmarks.frontier import (
     BY_BUDGET,
     MOST_COMPETENT,
     SINGLE_IN_HINDSIGHT,
+    BesideSweep,
     Point,
     Standing,
     beside_sweep,
@@ -136,10 +137,16 @@ def _under_budgets(points: Sequence[Point]) -> list[str]:
     return [
         f"{beside.point.method.removesuffix(BY_BUDGET)}, {beside.point.knob}: {_right(beside.point)} for "
         f"{beside.point.usd_per_1k:.4g} USD per 1k, "
-        + ("at or above" if beside.holds else "BELOW")
+        + _judged(beside)
         + f" the {beside.sweep:.3f} that the sweep of α reaches for as much"
         for beside in beside_sweep(points)
     ]
+
+
+def _judged(beside: BesideSweep) -> str:
+    if beside.point.em.mean >= beside.sweep:
+        return "at or above"
+    return "below, by no more than the interval can tell," if beside.holds else "BELOW"
 
 
 def _gaps(found: Sequence[Standing]) -> list[str]:

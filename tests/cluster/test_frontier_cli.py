@@ -132,7 +132,7 @@ def test_policies_under_budgets_stand_beside_the_sweep_of_alpha(world: Path, tmp
     (tmp_path / "budgets" / "asked.json").write_text((world / "asked.json").read_text())
     rows = [
         numbers["rows"][0] | {"name": f"policy, budget={usd}", "usd_per_1k": usd, "em": {**BOUNDS, "high": high}}
-        for usd, high in ((1.5, 0.85), (3.0, 0.75))
+        for usd, high in ((0.75, 0.8), (1.5, 0.85), (3.0, 0.75))
     ]
     (tmp_path / "budgets" / "evaluation.json").write_text(json.dumps(numbers | {"rows": rows}))
     folders = [str(tmp_path / "budgets"), str(made_run(tmp_path / "run", 0.0))]
@@ -140,7 +140,9 @@ def test_policies_under_budgets_stand_beside_the_sweep_of_alpha(world: Path, tmp
     assert done.exit_code == 0, done.output
     page = Read((tmp_path / "out" / "frontier.html").read_text(encoding="utf-8")).text
     for line in (
-        "policy, budget=1.5 USD: 0.700 (0.600 - 0.850) for 1.5 USD per 1k, at or above the 0.800 that the sweep of α",
+        "policy, budget=0.75 USD: 0.700 (0.600 - 0.800) for 0.75 USD per 1k, at or above the 0.400 that the sweep of α",
+        "policy, budget=1.5 USD: 0.700 (0.600 - 0.850) for 1.5 USD per 1k, below, by no more than the interval can "
+        "tell, the 0.800 that the sweep of α",
         "policy, budget=3.0 USD: 0.700 (0.600 - 0.750) for 3 USD per 1k, BELOW the 0.800 that the sweep of α",
     ):
         assert f"- {line}" in done.output
