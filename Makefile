@@ -12,7 +12,7 @@ TORCH := $(if $(UV_FIND_LINKS),,--torch-backend $(if $(filter cpu,$(TARGET)),cpu
 # Engine tests spend half of their time waiting, so two of them run side by side; more would only take the cores from
 # one another.
 PARALLEL := $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
-ENGINES := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations 15
+ENGINES := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations 15
 
 .PHONY: train test test-fast setup lint format requirements bench clean
 

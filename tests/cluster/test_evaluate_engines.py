@@ -20,7 +20,7 @@ from benchmarks.protocol import load_questions
 from benchmarks.world.coldstart import CHECKPOINT
 from cluster.config import load_config
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 CODE = "import sys; sys.argv[0] = 'router-r1'; from cluster.cli import main; main()"
 LIMIT = 24

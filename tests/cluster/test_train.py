@@ -16,7 +16,7 @@ from cluster.config import load_config
 from cluster.metrics import undeclared
 from cluster.run_folder import RunFolder
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 _CODE = "import sys; sys.argv[0] = 'router-r1'; from cluster.cli import main; main()"
 _SMALL = ("run.steps=2", "run.groups_per_step=4", "run.group_size=4", "data.eval_questions=16")
