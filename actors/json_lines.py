@@ -34,8 +34,8 @@ def json_values(path: Path, error: type[ValueError]) -> Iterator[tuple[str, Any]
                 continue
             try:
                 yield where, json.loads(line.rstrip())
-            except json.JSONDecodeError as fault:
-                why = f"{fault.msg} at column {fault.colno}"
+            except ValueError as fault:  # of numbers with too many digits it is no JSONDecodeError
+                why = f"{fault.msg} at column {fault.colno}" if isinstance(fault, json.JSONDecodeError) else str(fault)
                 raise error(f"{where}: not JSON ({why}); write one JSON object a line") from fault
             except RecursionError as fault:
                 raise error(f"{where}: nested too deeply to be read; write one JSON object a line") from fault

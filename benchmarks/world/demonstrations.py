@@ -146,14 +146,17 @@ def drills(world: World, seed: int, cards_shown: int | None = None) -> Iterator[
 def _cards(rng: random.Random, hops: tuple[Hop, ...], shown: int | None, *, spread: bool = False) -> list[ModelCard]:
     """Cards with prices and latencies drawn anew, so that none can be known by heart; `spread`: low prices more often,
     so that every budget pays for some."""
-    weights = [1 / price if spread else 1.0 for price in PRICES]
+    weights = [1 / price for price in PRICES]
     needed = {GENERALIST, *(name for hop in hops for name in SPECIALISTS_OF[hop.domain])}
     others = [name for name, _ in PROFESSIONS if name not in needed]
     extra = len(others) if shown is None else max(0, shown - len(needed))
     kept = needed | set(rng.sample(others, min(extra, len(others))))
     return [
         expert.card("http://nowhere.invalid").model_copy(
-            update={"price_out_usd_per_mtok": rng.choices(PRICES, weights)[0], "latency_s": rng.choice(LATENCIES)}
+            update={
+                "price_out_usd_per_mtok": rng.choices(PRICES, weights)[0] if spread else rng.choice(PRICES),
+                "latency_s": rng.choice(LATENCIES),
+            }
         )
         for expert in experts()
         if expert.profession in kept
