@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -52,12 +54,19 @@ class BesideSweep:
     """A policy under one budget, beside those trained for several α."""
 
     point: Point
-    sweep: float  # the quality that theirs reach for its price, on their hull
+    sweep: float | None  # the quality that theirs reach for its price, on their hull; None where all are dearer
 
     @property
-    def holds(self) -> bool:
-        """Whether it is at or above them, within its interval where that is known."""
-        return (self.point.em.high if self.point.em.known else self.point.em.mean) >= self.sweep
+    def verdict(self) -> Literal["above", "within", "below", "none"]:
+        """`within`: below, by no more than the interval can tell; `none` where there is nothing to judge by."""
+        em = self.point.em
+        if self.sweep is None or math.isnan(em.mean):
+            return "none"
+        if em.mean >= self.sweep:
+            return "above"
+        if not em.known:
+            return "none"
+        return "within" if em.high >= self.sweep else "below"
 
 
 def hull(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -108,17 +117,25 @@ def standings(points: Sequence[Point]) -> list[Standing]:
 
 
 def beside_sweep(points: Sequence[Point]) -> list[BesideSweep]:
-    """Every point under a budget beside the sweep of α by the same measure, the cheapest first; none without one."""
+    """Every point under a budget beside the sweep of α, the cheapest first; none where fewer than two α were tried.
+
+    The sweep is of the same measure, and of the same pool as far as pools are known.
+    """
     found = []
     for point in sorted(points, key=lambda each: each.usd_per_1k):
         method, told, _ = point.method.rpartition(BY_BUDGET)
         swept = [
-            (each.usd_per_1k, each.em.mean)
+            each
             for each in points
-            if (each.method, each.measure) == (method, point.measure) and each.knob.startswith("α")
+            if (each.method, each.measure) == (method, point.measure)
+            and each.knob.startswith("α")
+            and not (each.pool and point.pool and each.pool != point.pool)
         ]
-        if told and swept:
-            found.append(BesideSweep(point, float(np.interp(point.usd_per_1k, *np.transpose(hull(swept))))))
+        if not told or len({each.knob for each in swept}) < 2:
+            continue
+        edge = hull([(each.usd_per_1k, each.em.mean) for each in swept])
+        dearer = point.usd_per_1k < min(each.usd_per_1k for each in swept)
+        found.append(BesideSweep(point, None if dearer else float(np.interp(point.usd_per_1k, *np.transpose(edge)))))
     return found
 
 

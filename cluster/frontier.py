@@ -127,26 +127,31 @@ def describe(points: Sequence[Point], found: Sequence[Standing], notes: Sequence
     """The standings in Markdown, and how policies under budgets stand beside the sweep of α."""
     head = ["method", *_COLUMNS]
     rows = [head, ["---"] * len(head), *([standing.method, *_cells(standing)] for standing in found)]
-    budgets = [f"- {line}" for line in _under_budgets(points)]
+    lines = [f"- {line}" for line in _under_budgets(points)]
+    budgets = ["", *lines] if lines else []
     told = [f"Note: {note}" for note in (*_gaps(found), *notes)]
-    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", *budgets, *told]).rstrip()
+    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), *budgets, "", *told]).rstrip()
 
 
 def _under_budgets(points: Sequence[Point]) -> list[str]:
     """How policies under budgets stand beside the sweep of α."""
     return [
         f"{beside.point.method.removesuffix(BY_BUDGET)}, {beside.point.knob}: {_right(beside.point)} for "
-        f"{beside.point.usd_per_1k:.4g} USD per 1k, "
-        + _judged(beside)
-        + f" the {beside.sweep:.3f} that the sweep of α reaches for as much"
+        f"{beside.point.usd_per_1k:.4g} USD per 1k, {_judged(beside)}"
         for beside in beside_sweep(points)
     ]
 
 
 def _judged(beside: BesideSweep) -> str:
-    if beside.point.em.mean >= beside.sweep:
-        return "at or above"
-    return "below, by no more than the interval can tell," if beside.holds else "BELOW"
+    if beside.sweep is None:
+        return "cheaper than every run of the sweep of α"
+    words = {
+        "above": "at or above",
+        "within": "below, by no more than the interval can tell,",
+        "below": "BELOW",
+        "none": "without a verdict beside",
+    }
+    return f"{words[beside.verdict]} the {beside.sweep:.3f} that the sweep of α reaches for as much"
 
 
 def _gaps(found: Sequence[Standing]) -> list[str]:
@@ -215,6 +220,8 @@ def _run_points(record: RunRecord) -> list[Point]:
 
 
 def _knob(record: RunRecord) -> str:
+    if setting(record.config, "episode.budgets_usd"):
+        return "budgets drawn"  # what is told turns it, and no α
     alpha = setting(record.config, "rewards.alpha")
     return "" if alpha is None else f"α={float(alpha):g}"
 

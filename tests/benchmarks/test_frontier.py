@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,19 +91,26 @@ def test_what_was_measured_otherwise_stands_apart() -> None:
 
 def test_a_policy_under_budgets_stands_beside_what_the_sweep_reaches_for_its_price() -> None:
     def told(price: float, low: float, mean: float, high: float) -> Point:
-        return Point("policy, by budget", f"{price}", price, Interval(mean, low, high, 9), "here")
+        return Point("policy, by budget", f"{price}", price, Interval(mean, low, high, 9), "here", pool="one")
 
     sweep = [point("policy", 1.0, 0.6, "α=0.6"), point("policy", 3.0, 0.8, "α=0"), point("policy", 1.0, 0.9)]
-    other = [point("policy", 1.0, 0.1, "α=0.6", HOLDS), point("oracle", 1.0, 0.9)]
-    under = [told(9.0, 0.7, 0.75, 0.79), told(2.0, 0.6, 0.65, 0.71), told(0.5, 0.2, 0.25, 0.29)]
+    other = [
+        point("policy", 1.0, 0.1, "α=0.6", HOLDS),
+        point("oracle", 1.0, 0.9),
+        point("policy", 0.1, 0.9, "budgets drawn"),
+        replace(point("policy", 0.1, 0.9, "α=0.3"), pool="another"),
+    ]
+    under = [
+        told(9.0, 0.7, 0.75, 0.79), told(3.0, 0.7, 0.81, 0.9), told(2.0, 0.6, 0.65, 0.71), told(0.5, 0.2, 0.25, 0.29)
+    ]  # fmt: skip
     found = beside_sweep([*under, *sweep, *other])
-    # Between two prices a coin is tossed; below the least one nobody is asked; above the dearest nothing is gained.
+    # Between two prices a coin is tossed, above the dearest nothing is gained, below the cheapest there is nobody.
     assert [each.point for each in found] == under[::-1]
-    assert [each.sweep for each in found] == pytest.approx([0.3, 0.7, 0.8])
-    assert [each.holds for each in found] == [False, True, False]
-    assert beside_sweep([*under, *other]) == beside_sweep(sweep) == []
-    [bare] = beside_sweep([point("policy, by budget", 2.0, 0.7), *sweep])
-    assert bare.holds
+    assert [each.sweep for each in found] == [None, pytest.approx(0.7), pytest.approx(0.8), pytest.approx(0.8)]
+    assert [each.verdict for each in found] == ["none", "within", "above", "below"]
+    assert beside_sweep([*under, *other]) == beside_sweep(sweep) == beside_sweep([*under, sweep[0]]) == []
+    bare = [point("policy, by budget", 2.0, mean) for mean in (0.75, 0.65, math.nan)]
+    assert [each.verdict for each in beside_sweep([*bare, *sweep])] == ["above", "none", "none"]
 
 
 def test_without_points_there_is_nothing_to_draw() -> None:

@@ -34,10 +34,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return evaluate(asked, lambda _: None, lambda *_: None)
 
 
-def made_run(folder: Path, alpha: float) -> Path:
+def made_run(folder: Path, alpha: float, *settings: str) -> Path:
     """A run with a summary."""
     folder.mkdir()
-    config = load_config("quickstart", [f"rewards.alpha={alpha}"]).dump()
+    config = load_config("quickstart", [f"rewards.alpha={alpha}", *settings]).dump()
     (folder / "config.yaml").write_text(json.dumps(config), encoding="utf-8")
     after = {"questions": 100, "em": 0.8, "f1": None, "cost_usd_per_1k_questions": 1.5, "calls_per_question": 1.0,
              "call_share": {}}  # fmt: skip
@@ -135,18 +135,23 @@ def test_policies_under_budgets_stand_beside_the_sweep_of_alpha(world: Path, tmp
         for usd, high in ((0.75, 0.8), (1.5, 0.85), (3.0, 0.75))
     ]
     (tmp_path / "budgets" / "evaluation.json").write_text(json.dumps(numbers | {"rows": rows}))
-    folders = [str(tmp_path / "budgets"), str(made_run(tmp_path / "run", 0.0))]
+    runs = [made_run(tmp_path / f"run-{alpha}", alpha) for alpha in (0.0, 0.6)]
+    budgeted = made_run(tmp_path / "run-budgets", 0.0, "episode.budgets_usd=[0.001]")
+    folders = [str(tmp_path / "budgets"), *map(str, runs), str(budgeted)]
     done = CliRunner().invoke(app, ["frontier", *folders, "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     page = Read((tmp_path / "out" / "frontier.html").read_text(encoding="utf-8")).text
     for line in (
-        "policy, budget=0.75 USD: 0.700 (0.600 - 0.800) for 0.75 USD per 1k, at or above the 0.400 that the sweep of α",
+        "policy, budget=0.75 USD: 0.700 (0.600 - 0.800) for 0.75 USD per 1k, cheaper than every run of the sweep of",
         "policy, budget=1.5 USD: 0.700 (0.600 - 0.850) for 1.5 USD per 1k, below, by no more than the interval can "
         "tell, the 0.800 that the sweep of α",
         "policy, budget=3.0 USD: 0.700 (0.600 - 0.750) for 3 USD per 1k, BELOW the 0.800 that the sweep of α",
     ):
         assert f"- {line}" in done.output
         assert line in page
+    with (tmp_path / "out" / "frontier.csv").open(encoding="utf-8") as file:
+        knobs = {row["knob"] for row in csv.DictReader(file) if row["method"] == "policy"}
+    assert knobs == {"α=0", "α=0.6", "budgets drawn"}
 
 
 def test_evaluations_of_other_questions_are_told(world: Path, tmp_path: Path) -> None:
