@@ -15,7 +15,7 @@ from benchmarks.world.coldstart import BUDGET_CHECKPOINT, CHECKPOINT, make_budge
 from benchmarks.world.demonstrations import think_and_route
 from benchmarks.world.experts import experts
 from benchmarks.world.facts import World
-from benchmarks.world.language import RULES, build_tokenizer
+from benchmarks.world.language import build_tokenizer
 from cluster.policies import locate_checkpoint
 
 pytestmark = pytest.mark.engine  # imports torch and transformers, and trains
@@ -50,17 +50,10 @@ def test_the_shipped_policy_is_small_and_speaks_the_language(checkpoint: Path) -
     assert AutoTokenizer.from_pretrained(checkpoint).get_vocab() == build_tokenizer().get_vocab()
 
 
-def test_the_policy_that_reads_budgets_keeps_within_them_and_prefers_no_rule_that_they_pay_for() -> None:
-    """Of the real cards' specialists the least budget pays for the cheap ones alone, the largest for all."""
-    few, many = rule_shares(0.0001), rule_shares(0.0012)
-    assert few["best"] + few["broad"] < 0.1
-    assert few["thrifty"] > 0.3
-    for rule in ("best", "thrifty", "broad"):
-        assert many[rule] == pytest.approx(0.2, abs=0.1)
-
-
-def rule_shares(budget_usd: float) -> dict[str, float]:
-    """How likely each rule is once the policy has looked up the cards and read out the budget, on average."""
+@pytest.mark.parametrize("budget_usd", [0.0001, 0.0004, 0.0006, 0.0012])
+def test_the_policy_reads_out_what_a_budget_pays_for_and_keeps_within_it(budget_usd: float) -> None:
+    """Greedily, from the cards that it has looked up, at the experts' own prices. Whom `any` leads to is not looked at:
+    it has not learnt to pick among all the cards those that are paid for."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -68,15 +61,19 @@ def rule_shares(budget_usd: float) -> dict[str, float]:
     model = AutoModelForCausalLM.from_pretrained(BUDGET_CHECKPOINT).float()
     world, cards = World(), [expert.card("http://nowhere.invalid") for expert in experts()]
     told = compact_budget(budget_usd)
-    found = []
-    for question, hops in itertools.islice(world.questions("heldout", 1, two_hop_share=0.5), 40):
+    right: list[bool] = []
+    within: list[bool] = []
+    for question, hops in itertools.islice(world.questions("heldout", 1, two_hop_share=0.5), 25):
         menu = draw_menu(cards, question.id, shuffle=True, rename="seen")
-        thought, _, rule = think_and_route(hops[0], menu, "thrifty", random.Random(0), budget=told)
+        thought, _, _ = think_and_route(hops[0], menu, "thrifty", random.Random(0), budget=told)
+        begun, read_out, _ = thought.partition(" </think>")[0].rsplit(" . ", 2)
         prompt = render_prompt("compact", menu, question.text, 4, budget_usd=budget_usd)
         message = [{"role": "user", "content": prompt}]
         ids = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=True, return_dict=False)
-        ids = [*ids, *tokenizer.encode(thought.partition(f" . {rule} ")[0] + " .", add_special_tokens=False)]
-        with torch.no_grad():
-            found.append(model(torch.tensor([ids])).logits[0, -1].softmax(-1))
-    mean = torch.stack(found).mean(0)
-    return {rule: float(mean[tokenizer.convert_tokens_to_ids(rule)]) for rule in RULES}
+        ids = [*ids, *tokenizer.encode(f"{begun} .", add_special_tokens=False)]
+        output = model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)[0, len(ids) :]
+        said, _, chosen = tokenizer.decode(output).partition(" </think>")[0].partition(" . ")
+        right.append(said.split() == read_out.split())
+        within.append(chosen.split()[0] in {*read_out.split()[1:], "any"})
+    assert sum(right) >= 0.8 * len(right)
+    assert sum(within) >= 0.9 * len(within)
