@@ -248,6 +248,7 @@ async def test_ten_thousand_calls_race_for_a_cap_that_pays_for_a_thousand(pool: 
     caller = pool.caller([card], cap_usd_per_run=1000.5 * price, max_in_flight=100, total_timeout_s=60)
     calls = await asyncio.gather(*(caller.ask(ASK) for _ in range(10_000)))
     served = sum(call.status is CallStatus.OK for call in calls)
+    assert {call.error for call in calls if call.status not in (CallStatus.OK, CallStatus.OVER_BUDGET)} == set()
     assert {call.status for call in calls} == {CallStatus.OK, CallStatus.OVER_BUDGET}
     assert 990 <= served <= 1000
     assert caller.stats().usd["small"] == pytest.approx(served * price)
