@@ -33,10 +33,15 @@ def json_values(path: Path, error: type[ValueError]) -> Iterator[tuple[str, Any]
             if not line.strip():
                 continue
             try:
-                yield where, json.loads(line.rstrip())
-            except ValueError as fault:  # of numbers with too many digits it is no JSONDecodeError
-                why = f"{fault.msg} at column {fault.colno}" if isinstance(fault, json.JSONDecodeError) else str(fault)
+                yield (
+                    where,
+                    json.loads(line.rstrip()),
+                )  # of a line cut short the end is told, not the next line's beginning
+            except json.JSONDecodeError as fault:
+                why = f"{fault.msg} at column {fault.colno}"
                 raise error(f"{where}: not JSON ({why}); write one JSON object a line") from fault
+            except ValueError as fault:  # the standard library's limit on digits
+                raise error(f"{where}: a number has too many digits; shorten it, or write it as text") from fault
             except RecursionError as fault:
                 raise error(f"{where}: nested too deeply to be read; write one JSON object a line") from fault
 

@@ -23,7 +23,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of slow tests come first: begun last, the longest would run on while other workers have nothing left."""
+    """Files of slow tests come first: begun last, the longest would run on while other workers have nothing left.
+
+    The Makefile's --no-loadscope-reorder keeps pytest-xdist from sorting them by their number of tests.
+    """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

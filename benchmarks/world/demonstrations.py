@@ -47,7 +47,8 @@ def think_and_route(
     """The policy's words for one hop, the card they lead to, and the rule that they follow.
 
     `known` is the bridge found before, `budget` as the prompt tells it. Read out, it is followed by the rules whose
-    cards it pays for; a rule that is none of them gives way to one that is, if there is any.
+    cards it pays for. Of the cards that it pays for `any` is drawn; another rule that is not paid for gives way to one
+    that is, or where none is, to the cheapest.
     """
     by_profession = {item.card.descriptor: item for item in menu.items}
     dear, cheap = SPECIALISTS_OF[hop.domain]
@@ -145,7 +146,7 @@ def drills(world: World, seed: int, cards_shown: int | None = None) -> Iterator[
 
 def _cards(rng: random.Random, hops: tuple[Hop, ...], shown: int | None, *, spread: bool = False) -> list[ModelCard]:
     """Cards with prices and latencies drawn anew, so that none can be known by heart; `spread`: low prices more often,
-    so that every budget pays for some."""
+    so that small budgets mostly pay for some."""
     weights = [1 / price for price in PRICES]
     needed = {GENERALIST, *(name for hop in hops for name in SPECIALISTS_OF[hop.domain])}
     others = [name for name, _ in PROFESSIONS if name not in needed]

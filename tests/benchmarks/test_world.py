@@ -133,7 +133,6 @@ def test_demonstrations_keep_the_form_and_the_language() -> None:
 def test_demonstrations_under_a_budget_read_out_what_it_pays_for_and_choose_among_that() -> None:
     tokenizer = build_tokenizer()
     rules: dict[bool, set[str]] = {True: set(), False: set()}  # by whether the budget pays for every price
-    within: list[bool] = []
     for demonstration in itertools.islice(demonstrations(WORLD, 5, budgets=True), 400):
         budget = demonstration.prompt.splitlines()[0]
         limit = 5 * int(budget.removeprefix("$"))
@@ -146,12 +145,11 @@ def test_demonstrations_under_a_budget_read_out_what_it_pays_for_and_choose_amon
             assert chosen.split()[0] == rule
             assert rule in {*paid, "any"} or not paid
             (card,) = [line for line in demonstration.prompt.splitlines() if chosen.split()[2] in line.split()]
-            within.append(int(card.split("$")[1].split()[0]) <= limit)
+            assert int(card.split("$")[1].split()[0]) <= limit or not paid
             rules[limit >= 40].add(rule)
         text = demonstration.prompt + " ".join(piece.text for piece in demonstration.pieces)
         assert UNKNOWN not in tokenizer.convert_ids_to_tokens(tokenizer.encode(text, add_special_tokens=False))
     assert rules[True] == rules[False] == {"best", "thrifty", "broad", "any"}
-    assert sum(within) > 0.9 * len(within)  # the others have a card for nobody that may be asked
 
 
 def test_drills_speak_only_what_stands_on_the_cards() -> None:
