@@ -26,17 +26,14 @@ def json_values(path: Path, error: type[ValueError]) -> Iterator[tuple[str, Any]
     """The values of a file, in order, each with where it stands; blank lines are passed over.
 
     Raises:
-        ValueError: a line is not UTF-8, not JSON or nested too deeply; it is an `error`.
+        ValueError: a line is not UTF-8, not JSON, nested too deeply or has a number of too many digits; it is an `error`.
     """
     with path.open("rb") as file:
         for where, line in decoded_lines(path, file, error):
             if not line.strip():
                 continue
             try:
-                yield (
-                    where,
-                    json.loads(line.rstrip()),
-                )  # of a line cut short the end is told, not the next line's beginning
+                value = json.loads(line.rstrip())  # so that a fault's column is one of this line
             except json.JSONDecodeError as fault:
                 why = f"{fault.msg} at column {fault.colno}"
                 raise error(f"{where}: not JSON ({why}); write one JSON object a line") from fault
@@ -44,6 +41,7 @@ def json_values(path: Path, error: type[ValueError]) -> Iterator[tuple[str, Any]
                 raise error(f"{where}: a number has too many digits; shorten it, or write it as text") from fault
             except RecursionError as fault:
                 raise error(f"{where}: nested too deeply to be read; write one JSON object a line") from fault
+            yield where, value
 
 
 def json_objects(path: Path, error: type[ValueError]) -> Iterator[tuple[str, dict[str, Any]]]:

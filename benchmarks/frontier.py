@@ -129,6 +129,7 @@ def beside_sweep(points: Sequence[Point]) -> list[BesideSweep]:
             for each in points
             if (each.method, each.measure) == (method, point.measure)
             and each.knob.startswith("α")
+            and not math.isnan(each.em.mean)
             and not (each.pool and point.pool and each.pool != point.pool)
         ]
         if not told or len({each.knob for each in swept}) < 2:

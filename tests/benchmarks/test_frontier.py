@@ -98,6 +98,7 @@ def test_a_policy_under_budgets_stands_beside_what_the_sweep_reaches_for_its_pri
         point("policy", 1.0, 0.1, "α=0.6", HOLDS),
         point("oracle", 1.0, 0.9),
         point("policy", 0.1, 0.9, "budgets drawn"),
+        point("policy", 0.1, math.nan, "α=0.9"),
         replace(point("policy", 0.1, 0.9, "α=0.3"), pool="another"),
     ]
     under = [
