@@ -26,7 +26,7 @@ def json_values(path: Path, error: type[ValueError]) -> Iterator[tuple[str, Any]
     """The values of a file, in order, each with where it stands; blank lines are passed over.
 
     Raises:
-        ValueError: a line is not UTF-8, not JSON, nested too deeply or has a number of too many digits; it is an `error`.
+        ValueError: a line is not UTF-8, not JSON, nested too deeply or holds too long a number; it is an `error`.
     """
     with path.open("rb") as file:
         for where, line in decoded_lines(path, file, error):
