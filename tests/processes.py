@@ -16,6 +16,14 @@ import psutil
 from cluster.reaper import GRACE_S
 
 
+def command(process: psutil.Process) -> list[str]:
+    """Its command line, or nothing of a process that has ended since it was found."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
 class Program:
     """A Python program in a process group of its own; its output is read line by line."""
 

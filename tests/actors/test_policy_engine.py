@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import command
 from tiny_llama import reference_logprobs, save_tiny_llama
 
 from actors.admission import Admission
@@ -265,9 +266,10 @@ def test_an_engine_whose_owner_is_killed_as_it_starts_ends_with_it(checkpoint: P
     try:
         for _ in range(15_000):
             family = psutil.Process(owner.pid).children(recursive=True)
-            if born := [p for p in family if p.cmdline()[:1] == ["VLLM::EngineCore"]]:
+            if born := [p for p in family if command(p)[:1] == ["VLLM::EngineCore"]]:
                 break
             time.sleep(0.01)
+        assert born, "its engine was never born"
         born[0].suspend()
     finally:
         owner.kill()

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from evaluations import check_unique, lines
-from processes import Program
+from processes import Program, command
 
 from benchmarks.protocol import load_questions
 from benchmarks.world.coldstart import CHECKPOINT
@@ -48,14 +48,7 @@ def wait_for_items(program: Program, out: Path, count: int) -> None:
 
 def cores(program: Program) -> list[psutil.Process]:
     """The processes of its engines."""
-    found = []
-    for process in program.family():
-        try:
-            if "VLLM::EngineCore" in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.NoSuchProcess:  # it has ended since
-            continue
-    return found
+    return [process for process in program.family() if "VLLM::EngineCore" in " ".join(command(process))]
 
 
 def end(program: Program) -> str:

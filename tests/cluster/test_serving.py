@@ -12,9 +12,8 @@ from typing import Any
 
 import httpx
 import openai
-import psutil
 import pytest
-from processes import Program
+from processes import Program, command
 
 from actors.pool.ledger_database import existing_ledger
 from benchmarks.world.coldstart import CHECKPOINT
@@ -233,7 +232,7 @@ def test_a_client_that_goes_ends_its_episode(service: Service, questions: list[s
 @pytest.mark.parametrize("stream", [False, True])
 def test_candidates_that_are_gone(service: Service, questions: list[str], stream: bool) -> None:
     for process in service.program.family():
-        if process.status() != psutil.STATUS_ZOMBIE and "benchmarks.world.server" in process.cmdline():
+        if "benchmarks.world.server" in command(process):
             process.kill()
     with pytest.raises(openai.APIError) as caught:
         list(chat(service, questions[0], stream=stream))

@@ -7,10 +7,9 @@ import signal
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
-from processes import Program
+from processes import Program, command
 
 from cluster.config import load_config
 from cluster.metrics import undeclared
@@ -20,13 +19,6 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 _CODE = "import sys; sys.argv[0] = 'router-r1'; from cluster.cli import main; main()"
 _SMALL = ("run.steps=2", "run.groups_per_step=4", "run.group_size=4", "data.eval_questions=16")
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:
-        return []
 
 
 def program(folder: Path, name: str, *overrides: str) -> Program:
@@ -204,7 +196,7 @@ def test_ctrl_c_while_engines_start_leaves_no_process(tmp_path: Path) -> None:
     run = program(tmp_path, "early")
     until = time.monotonic() + 200
     try:
-        while not any("multiprocessing" in " ".join(_command(process)) for process in run.family()):
+        while not any("multiprocessing" in " ".join(command(process)) for process in run.family()):
             assert run.process.poll() is None, run.output
             assert time.monotonic() < until, "no engine was started"
             time.sleep(0.3)
@@ -219,7 +211,7 @@ def test_candidates_that_go_away_in_mid_run_give_one_clear_error(tmp_path: Path)
     run = program(tmp_path, "alone", "run.steps=500", "candidates.pool.total_timeout_s=3")
     try:
         run.wait_for("step 1/500", 300)
-        server = next(p for p in run.family() if "benchmarks.world.server" in " ".join(_command(p)))
+        server = next(p for p in run.family() if "benchmarks.world.server" in " ".join(command(p)))
         server.kill()
         assert run.process.wait(120) == 2, run.output
     finally:
