@@ -245,7 +245,8 @@ async def test_ten_thousand_calls_race_for_a_cap_that_pays_for_a_thousand(pool: 
     server, base_url = await pool.server(pool.echo(latency_s=0.005))
     card = pool.card(base_url, context_tokens=64, max_output_tokens=32)
     price = 32e-6  # of a call to the echo; at worst it is 160e-6
-    caller = pool.caller([card], cap_usd_per_run=1000.5 * price, max_in_flight=100, total_timeout_s=60)
+    waits = {"connect_timeout_s": 5, "total_timeout_s": 60}  # the one loop has 10,000 calls to start
+    caller = pool.caller([card], cap_usd_per_run=1000.5 * price, max_in_flight=100, **waits)
     calls = await asyncio.gather(*(caller.ask(ASK) for _ in range(10_000)))
     served = sum(call.status is CallStatus.OK for call in calls)
     assert {call.error for call in calls if call.status not in (CallStatus.OK, CallStatus.OVER_BUDGET)} == set()
