@@ -73,6 +73,10 @@ def engine_variables(settings: EngineSettings, scratch: Path) -> dict[str, str]:
     if settings.device == "cpu":
         variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         variables["OMP_NUM_THREADS"] = str(settings.threads)
+        variables["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "passive")  # no spinning: cores are shared
+        # Else each server's first engine has a compiler make the count of a token's rank, ten seconds of a core for
+        # a number that nobody reads; the model itself runs eagerly all the same.
+        variables["TORCHDYNAMO_DISABLE"] = "1"
         # Else vLLM has the engine's core start a third process for its one worker, whose threads it wants to bind
         # to cores; that takes as long again to start, and both then poll for one another. The core is a process
         # of its own all the same.

@@ -5,16 +5,20 @@ from __future__ import annotations
 import atexit
 
 import setproctitle
-import vllm.v1.engine.async_llm
-import vllm.v1.engine.core
-from vllm.platforms import current_platform
 
-from actors.scratch import remove_own_scratch
+# Finds where the title stands, which can't be done once the environment has changed: vLLM's import changes it, and so
+# do forks. Engines would then go without a title, now and then.
+setproctitle.getproctitle()
+
+import vllm.v1.engine.async_llm  # noqa: E402
+import vllm.v1.engine.core  # noqa: E402
+from vllm.platforms import current_platform  # noqa: E402
+
+from actors.scratch import remove_own_scratch  # noqa: E402
 
 if current_platform.is_cpu():
     # On a GPU this is left to the engines: nothing in the server may ever start CUDA, which forks can't use.
     import vllm.v1.worker.cpu_worker  # noqa: F401
 
-setproctitle.getproctitle()  # finds where the title stands, which a fork can't once its environment has changed
 # Not in its forks: those leave by os._exit.
 atexit.register(remove_own_scratch)

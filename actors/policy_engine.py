@@ -39,6 +39,10 @@ class EngineDied(EngineLost):
     """The engine's processes are gone."""
 
 
+class EngineLate(TimeoutError):
+    """The engine was not ready in time; the message names the deadline and the remedy."""
+
+
 _SHUTDOWN_GRACE_S = 20.0
 _RECEPTION_POLL_S = 0.02
 _ALIVE_EVERY_S = 0.5
@@ -81,7 +85,7 @@ class PolicyEngine:
         """Start the engine's processes and load the weights.
 
         Raises:
-            TimeoutError: the engine was not ready within `settings.start_timeout_s`.
+            EngineLate: the engine was not ready within `settings.start_timeout_s`.
         """
         deadline_s = self.settings.start_timeout_s
         start_engine_server(self.settings)
@@ -97,7 +101,7 @@ class PolicyEngine:
                     raise
             await asyncio.wait_for(self._alive(self._engine.update_weight_version(str(self.version))), deadline_s)
         except TimeoutError as error:
-            raise TimeoutError(
+            raise EngineLate(
                 f"the vLLM engine for {self.model} was not ready within start_timeout_s={deadline_s:g}; "
                 "raise it, or look at the engine's log for what it waits on"
             ) from error

@@ -55,7 +55,7 @@ class Teacher:
         try:
             self.base_url = check_base_url(base_url)
         except ValueError as error:
-            raise TeacherError(f"--teacher {base_url}: {error}") from error
+            raise TeacherError(f"the base URL of {model} {error}") from error
         self.model = model
         self._key = key
         self._attempts = attempts
@@ -92,7 +92,7 @@ class Teacher:
         except openai.APIConnectionError as error:
             raise TeacherError(
                 f"{self.base_url} can't be reached ({self._clean(str(error.__cause__ or error))}); start the server, "
-                "or correct --teacher"
+                "or correct its URL"
             ) from None
         except json.JSONDecodeError:
             raise self._no_completion() from None
@@ -121,7 +121,8 @@ class Teacher:
             return TeacherError(f"{self.base_url} refused the key (HTTP {status}); check --api-key-env")
         if status == 404:
             return TeacherError(
-                f"{self.base_url}: HTTP 404: {said}; check --model {self.model} and --teacher, whose path often is /v1"
+                f"{self.base_url}: HTTP 404: {said}; check the model's name, {self.model}, and the URL, whose path "
+                "often is /v1"
             )
         if 300 <= status < 400:
             return TeacherError(
@@ -130,7 +131,7 @@ class Teacher:
         return TeacherError(f"{self.base_url}: HTTP {status} after {self._attempts} attempts: {said}; try again later")
 
     def _no_completion(self) -> TeacherError:
-        return TeacherError(f"{self.base_url} answers with something else than a chat completion; check --teacher")
+        return TeacherError(f"{self.base_url} answers with something else than a chat completion; check its URL")
 
     def _clean(self, message: str) -> str:
         """A provider's message on one line, short, without the key."""

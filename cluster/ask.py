@@ -45,7 +45,7 @@ def ask(
 
     Raises:
         QuestionError, PromptTooLong: the question is empty, or leaves no room to answer.
-        RunFolderError, ConfigError, PoolError, LedgerError, TimeoutError: see `open_source` and `Responder.start`.
+        RunFolderError, ConfigError, PoolError, LedgerError, EngineLate: see `open_source` and `Responder.start`.
     """
     if not question.strip():
         raise QuestionError("the question is empty; write one")

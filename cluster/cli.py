@@ -54,6 +54,8 @@ app.add_typer(data_cli.app, name="data")
 
 # Errors that say what to do about them: shown as one message, without a traceback.
 _EXPLAINED = (
+    ("actors.policy_engine", "EngineLate"),
+    ("actors.policy_engine", "EngineLost"),
     ("actors.pool.cards", "CardError"),
     ("actors.pool.ledger_entry", "LedgerError"),
     ("actors.pool.transport", "PoolError"),
@@ -124,6 +126,8 @@ def score(
         settings = score_settings(preset, metric, alpha, cost_scale_usd)
     except ValueError as error:
         fail(str(error))
+    if sys.stdin is None or sys.stdout is None:
+        fail("standard input or output is closed; name a file, as in `router-r1 score < episodes.jsonl > scores.jsonl`")
     try:
         with stoppable(), os.fdopen(sys.stdin.fileno(), "rb", closefd=False) as source:
             bad = score_stream(source, sys.stdout.buffer, sys.stderr, settings)

@@ -80,12 +80,24 @@ class RunSettings(Settings):
         1e-3, gt=0, description="Nats by which engine and learner may differ on the probe after a sync."
     )
 
+    @field_validator("mirror")
+    @classmethod
+    def _no_password(cls, value: str | None) -> str | None:
+        if value is not None and "@" in value.partition("://")[2].partition("/")[0]:
+            raise ValueError(
+                "must hold no user or password, it would be written down with the run; give them where the store's "
+                "own tools look for them, such as AWS_SECRET_ACCESS_KEY or ~/.netrc"
+            )
+        return value
+
 
 class DataSettings(Settings):
     """The questions. A source is `world:train`, `world:heldout`, a QA set by name (`nq`, `hotpotqa/train`), or a file:
     JSON lines, CSV, TSV or Parquet, its columns named behind it (`FILE:id=#:question=COLUMN:answers=COLUMN`)."""
 
-    train: tuple[str, ...] = Field(("world:train",), description="Sources to train on, mixed and shuffled.")
+    train: tuple[str, ...] = Field(
+        ("world:train",), min_length=1, description="Sources to train on, mixed and shuffled."
+    )
     eval: tuple[str, ...] = Field(("world:heldout",), description="Sources to evaluate on.")
     train_limit: int | None = Field(None, gt=0, description="Questions taken of each training source.")
     eval_questions: int = Field(200, ge=0, description="Questions of an evaluation, in all.")

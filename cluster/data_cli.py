@@ -69,6 +69,8 @@ def prepare(
         counts = counts * len(sources)
     if len(counts) != len(sources):
         raise QuestionError(f"--count: {len(counts)} for {len(sources)} sources; give it once, or once for each")
+    if file.is_dir():
+        raise QuestionError(f"{file} is a folder; name the file to write, such as {file / 'train.jsonl'}")
     if not file.parent.is_dir():
         raise QuestionError(f"{file}: there is no folder {file.parent}; make it first")
     report_file = file.with_name(f"{file.stem}.report.json")

@@ -21,6 +21,7 @@ from benchmarks.question_sets import load_sources
 from cluster.batch import BudgetSpent, judge_all, spent_cap
 from cluster.candidates import start_candidates
 from cluster.config import Config
+from cluster.disk import writing
 from cluster.line_file import append_line, mended_lines
 from cluster.policies import locate_checkpoint
 from cluster.requests import readable_rules, training_requests
@@ -87,9 +88,10 @@ class Record:
             DemonstrateError: the files can't be read or written.
         """
         self.out = out
-        self.log = out.with_suffix(".episodes.jsonl")
-        self.ledger = out.with_suffix(".ledger.sqlite")
-        self.run_id_file = out.with_suffix(".run_id")
+        name = out.name.removesuffix(".jsonl")
+        self.log = out.with_name(f"{name}.episodes.jsonl")
+        self.ledger = out.with_name(f"{name}.ledger.sqlite")
+        self.run_id_file = out.with_name(f"{name}.run_id")
         self.candidates_usd: float | None = None  # of all calls that the ledger knows, those of failed episodes too
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -107,10 +109,15 @@ class Record:
         return {row["id"]: row for row in self.rows if not row["why"].startswith(_FAILED)}
 
     def add(self, row: dict[str, Any], demonstration: Demonstration | None) -> None:
-        """Note an episode, and keep its demonstration if there is one."""
-        if demonstration is not None:
-            append_line(self.out, demonstration.to_line())
-        append_line(self.log, json.dumps(row, ensure_ascii=False))
+        """Note an episode, and keep its demonstration if there is one.
+
+        Raises:
+            RunFolderError: they can't be written.
+        """
+        with writing(self.log, "what was played"):
+            if demonstration is not None:
+                append_line(self.out, demonstration.to_line())
+            append_line(self.log, json.dumps(row, ensure_ascii=False))
         self.rows.append(row)
 
     def describe(self, assignment: Assignment) -> str:
@@ -139,7 +146,7 @@ def play_all(config: Config, assignment: Assignment, say: Callable[[str], None])
     Raises:
         DemonstrateError: the key is missing, the file can't be used, or no episode comes to an end.
         TeacherError, PoolError, BudgetSpent: the teacher or the candidates can't be asked, or a cap is used up.
-        LedgerError, RunIdError: calls can't be recorded.
+        LedgerError, RunIdError, RunFolderError: calls or episodes can't be recorded.
     """
     key = assignment.read_key()
     record = Record(assignment.out)

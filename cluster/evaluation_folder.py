@@ -50,9 +50,12 @@ class EvaluationFolder:
         self._asked = self._check(asked)
         self.items = self._read_items()
         self._failed: dict[Key, str] = {}
-        for line in mended_lines(self.failures_file):
-            row = json.loads(line)
-            self._failed[tuple(row["key"])] = row["why"]  # type: ignore[index]
+        for number, line in enumerate(mended_lines(self.failures_file), 1):
+            try:
+                row = json.loads(line)
+                self._failed[tuple(row["key"])] = str(row["why"])  # type: ignore[index]
+            except (ValueError, TypeError, KeyError) as error:
+                raise RunFolderError(f"{self.failures_file}, line {number}: damaged ({error!r}); remove it") from error
         self._episodes = len(mended_lines(self.episodes_file))
 
     def close(self) -> None:

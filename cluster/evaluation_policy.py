@@ -188,7 +188,7 @@ async def play_all(
     Raises:
         EvaluateError: so many failed in a row that it is no accident.
         BudgetSpent: a cap of the run or day is used up.
-        PoolError, LedgerError, TeacherError, PolicyUnavailable, CrewError, TimeoutError: the policy or the candidates
+        PoolError, LedgerError, TeacherError, PolicyUnavailable, CrewError, EngineLate: the policy or the candidates
             can't be asked.
     """
     if not waiting:

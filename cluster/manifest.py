@@ -7,6 +7,7 @@ import json
 import logging
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,8 @@ def check_same_run(before: Mapping[str, Any], config: Config, *, force: bool) ->
         ResumeError: it differs where it must not; every difference is named.
     """
     now = dict(_leaves("", config.dump()))
+    with suppress(ValueError):  # a setting that came with a later version had its default; one that went tells itself
+        before = type(config).model_validate(before).dump()
     then = dict(_leaves("", before))
     changed = [key for key in dict.fromkeys([*then, *now]) if then.get(key) != now.get(key) and not _within(key, _FREE)]
     fixed = [key for key in changed if _within(key, _FIXED)]

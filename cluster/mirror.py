@@ -8,6 +8,7 @@ import tempfile
 import threading
 from pathlib import Path, PurePosixPath
 
+from cluster.disk import remove
 from cluster.manifest import FILE as MANIFEST
 from cluster.manifest import ResumeError, read_manifest
 from cluster.run_folder import RunFolder, step_of
@@ -94,30 +95,32 @@ class Mirror:
                 logger.warning("mirror %s: not up to date after %g s; the run folder has it all", self.url, _FINISH_S)
 
     def fetch(self, path: Path) -> RunFolder:
-        """Make a run folder at `path` of what is there, with the newest checkpoint that is whole.
+        """Make a run folder at `path` of what is there, with the newest checkpoint that is whole; all of it or nothing.
 
         Raises:
             MirrorError: there is no run, it can't be read, or `path` is there already.
         """
-        folder = RunFolder(path)
         if path.exists() and any(path.iterdir()):
             raise MirrorError(f"{path} is there already; go on with it, or move it away to fetch {self.url}")
+        folder = RunFolder(path.with_name(f".{path.name}.partial"))
+        config_name = folder.config_file.name
         try:
             names = {PurePosixPath(name).name for name in self._fs.ls(self._root, detail=False)}
-            if folder.config_file.name not in names:
-                raise FileNotFoundError(f"no {folder.config_file.name}")
+            if config_name not in names:
+                raise FileNotFoundError(f"no {config_name}")
+            remove(folder.path)  # what an earlier try had come to, were it killed
             folder.checkpoints_path.mkdir(parents=True)
             self._fetch_checkpoint(folder)
-            for name in sorted(names - {_CHECKPOINTS, folder.config_file.name}):
-                self._fs.get_file(f"{self._root}/{name}", str(path / name))
-            self._fs.get_file(
-                f"{self._root}/{folder.config_file.name}", str(folder.config_file)
-            )  # last: now it is a run
+            for name in sorted(names - {_CHECKPOINTS}):
+                self._fs.get_file(f"{self._root}/{name}", str(folder.path / name))
+            folder.path.rename(path)
         except MirrorError:
             raise
         except Exception as error:
             raise MirrorError(f"mirror {self.url}: holds no run that can be fetched ({error})") from error
-        return folder
+        finally:
+            remove(folder.path)
+        return RunFolder(path)
 
     def _fetch_checkpoint(self, folder: RunFolder) -> None:
         """The newest that is whole; none where the run had none yet."""

@@ -10,6 +10,7 @@ from cluster.checkpoint_folder import check_checkpoint
 from cluster.config import ConfigError
 from cluster.disk import RunFolderError
 
+NAMED = ("world", "world-budget", "smollm2")  # checkpoints that come along, or with a package
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 

@@ -63,6 +63,7 @@ def serve(
 def _check_policy(run_or_checkpoint: str) -> None:
     """Tell of a wrong path at once, not after the seconds that the engine's import takes."""
     from cluster.checkpoint_folder import resolve_checkpoint_folder
+    from cluster.policies import NAMED
 
-    if run_or_checkpoint not in ("world", "smollm2"):
+    if run_or_checkpoint not in NAMED:
         resolve_checkpoint_folder(Path(run_or_checkpoint))

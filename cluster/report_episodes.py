@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cluster.report_page import Episode, Part
-from cluster.run_folder import step_of
+from cluster.run_folder import step_files, step_of
 
 _FILES = 400  # the newest ones are read: what the policy did long ago is not what it does
 _LONGEST = 20_000  # characters of a text that are shown
@@ -62,7 +62,7 @@ class Told:
 
 def read_episodes(folder: Path) -> list[Told]:
     """The episodes of a folder `trajectories/`, the oldest step first; none where there is no such folder."""
-    files = sorted(folder.glob("step_*.md"), key=step_of)[-_FILES:]
+    files = step_files(folder, ".md")[-_FILES:]
     return [
         told
         for file in files

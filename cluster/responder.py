@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from actors.engine_server import start_engine_server
 from actors.episode import Episode, EpisodeRequest, Observer
 from actors.generation import Generation
 from actors.menu import Renaming, draw_menu
-from actors.policy_engine import EngineDied, PolicyEngine
+from actors.policy_engine import EngineDied, EngineLost, PolicyEngine
 from actors.pool.caller import CandidateCaller
 from actors.pool.cards import ModelCard
 from actors.pool.ledger_database import FILE_NAME as LEDGER_FILE
@@ -24,17 +24,16 @@ from actors.trajectory import Trajectory
 from cluster.checkpoint_folder import resolve_checkpoint_folder
 from cluster.config import Config, load_config
 from cluster.ledger_place import prepare_ledger
-from cluster.policies import locate_checkpoint
+from cluster.policies import NAMED, locate_checkpoint
 from cluster.requests import evaluation_budget
 from cluster.run_id import FILE_NAME as RUN_ID_FILE
 from cluster.run_id import keep_run_id
 
-_NAMED = ("world", "smollm2")
 GREEDY = SamplingSettings(temperature=0.0)
 
 
 class PolicyUnavailable(RuntimeError):
-    """The policy engine's processes are gone."""
+    """The policy engine's processes are gone, or hang."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +68,10 @@ def open_source(spec: str | Path, recipe: str = "quickstart", overrides: Sequenc
         ConfigError: the run's configuration, the recipe or an override can't be used.
     """
     run = None
-    if str(spec) not in _NAMED:
+    if str(spec) not in NAMED:
         checkpoint, run = resolve_checkpoint_folder(Path(spec))
     config = load_config(str(run / "config.yaml") if run else recipe, overrides)
-    if str(spec) in _NAMED:
+    if str(spec) in NAMED:
         checkpoint = Path(locate_checkpoint(str(spec), config.run.folder / ".cache"))
     checkpoint = checkpoint.absolute()
     step = re.fullmatch(r"step_(\d+)", checkpoint.name)
@@ -117,7 +116,7 @@ class Responder:
         Raises:
             PoolError: a candidate's endpoint is not there, or its key is missing.
             LedgerError: the ledger can't be used.
-            TimeoutError: the engine was not ready in time.
+            EngineLate: the engine was not ready in time.
         """
         from transformers import AutoTokenizer
 
@@ -145,7 +144,7 @@ class Responder:
 
         Raises:
             PromptTooLong: the prompt fills `engine.max_model_len`.
-            PolicyUnavailable: the engine died.
+            PolicyUnavailable: the engine died, or hangs.
         """
         return await self.play(self._request(ask), observer, ask.max_tokens)
 
@@ -165,14 +164,32 @@ class Responder:
         )
         try:
             return await episode.run()
-        except EngineDied as error:
-            self._failure = f"the policy engine died ({error}); its log tells why"
-            raise PolicyUnavailable(self._failure) from error
+        except EngineLost as error:
+            self._lose(error)
+
+    async def ping(self, timeout_s: float) -> None:
+        """Return once the engine has answered.
+
+        Raises:
+            PolicyUnavailable: it is gone, or did not answer within `timeout_s` seconds.
+        """
+        try:
+            await asyncio.wait_for(self.engine.ping(), timeout_s)
+        except EngineLost as error:
+            self._lose(error)
+        except TimeoutError:
+            self._lose(f"it did not answer within {timeout_s:g} s")
+        self._failure = ""
 
     def check_health(self) -> None:
-        """Raise `PolicyUnavailable` once the engine was found dead."""
+        """Raise `PolicyUnavailable` where the engine was found dead, or hanging, when it was needed last."""
         if self._failure:
             raise PolicyUnavailable(self._failure)
+
+    def _lose(self, why: EngineLost | str) -> NoReturn:
+        does = "died" if isinstance(why, EngineDied) else "hangs"
+        self._failure = f"the policy engine {does} ({why}); its log tells why"
+        raise PolicyUnavailable(self._failure) from (why if isinstance(why, EngineLost) else None)
 
     def _request(self, ask: Ask) -> EpisodeRequest:
         rules = self.source.config.episode

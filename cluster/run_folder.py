@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -146,7 +147,7 @@ class RunFolder:
         rows = [row for row in self.read_metrics() if row["step"] <= step]
         with writing(self.metrics_file, "metrics"):
             write_whole(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
-        for file in (self.path / "trajectories").glob("step_*.md"):
+        for file in step_files(self.path / "trajectories", ".md"):
             if step_of(file) > step:
                 file.unlink()
         for path in self.checkpoints():
@@ -235,8 +236,8 @@ class RunFolder:
             raise
 
     def checkpoints(self) -> list[Path]:
-        """Whole checkpoints, the oldest step first."""
-        return sorted(path for path in self.checkpoints_path.glob("step_*") if path.is_dir())
+        """Whole checkpoints, the oldest step first. What else lies there, such as somebody's copy of one, is none."""
+        return [path for path in step_files(self.checkpoints_path) if path.is_dir()]
 
     def latest_checkpoint(self) -> Path | None:
         return next(reversed(self.checkpoints()), None)
@@ -290,6 +291,12 @@ class RunFolder:
         return f"{self.path} holds metrics of {steps} steps and " + (
             f"checkpoint {latest}" if latest else "no checkpoint"
         )
+
+
+def step_files(folder: Path, suffix: str = "") -> list[Path]:
+    """What is called after a step in a folder, the oldest step first."""
+    name = re.compile(rf"step_\d+{re.escape(suffix)}")
+    return sorted((path for path in folder.glob(f"step_*{suffix}") if name.fullmatch(path.name)), key=step_of)
 
 
 def step_of(path: Path) -> int:

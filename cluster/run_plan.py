@@ -11,13 +11,17 @@ from cluster.mirror import Mirror
 from cluster.run_folder import RunFolder, default_name
 
 
-def plan_run(recipe: str | None, overrides: Sequence[str], resume: str | None) -> tuple[str, Config, bool]:
+def plan_run(
+    recipe: str | None, overrides: Sequence[str], resume: str | None, *, look_only: bool = False
+) -> tuple[str, Config, bool]:
     """The recipe, the configuration with the run's name in it, and whether a run is gone on with.
 
     Args:
         recipe: name or file; None, or the first of the overrides, with `resume`.
         resume: the folder of a run to go on with, under its own configuration; or the URL of its mirror, from which
             it is fetched into `runs/`.
+        look_only: leave a run that `run.mirror` holds where it is; one that `resume` names is fetched all the same, for
+            its configuration.
 
     Raises:
         ConfigError: neither or both were given, or the configuration can't be used.
@@ -33,7 +37,7 @@ def plan_run(recipe: str | None, overrides: Sequence[str], resume: str | None) -
         there = RunFolder(path).config_file.is_file()
         if not there and config.run.if_exists == "resume" and config.run.mirror is not None:
             mirror = Mirror(f"{config.run.mirror.rstrip('/')}/{config.run.name}")
-            if there := mirror.has_run():
+            if (there := mirror.has_run()) and not look_only:
                 mirror.fetch(path)
         return recipe, config, there and config.run.if_exists == "resume"
     if recipe is not None and "=" not in recipe:

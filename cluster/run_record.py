@@ -128,11 +128,15 @@ def row_evaluation(row: Row, questions: int) -> Evaluation:
 
 def _metrics(folder: RunFolder) -> list[dict[str, Any]]:
     try:
-        return folder.read_metrics()
+        rows = folder.read_metrics()
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                raise ValueError(f"row {number} tells no step")
     except ValueError as error:
         raise RunFolderError(
             f"{folder.metrics_file}: damaged ({error}); remove that line, or restore the file"
         ) from error
+    return rows
 
 
 def _summary(folder: RunFolder) -> dict[str, Any]:

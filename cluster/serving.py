@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import re
 import signal
 import socket
@@ -31,6 +30,7 @@ from actors.pool.cards import ModelCard
 from actors.trajectory import Trajectory
 from cluster.candidates import start_candidates
 from cluster.chat_api import MODEL, ApiError, ChatRequest, Reply, no_such_model, parse_chat_request, void_error
+from cluster.placement import cluster_address
 from cluster.responder import (
     Ask,
     PolicySource,
@@ -47,6 +47,7 @@ _APP = "router-r1"
 _SHUTDOWN_S = 40.0  # the engine may take 20 s to end
 _REPLICA_START_S = 60.0  # of the process, beyond the engine's own start
 _POLL_S = 0.25
+_PING_S = 25.0  # within the 30 s that Ray gives a check
 _WATCH_S = 5.0
 
 
@@ -80,8 +81,8 @@ class PolicyService:
         await self._responder.close()
 
     async def check_health(self) -> None:
-        """Called by Ray, which replaces a replica whose engine is dead."""
-        self._responder.check_health()
+        """Called by Ray, which replaces a replica whose engine did not answer three times on end."""
+        await self._responder.ping(_PING_S)
 
     @app.post("/v1/chat/completions")
     async def complete(self, request: Request) -> Response:
@@ -311,13 +312,18 @@ def _joined_ray(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    joined = cluster_address(address)
     try:
-        ray.init(
-            address=address or os.environ.get("RAY_ADDRESS") or "local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
+        try:
+            ray.init(
+                address=joined or "local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            where = f"join the Ray cluster at {joined} (placement.address)" if joined else "start Ray on this machine"
+            raise ServingError(f"can't {where}: {error}") from error
         stop_on_sigterm()  # Ray has put its own handler there
         yield
     finally:

@@ -65,9 +65,9 @@ def _read_examples(config: Config, checkpoint: Path) -> tuple[list[SftExample], 
         raise ConfigError(
             "sft.demonstrations is empty; set sft.demonstrations=FILE, such as `router-r1 demonstrate` writes"
         )
-    from transformers import AutoTokenizer
-
     demonstrations = load_demonstrations(config.sft.demonstrations)
+    from transformers import AutoTokenizer  # takes seconds; a fault in the file is told before
+
     encoder = DemonstrationEncoder(AutoTokenizer.from_pretrained(checkpoint), config.engine.max_model_len)
     examples = encoder.encode_all(demonstrations)
     try:

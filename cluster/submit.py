@@ -172,6 +172,8 @@ def _card_files(config: Config) -> dict[str, Path]:
 def _key_variables(config: Config) -> list[str]:
     files = [file for cards in _card_files(config).values() if (file := find_pool(cards)).is_file()]
     keys = {card.api_key_env for file in files for card in load_cards(file) if card.api_key_env}
+    if (config.candidates.pool.ledger_url or "").startswith("postgresql"):
+        keys.add("PGPASSWORD")
     return [KEY_VARIABLE, *sorted(keys)]
 
 

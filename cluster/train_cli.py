@@ -95,7 +95,8 @@ def train(
     from cluster.run_folder import RunFolder
     from cluster.run_plan import plan_run
 
-    recipe, config, going_on = plan_run(recipe, overrides or (), resume)
+    with stoppable():
+        recipe, config, going_on = plan_run(recipe, overrides or (), resume, look_only=dry_run)
     if dry_run:
         _print_plan(config)
         return

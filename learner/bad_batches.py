@@ -82,8 +82,11 @@ class BadBatches:
         where = ""
         if self.folder is not None:
             path = self.folder / f"batch-{batch:06d}.jsonl"
-            write_batch(path, reason, suspects, trajectories)
-            where = f"; the batch is in {path}"
+            try:
+                write_batch(path, reason, suspects, trajectories)
+                where = f"; the batch is in {path}"
+            except OSError as error:  # a run that can do without a batch can do without its record
+                where = f"; the batch can't be kept ({error})"
         message = f"batch {batch} was skipped: {reason}, trajectories {some(list(suspects))}{where}"
         if self.in_a_row >= self.most:
             raise NonFiniteError(

@@ -20,6 +20,7 @@ class RankProcess:
     def __init__(self, settings: LearnerSettings) -> None:
         # Before torch is imported: Ray sets it to the actor's share of CPUs, which may be 0.
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # no spinning: on CPU, engines share the cores
         self.settings = settings
         self.rank: LearnerRank | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qsl, urlsplit
@@ -68,13 +69,19 @@ class PoolSettings(Settings):
         False, description="Send the question's id as metadata: for recorded replies. Providers may refuse it."
     )
 
-    cap_usd_per_run: float | None = Field(None, ge=0, description="Dollars that a run may spend; none for no cap.")
+    cap_usd_per_run: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="Dollars that a run may spend; none for no cap."
+    )
     cap_usd_per_step: float | None = Field(
-        None, ge=0, description="Dollars that one training step may spend; evaluation belongs to no step."
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Dollars that one training step may spend; evaluation belongs to no step.",
     )
     cap_usd_per_day: float | None = Field(
         None,
         ge=0,
+        allow_inf_nan=False,
         description="Dollars that may be spent in a day of UTC, by all runs of one ledger: runs that are to share it "
         "need the same ledger_url. Each sees every five seconds what the others have spent.",
     )
@@ -85,9 +92,9 @@ class PoolSettings(Settings):
     @field_validator("cap_usd_per_provider")
     @classmethod
     def _no_debts(cls, value: dict[str, float]) -> dict[str, float]:
-        wrong = {name: cap for name, cap in value.items() if not cap >= 0}
+        wrong = {name: cap for name, cap in value.items() if not 0 <= cap < math.inf}
         if wrong:
-            raise ValueError(f"caps must be 0 or more, got {wrong}")
+            raise ValueError(f"caps must be numbers of 0 or more, got {wrong}; leave one out for no cap")
         return value
 
     ledger: Literal["record", "cache", "replay", "off"] = Field(

@@ -147,7 +147,11 @@ def _greedy() -> Any:
     ("reply", "error", "words"),
     [
         (web.json_response({"error": {"message": f"bad key {KEY}"}}, status=401), TeacherError, "--api-key-env"),
-        (web.json_response({"error": {"message": "no such model"}}, status=404), TeacherError, "check --model sage"),
+        (
+            web.json_response({"error": {"message": "no such model"}}, status=404),
+            TeacherError,
+            "check the model's name, sage",
+        ),
         (web.json_response({"error": {"message": f"too long {KEY}"}}, status=400), TeacherRefusal, r"too long \*\*\*"),
         (web.json_response({"error": {"message": "busy"}}, status=503), TeacherError, "HTTP 503 after 1 attempts"),
         (web.Response(status=307, headers={"Location": "http://127.0.0.1:9/"}), TeacherError, "redirects"),
@@ -211,5 +215,8 @@ async def test_silence_and_absence_have_an_end() -> None:
     with pytest.raises(TeacherError, match=r"can't be reached.*start the server"):
         await say(gone)
     await gone.close()
-    with pytest.raises(TeacherError, match="--teacher nowhere"):
+    with pytest.raises(TeacherError, match="the base URL of sage must be an http"):
         Teacher("nowhere", "sage")
+    with pytest.raises(TeacherError, match="must hold no credentials") as refused:
+        Teacher("http://user:hunter2@127.0.0.1:8000/v1", "sage")
+    assert "hunter2" not in str(refused.value)

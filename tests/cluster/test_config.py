@@ -70,12 +70,16 @@ def test_every_fault_gets_its_line() -> None:
         (["engine.tensor_parallel_size=2"], ["device=cuda"]),
         (["rewards.alpha=1.5"], ["alpha=1.5", "[0, 1]"]),
         (["run.max_staleness=-1"], ["run.max_staleness"]),
+        (["run.mirror=ftp://user:hunter2@host/x"], ["run.mirror", "no user or password"]),
+        (["data.train=[]"], ["data.train", "at least 1"]),
+        (["candidates.pool.cap_usd_per_run=.inf"], ["cap_usd_per_run", "finite"]),
     ],
 )
 def test_impossible_combinations_tell_the_remedy(overrides: list[str], words: list[str]) -> None:
     message = refusal(*overrides)
     for word in words:
         assert word in message
+    assert "hunter2" not in message
 
 
 @pytest.mark.parametrize("override", ["run.steps", "=3", " =3"])

@@ -121,6 +121,8 @@ def test_a_file_is_overwritten_only_when_told(tmp_path: Path, sources: list[str]
     assert len(load_questions(file)) == 2
     with pytest.raises(QuestionError, match="there is no folder"):
         prepare(tmp_path / "none" / "train.jsonl", sources)
+    with pytest.raises(QuestionError, match="is a folder"):
+        prepare(tmp_path, sources, "--force")
     assert not list(tmp_path.glob(".*"))
 
 

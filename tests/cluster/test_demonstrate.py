@@ -17,7 +17,7 @@ from benchmarks.question_sets import load_sources
 from benchmarks.world.coldstart import CHECKPOINT
 from cluster.batch import BudgetSpent
 from cluster.config import Config, load_config
-from cluster.demonstrate import Assignment, DemonstrateError, play_all
+from cluster.demonstrate import Assignment, DemonstrateError, Record, play_all
 from cluster.ledger_report import spend
 from learner.demonstrations import DemonstrationEncoder, load_demonstrations
 
@@ -180,4 +180,15 @@ def test_what_can_not_work_is_refused_before_anyone_is_asked(
     (tmp_path / "bad.jsonl").write_text("{}\n", encoding="utf-8")
     with pytest.raises(DemonstrateError, match=r"--out .*bad.jsonl: .*line 1: field 'id'"):
         play(sage, tmp_path / "bad.jsonl", 4)
+    prose = tmp_path / "prose.txt"
+    prose.write_text("not ours, and without a newline", encoding="utf-8")
+    with pytest.raises(DemonstrateError, match=r"--out .*prose.txt"):
+        play(sage, prose, 4)
+    assert prose.read_text(encoding="utf-8") == "not ours, and without a newline"
     assert sage.asked == 0
+
+
+def test_two_outs_have_two_records(tmp_path: Path) -> None:
+    records = [Record(tmp_path / name) for name in ("demos.v1", "demos.v2", "demos.jsonl")]
+    assert len({each for record in records for each in (record.log, record.ledger, record.run_id_file)}) == 9
+    assert records[2].log == tmp_path / "demos.episodes.jsonl"

@@ -93,6 +93,17 @@ def test_where_and_how_far_it_goes_may_change(override: str) -> None:
     check_same_run(load_config("quickstart").dump(), load_config("quickstart", [override]), force=False)
 
 
+def test_a_setting_that_came_with_a_later_version_had_its_default() -> None:
+    before = load_config("quickstart").dump()
+    del before["run"]["max_refills"], before["learner"]["optimizer"]["lr"]
+    check_same_run(before, load_config("quickstart", ["learner.optimizer.lr=1e-6"]), force=False)
+    with pytest.raises(ResumeError, match=r"learner\.optimizer\.lr: 1e-06 then, 0\.1 now"):
+        check_same_run(before, load_config("quickstart", ["learner.optimizer.lr=0.1"]), force=False)
+    before["run"]["gone"] = 3
+    with pytest.raises(ResumeError, match=r"run\.gone: 3 then, None now"):
+        check_same_run(before, load_config("quickstart", ["learner.optimizer.lr=1e-6"]), force=False)
+
+
 @pytest.mark.parametrize("override", ["rewards.alpha=0.5", "learner.optimizer.lr=0.1", "run.max_staleness=1"])
 def test_what_changes_the_course_of_learning_must_be_forced(override: str) -> None:
     before, now = load_config("quickstart").dump(), load_config("quickstart", [override])

@@ -114,6 +114,34 @@ def test_a_run_is_taken_up_by_its_url(folder: RunFolder, tmp_path: Path, monkeyp
         plan_run(None, [], url)
 
 
+def test_a_fetch_that_was_broken_off_is_begun_again(
+    folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"file://{tmp_path}/far/one"
+    copy(Mirror(url), folder, save(folder, 2))
+    mirror, here = Mirror(url), tmp_path / "here" / "one"
+    with monkeypatch.context() as broken:
+        broken.setattr(mirror._fs, "get_file", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            mirror.fetch(here)
+    assert list(here.parent.iterdir()) == []
+    (here.with_name(".one.partial") / "checkpoints").mkdir(parents=True)  # as a kill would leave it
+    assert mirror.fetch(here).latest_checkpoint() is not None
+    assert list(here.parent.iterdir()) == [here]
+
+
+def _interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_dry_run_fetches_nothing(folder: RunFolder, tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/far"
+    copy(Mirror(f"{url}/one"), folder, save(folder, 2))
+    wanted = [f"run.folder={tmp_path}/elsewhere", "run.name=one", "run.if_exists=resume", f"run.mirror={url}"]
+    assert plan_run("quickstart", wanted, None, look_only=True)[2]
+    assert not (tmp_path / "elsewhere").exists()
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [("nosuch://a/b", "install fsspec's package"), ("file:///proc/none/b", "can't be written")],

@@ -306,6 +306,23 @@ def test_pruning_keeps_the_newest(folder: RunFolder) -> None:
         folder.prune(0)
 
 
+def test_somebody_s_copies_are_no_checkpoints_and_stay(folder: RunFolder) -> None:
+    for step in (2, 4):
+        with folder.new_checkpoint(step) as stage:
+            write_checkpoint(stage)
+        folder.append_metrics({"step": step, "eval/em": 0.5, "eval/version": step})
+    copies = [folder.checkpoints_path / name for name in ("step_000002-copy", "step_000004.bak")]
+    for copy in copies:
+        copy.mkdir()
+    (folder.path / "trajectories").mkdir(exist_ok=True)
+    note = folder.path / "trajectories" / "step_000009-mine.md"
+    note.write_text("mine", encoding="utf-8")
+    assert folder.latest_checkpoint() == folder.checkpoint(4)
+    assert folder.prune(1) == [folder.checkpoint(2)]
+    folder.cut_after(4)
+    assert all(path.exists() for path in [*copies, note])
+
+
 def test_run_and_checkpoint_are_told_apart(folder: RunFolder, tmp_path: Path) -> None:
     with folder.new_checkpoint(4) as stage:
         write_checkpoint(stage)

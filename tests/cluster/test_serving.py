@@ -46,6 +46,16 @@ class Service:
     def health(self) -> dict[str, Any]:
         return dict(httpx.get(f"{self.url}/healthz", timeout=30).raise_for_status().json())
 
+    def wait_for_health(self, status: int, timeout_s: float) -> str:
+        """What the service says of itself once it answers with that status."""
+        until = time.monotonic() + timeout_s
+        while True:
+            response = httpx.get(f"{self.url}/healthz", timeout=30)
+            if response.status_code == status:
+                return response.text
+            assert time.monotonic() < until, f"{response.status_code}: {response.text}\n{self.program.output}"
+            time.sleep(0.1)
+
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
@@ -227,6 +237,14 @@ def test_a_client_that_goes_ends_its_episode(service: Service, questions: list[s
     while service.health()["in_flight"]:
         time.sleep(0.02)
     assert time.monotonic() - started < 0.8 * takes_s, "the episode went on without its client"
+
+
+def test_an_engine_that_died_is_told_without_a_request_and_replaced(service: Service, questions: list[str]) -> None:
+    [core] = [process for process in service.program.family() if "VLLM::EngineCore" in " ".join(command(process))]
+    core.kill()
+    assert "engine died" in service.wait_for_health(503, 90)
+    service.wait_for_health(200, _START_S)
+    assert chat(service, questions[0]).choices[0].finish_reason == "stop"
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -38,7 +38,7 @@ def test_smollm2_trains_on_questions_against_recorded_replies(tmp_path: Path) ->
         [
             *("train", "smollm2_nq", f"run.folder={tmp_path}", "run.name=smol", f"data.train={source}"),
             *(f"data.eval={source}", "data.eval_questions=2", f"candidates.replies={recorded}"),
-            *("run.groups_per_step=2", "run.group_size=2", "episode.max_turn_tokens=32", "engine.max_model_len=640"),
+            *("run.groups_per_step=2", "run.group_size=2", "episode.max_turn_tokens=8", "engine.max_model_len=640"),
         ],
     )
     try:

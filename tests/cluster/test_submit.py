@@ -79,6 +79,16 @@ def test_local_inputs_travel_and_are_renamed(tmp_path: Path, monkeypatch: pytest
     assert "run.folder=runs is relative" in text
 
 
+def test_a_ledger_s_password_travels(monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = ["candidates.pool.ledger_url=postgresql://me@db.lan/ledger"]
+    monkeypatch.delenv("PGPASSWORD", raising=False)
+    assert "PGPASSWORD" in plan("quickstart", overrides).missing_keys
+    monkeypatch.setenv("PGPASSWORD", SECRET)
+    planned = plan("quickstart", overrides)
+    assert "PGPASSWORD" in planned.key_variables
+    assert SECRET not in planned.describe()
+
+
 def test_a_bad_configuration_is_refused_before_anything_is_sent() -> None:
     with pytest.raises(ConfigError, match=r"run\.stepz"):
         plan("quickstart", ["run.stepz=1"])

@@ -208,7 +208,7 @@ def test_ctrl_c_while_engines_start_leaves_no_process(tmp_path: Path) -> None:
 
 
 def test_candidates_that_go_away_in_mid_run_give_one_clear_error(tmp_path: Path) -> None:
-    run = program(tmp_path, "alone", "run.steps=500", "candidates.pool.total_timeout_s=3")
+    run = program(tmp_path, "alone", "run.steps=500", "run.retry_pause_s=1", "candidates.pool.total_timeout_s=3")
     try:
         run.wait_for("step 1/500", 300)
         server = next(p for p in run.family() if "benchmarks.world.server" in " ".join(command(p)))
