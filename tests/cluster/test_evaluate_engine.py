@@ -13,7 +13,7 @@ import pytest
 from benchmarks.baseline_rows import UNTRAINED
 from benchmarks.world.coldstart import CHECKPOINT
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 _POOLS = ("--pool", "unseen", "--pool", "unseen-unmeasured")
 

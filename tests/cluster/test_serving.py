@@ -20,7 +20,7 @@ from benchmarks.world.coldstart import CHECKPOINT
 from benchmarks.world.facts import World
 from cluster.ledger_report import models
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 _START_S = 300
 # Latencies of seconds, so that an episode can be left in the middle.

@@ -17,7 +17,7 @@ from cluster.metrics import undeclared
 from cluster.run_folder import RunFolder
 from learner.demonstrations import Demonstration, Segment
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 _CODE = "import sys; sys.argv[0] = 'router-r1'; from cluster.cli import main; main()"
 _TEMPLATE = "{% for m in messages %}{{ m.content }} {% endfor %}"

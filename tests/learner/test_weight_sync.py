@@ -25,7 +25,7 @@ from learner.weight_sync import WeightSender
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 SETTINGS = EngineSettings(max_model_len=512, max_num_seqs=16, kv_cache_gib=0.1)
 PROMPT = list(range(5, 45))
