@@ -11,7 +11,7 @@ from actors.prompt import Template
 
 
 class Settings(BaseModel):
-    """Base of every settings class: frozen, and unknown keys are refused. What was refused is not repeated in errors:
+    """Base of every settings class: frozen, and unknown keys are refused. Pydantic repeats nothing of what was refused:
     it may hold a password."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -37,9 +37,6 @@ class Reply:
     cost_usd: float
     latency_s: float
     refused: bool = False
-
-
-Ask = Callable[[Question, ModelCard], Awaitable[Reply]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,24 +191,9 @@ def check_apart(train: ReplyTable, test: ReplyTable) -> None:
 
 
 def normalise_question(text: str) -> str:
-    """Lower case, no punctuation, no articles, single spaces: what makes two questions the same."""
+    """Lower case, no punctuation, no articles, single spaces, as exact match compares answers: what makes two questions
+    the same to a router. Training sets are compared more strictly (`training_set.normal_text`)."""
     return normalise_answer(text)
-
-
-async def ask_everyone(
-    questions: Sequence[Question], cards: Sequence[ModelCard], ask: Ask, note: str = ""
-) -> ReplyTable:
-    """The table of live candidates: `ask` is called once for every question and candidate, all at once (a
-    `CandidatePool` keeps its own limits); what it raises is raised here, and the calls under way are cancelled."""
-    import asyncio
-
-    async with asyncio.TaskGroup() as group:
-        tasks = [[group.create_task(_asked(ask, question, card)) for card in cards] for question in questions]
-    return ReplyTable(tuple(questions), tuple(cards), tuple(tuple(t.result() for t in row) for row in tasks), note)
-
-
-async def _asked(ask: Ask, question: Question, card: ModelCard) -> Reply:
-    return await ask(question, card)
 
 
 def _draw(seed: int, text: str) -> bytes:

@@ -68,7 +68,7 @@ _EXPLAINED = (
     ("benchmarks.learner_memory", "MemoryBenchError"),
     ("benchmarks.reply_table", "ReplyTableError"),
     ("benchmarks.statistics", "StatisticsError"),
-    ("benchmarks.suite", "UnknownBench"),
+    ("cluster.suite", "UnknownBench"),
     ("benchmarks.world.process", "ServerError"),
     ("benchmarks.world_bench", "BenchError"),
     ("benchmarks.world.recorded", "RepliesError"),
@@ -149,7 +149,7 @@ def bench(
     Prints a row per figure; exits with 1 where a target does not hold.
     """
     from benchmarks.figures import report
-    from benchmarks.suite import run_bench
+    from cluster.suite import run_bench
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # progress, on standard error
 

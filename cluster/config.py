@@ -20,6 +20,7 @@ from learner.sft_settings import SftSettings
 from rewards.settings import RewardSettings
 
 RECIPES = Path(__file__).parent / "recipes"
+_USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 class ConfigError(ValueError):
@@ -313,8 +314,13 @@ def explain(error: ValidationError) -> str:
         elif fault["type"] == "value_error":
             lines.append(f"{path or 'configuration'}: {message}")
         else:
-            lines.append(f"{path}: {message}, got {fault['input']!r}{_about(path)}")
+            lines.append(f"{path}: {message}, got {masked(repr(fault['input']))}{_about(path)}")
     return "\n".join(lines)
+
+
+def masked(text: str) -> str:
+    """The text without what may be a password: the part of a URL before its @."""
+    return _USERINFO.sub("***", text)
 
 
 def field_paths() -> dict[str, tuple[Any, str]]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.collapse import Constant
+from cluster.config import masked
 from cluster.report_episodes import read_episodes, telling_episodes
 from cluster.report_findings import alarms, best_constant, figures, result, status
 from cluster.report_page import Listing, Page, Section
@@ -25,7 +26,6 @@ from cluster.run_record import RunRecord, read_record
 
 _TROUBLE = re.compile(r"^\d{4}-\d\d-\d\d \S+ (WARNING|ERROR|CRITICAL) ")
 _LINES_SHOWN = 40
-_USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _EVALUATIONS_LEAD = (
     "The oracle always asks the most able candidate, the best single always the same one. The effective number of "
     "models is the exponential of the entropy of their shares of the calls: 1 if all calls go to one."
@@ -130,7 +130,7 @@ def _log(record: RunRecord) -> Section:
     stalls = len(list(record.folder.stalls_path.glob("*"))) if record.folder.stalls_path.is_dir() else 0
     if stalls:
         lead += f" {_count(stalls, 'file')} of stacks of what hung in stalls/."
-    shown = [_masked(line) for _, line in trouble[-_LINES_SHOWN:]]
+    shown = [masked(line) for _, line in trouble[-_LINES_SHOWN:]]
     title = "All of them" if len(shown) == len(trouble) else f"The last {len(shown)} of them"
     return Section("Log", "log", lead, listings=[Listing(title, "\n".join(shown))] if shown else [])
 
@@ -140,13 +140,8 @@ def _configuration(record: RunRecord) -> Section:
     lead = "As it was resolved. It holds no secrets: keys come from the environment."
     if len(files) > 1:
         lead += " The run went on with changed settings; config.1.yaml, … are what it had before."
-    listings = [Listing(file.name, _masked(file.read_text(encoding="utf-8", errors="replace"))) for file in files]
+    listings = [Listing(file.name, masked(file.read_text(encoding="utf-8", errors="replace"))) for file in files]
     return Section("Configuration", "configuration", lead, listings=listings)
-
-
-def _masked(text: str) -> str:
-    """The text without what may be a password: the part of a URL before its @."""
-    return _USERINFO.sub("***", text)
 
 
 def _count(number: int, noun: str) -> str:

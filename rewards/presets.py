@@ -97,20 +97,6 @@ class Judge:
         paid = {"outcome": (1 - alpha) * outcome, "cost": alpha * cost if outcome > 0 else 0.0}
         return _breakdown(reading.violations(), paid, outcome, cost, em, f1, reading.answer, reading.routes)
 
-    def judge_group(
-        self,
-        transcripts: Sequence[Transcript],
-        answers: Sequence[str],
-        *,
-        budget_usd: float | None = None,
-        question: str = "",
-    ) -> list[RewardBreakdown]:
-        """Reward the episodes of one question, their costs beside each other's; raises as `judge` does."""
-        group_usd = [transcript.cost_usd for transcript in transcripts]
-        return [
-            self.judge(t, answers, budget_usd=budget_usd, group_usd=group_usd, question=question) for t in transcripts
-        ]
-
     def state(self) -> dict[str, Any]:
         """What a run needs to resume, as JSON holds it."""
         return {"normaliser": self._normaliser.state()}

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from benchmarks.figures import Figure, at_least, at_most, report
-from benchmarks.suite import UnknownBench, run_bench
+from cluster.suite import UnknownBench, run_bench
 
 
 def test_the_median_is_held_against_the_target() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from actors.pool.cards import ModelCard
 from actors.questions import Question
-from benchmarks.reply_table import Reply, ReplyTable, ReplyTableError, ask_everyone, check_apart, split
+from benchmarks.reply_table import Reply, ReplyTable, ReplyTableError, check_apart, split
 
 CARDS = tuple(
     ModelCard(name=name, descriptor="x", base_url="http://127.0.0.1:9/v1", price_out_usd_per_mtok=1.0)
@@ -109,25 +109,3 @@ def test_overlap_is_refused_however_it_is_written() -> None:
     other = dataclasses.replace(table_of(["x"]), cards=(CARDS[1], CARDS[0]))
     with pytest.raises(ReplyTableError, match="take the same candidates"):
         check_apart(table_of(["y"]), other)
-
-
-async def test_everyone_is_asked_everything_once() -> None:
-    asked: list[tuple[str, str]] = []
-
-    async def ask(question: Question, card: ModelCard) -> Reply:
-        asked.append((question.id, card.name))
-        return RIGHT if card.name == "a" else WRONG
-
-    questions = [Question(f"q{i}", "made", f"{i}", ("yes",)) for i in range(3)]
-    table = await ask_everyone(questions, CARDS, ask)
-    assert sorted(asked) == [(f"q{i}", name) for i in range(3) for name in "ab"]
-    assert table.correct.tolist() == [[1, 0]] * 3
-
-
-async def test_a_failed_call_is_no_reply() -> None:
-    async def ask(question: Question, card: ModelCard) -> Reply:
-        raise ConnectionError("down")
-
-    with pytest.raises(ExceptionGroup) as raised:
-        await ask_everyone([Question("q", "made", "x", ("yes",))], CARDS, ask)
-    assert raised.group_contains(ConnectionError)

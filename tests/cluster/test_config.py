@@ -71,6 +71,7 @@ def test_every_fault_gets_its_line() -> None:
         (["rewards.alpha=1.5"], ["alpha=1.5", "[0, 1]"]),
         (["run.max_staleness=-1"], ["run.max_staleness"]),
         (["run.mirror=ftp://user:hunter2@host/x"], ["run.mirror", "no user or password"]),
+        (["candidates.pool.ledger_url=[postgresql://me:hunter2@db/x]"], ["ledger_url", "://***@db/x"]),
         (["data.train=[]"], ["data.train", "at least 1"]),
         (["candidates.pool.cap_usd_per_run=.inf"], ["cap_usd_per_run", "finite"]),
     ],

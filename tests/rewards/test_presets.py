@@ -212,8 +212,13 @@ def test_a_share_of_the_outcome_hangs_on_the_budget() -> None:
 def test_cost_by_rank_looks_at_the_group_alone() -> None:
     judge = Judge(RewardSettings(alpha=1.0, cost_by="rank"))
     group = [with_calls("a", usd=usd) for usd in (0.002, 0.001, 0.002, 0.009)]
-    assert [r.cost for r in judge.judge_group(group, ["lanu"])] == pytest.approx([0.5, 1.0, 0.5, 0.0])
-    assert {r.cost for r in judge.judge_group([group[0]] * 3, ["lanu"])} == {0.5}
+
+    def costs(episodes: list[Transcript]) -> list[float]:
+        usd = [episode.cost_usd for episode in episodes]
+        return [judge.judge(episode, ["lanu"], group_usd=usd).cost for episode in episodes]
+
+    assert costs(group) == pytest.approx([0.5, 1.0, 0.5, 0.0])
+    assert costs([group[0]] * 3) == [0.5] * 3
     assert judge.judge(group[0], ["lanu"]).cost == 0.5
 
 
