@@ -28,8 +28,8 @@ from benchmarks.scripted_worker import AHEAD, VOCAB, ScriptedWorker
 from benchmarks.world.experts import experts
 from cluster.batch import admit, batch_metrics, judge_all
 from cluster.config import Config, load_config
-from cluster.crew import ray_session
 from cluster.fleet import Fleet
+from cluster.ray_session import ray_session
 from cluster.source import QuestionSource
 from cluster.windows import Windows
 from learner.bad_batches import bad_input

@@ -16,11 +16,11 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from actors.episode import EpisodeRequest
 from actors.pool.pool import CandidatePool
 from actors.trajectory import Trajectory
-from cluster.crew import ray_session
 from cluster.fleet import CrewError, EpisodeFailed, Fleet
 from cluster.hiring import hire_worker
 from cluster.placement import reserve, worker_bundle
 from cluster.play import Play
+from cluster.ray_session import ray_session
 from cluster.responder import PolicySource
 
 _LOOK_EVERY_S = 5.0  # after engines that hang or come back; what ends an episode is seen at once

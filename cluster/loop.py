@@ -11,11 +11,12 @@ from cluster.candidates import start_candidates
 from cluster.checkpoints import newest_manifest
 from cluster.clock import Clock
 from cluster.config import Config
-from cluster.crew import Crew, ray_session
+from cluster.crew import Crew
 from cluster.logs import log_to_file, stop_logging
 from cluster.manifest import ResumeError, check_same_run, fingerprint
 from cluster.mirror import Mirror
 from cluster.policies import locate_checkpoint
+from cluster.ray_session import ray_session
 from cluster.run import Run
 from cluster.run_folder import RunFolder
 from cluster.source import QuestionSource

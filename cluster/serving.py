@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import re
 import signal
 import socket
@@ -31,6 +30,7 @@ from actors.trajectory import Trajectory
 from cluster.candidates import start_candidates
 from cluster.chat_api import MODEL, ApiError, ChatRequest, Reply, no_such_model, parse_chat_request, void_error
 from cluster.placement import cluster_address
+from cluster.ray_session import start_ray
 from cluster.responder import (
     Ask,
     PolicySource,
@@ -312,18 +312,8 @@ def _joined_ray(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    joined = cluster_address(address)
     try:
-        try:
-            ray.init(
-                address=joined or "local",
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-            )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            where = f"join the Ray cluster at {joined} (placement.address)" if joined else "start Ray on this machine"
-            raise ServingError(f"can't {where}: {error}") from error
+        start_ray(cluster_address(address))
         stop_on_sigterm()  # Ray has put its own handler there
         yield
     finally:

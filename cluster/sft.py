@@ -12,11 +12,11 @@ from ray.util.placement_group import remove_placement_group
 from cluster.checkpoint_folder import check_checkpoint
 from cluster.clock import Clock
 from cluster.config import Config, ConfigError
-from cluster.crew import ray_session
 from cluster.logs import log_to_file, stop_logging
 from cluster.metrics import from_learner
 from cluster.placement import rank_bundles, reserve
 from cluster.policies import locate_checkpoint
+from cluster.ray_session import ray_session
 from cluster.run_folder import RunFolder
 from cluster.terminal import Terminal, called_as
 from cluster.tracking import Tracker

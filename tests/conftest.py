@@ -58,8 +58,18 @@ def ray_cluster() -> Iterator[None]:
     folders = [here.parent, *sorted({path.parent for path in here.rglob("test_*.py")} - {here}), here]
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
-        ray.init(
-            address="local", num_cpus=4, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False
-        )
+        for last in (False, False, True):  # on a busy machine Ray may not be up within its 30 s
+            try:
+                ray.init(
+                    address="local",
+                    num_cpus=4,
+                    include_dashboard=False,
+                    _node_ip_address="127.0.0.1",
+                    log_to_driver=False,
+                )
+                break
+            except Exception as error:
+                if last or "timed out during startup" not in str(error):
+                    raise
     yield
     ray.shutdown()

@@ -41,7 +41,8 @@ class Program:
         self._queue: queue.Queue[str | None] = queue.Queue()
         self._family: dict[int, psutil.Process] = {}
         self._lock = threading.Lock()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
@@ -59,6 +60,9 @@ class Program:
 
     @property
     def output(self) -> str:
+        """What it has said so far: all of it, once it has ended."""
+        if self.process.poll() is not None:
+            self._reader.join(10)  # longer only where something that it left behind holds its output open
         return "".join(self.lines)
 
     def wait_for(self, text: str, timeout_s: float) -> str:

@@ -145,7 +145,7 @@ async def test_an_engine_put_in_place_of_one_that_died_plays_on_and_nothing_old_
     under_way = [asyncio.create_task(worker.rollout([request])) for request in REQUESTS]
     await calling.wait()
     ended, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-    assert [type(task.exception()) for task in ended] == [EngineDied]
+    assert {type(task.exception()) for task in ended} == {EngineDied}  # two may die within a millisecond
     salvaged = await worker.salvage()
     worker._make_engine = lambda tell: second  # type: ignore[assignment,misc]
     await worker.restart()

@@ -17,10 +17,10 @@ from cluster.watchdog import Watchdog
 _CODE = """
 import multiprocessing, time
 def stuck_below():
+    print("up", flush=True)
     time.sleep(60)
 def stuck_above():
     multiprocessing.get_context("fork").Process(target=stuck_below, daemon=True).start()
-    print("up", flush=True)
     time.sleep(60)
 stuck_above()
 """
@@ -60,7 +60,7 @@ def test_a_phase_that_stalls_is_named_once_with_its_stacks(tmp_path: Path, caplo
     watchdog = Watchdog(tmp_path / "stalls", 0.2)
     with caplog.at_level(logging.WARNING):
         watchdog.phase("step 3: sync")
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while "has taken more than" not in caplog.text and time.monotonic() < until:
             time.sleep(0.05)
         time.sleep(0.3)

@@ -18,7 +18,7 @@ async def test_things_at_once_have_rows_of_their_own() -> None:
     timeline, rng = Timeline(on=True), random.Random(1)
 
     async def work(number: int) -> None:
-        await asyncio.sleep(rng.random() / 50)
+        await asyncio.sleep(rng.random() / 5)
         with timeline.lane("calls") as row, timeline.slice("call", row, number=number) as facts:
             await asyncio.sleep(rng.random() / 50)
             facts["status"] = "ok"

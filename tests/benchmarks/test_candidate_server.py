@@ -134,7 +134,7 @@ async def test_latency_is_slept_and_scaled(http: aiohttp.ClientSession) -> None:
     started = time.monotonic()
     async with http.post(f"{base_url}/chat/completions", json=ask()) as response:
         assert response.status == 200
-    assert 0.3 <= time.monotonic() - started < 1.5
+    assert 0.3 <= time.monotonic() - started < 8
     await server.stop()
 
 
@@ -147,7 +147,7 @@ async def outcomes(
     for _ in range(requests):
         try:
             async with http.post(
-                f"{base_url}/chat/completions", json=ask(), timeout=aiohttp.ClientTimeout(0.3)
+                f"{base_url}/chat/completions", json=ask(), timeout=aiohttp.ClientTimeout(0.3 if faults.hang else 30)
             ) as response:
                 body = await response.read()
                 seen.append((response.status, response.headers.get("Retry-After"), body))

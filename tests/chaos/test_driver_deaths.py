@@ -14,7 +14,8 @@ from struck import CODE, Struck
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 STEPS = 6
-_SETTINGS = (f"run.steps={STEPS}", "run.checkpoint_every=2")
+# Calls take a second: there is a midst in which to strike.
+_SETTINGS = (f"run.steps={STEPS}", "run.checkpoint_every=2", "candidates.latency_scale=1")
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_stops_the_run_with_one_error_and_it_goes_on_later(disk: Path) -> None:
-    run = Struck(disk, "full", f"run.steps={STEPS}", "run.checkpoint_every=1")
+    run = Struck(disk, "full", f"run.steps={STEPS}", "run.checkpoint_every=1", "candidates.latency_scale=2")
     run.wait_until(lambda: run.folder.checkpoint(1).exists(), "write checkpoint 1")
     filler = disk / "filler"
     with filler.open("wb") as file, pytest.raises(OSError, match="No space"):

@@ -12,7 +12,7 @@ from struck import Struck
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-STEPS = 12
+STEPS = 18  # so many that they last until the third engine is up
 _STORE_BYTES = 100 * 2**20
 
 

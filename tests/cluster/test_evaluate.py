@@ -75,7 +75,7 @@ benchmarks.contests._WORLD_TRAIN = 100
 add = EvaluationFolder.add
 def slowly(self, item):
     add(self, item)
-    time.sleep(0.005)
+    time.sleep(600 if len(self.items) > 60 else 0.005)
 EvaluationFolder.add = slowly
 asked = Assignment("world", limit=40, baselines=("random", "oracle", "cheapest"), out=Path(sys.argv[1]), resamples=199)
 evaluate(asked, print, lambda *_: None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import ray
 
-from cluster import crew
+from cluster import ray_session as session
 from cluster.fleet import CrewError
 
 _LATE = "The current node timed out during startup. This could happen because some of the raylet failed to startup."
@@ -22,14 +22,14 @@ def _answers(monkeypatch: pytest.MonkeyPatch, *answers: Exception | None) -> lis
             raise error
 
     monkeypatch.setattr(ray, "init", init)
-    monkeypatch.setattr(crew, "start_reaper", lambda: None)
+    monkeypatch.setattr(session, "start_reaper", lambda: None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return asked
 
 
 def test_where_ray_is_late_it_is_started_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = _answers(monkeypatch, Exception(_LATE), None)
-    with crew.ray_session(None):
+    with session.ray_session(None):
         pass
     assert asked == ["local", "local"]
 
@@ -38,7 +38,7 @@ def test_a_ray_that_is_always_late_is_told_of(monkeypatch: pytest.MonkeyPatch) -
     asked = _answers(monkeypatch, *[Exception(_LATE)] * 3)
     with (
         pytest.raises(CrewError, match=r"can't start Ray on this machine: it was not up within 3 times 30 s; look"),
-        crew.ray_session(None),
+        session.ray_session(None),
     ):
         pass
     assert len(asked) == 3
@@ -48,7 +48,7 @@ def test_another_failure_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> 
     asked = _answers(monkeypatch, ConnectionError("nobody there"))
     with (
         pytest.raises(CrewError, match=r"can't join the Ray cluster at 127.0.0.1:1 \(placement.address\): nobody"),
-        crew.ray_session("127.0.0.1:1"),
+        session.ray_session("127.0.0.1:1"),
     ):
         pass
     assert asked == ["127.0.0.1:1"]

@@ -50,10 +50,14 @@ class Service:
         """What the service says of itself once it answers with that status."""
         until = time.monotonic() + timeout_s
         while True:
-            response = httpx.get(f"{self.url}/healthz", timeout=30)
-            if response.status_code == status:
-                return response.text
-            assert time.monotonic() < until, f"{response.status_code}: {response.text}\n{self.program.output}"
+            try:
+                response = httpx.get(f"{self.url}/healthz", timeout=10)
+                if response.status_code == status:
+                    return response.text
+                said = f"{response.status_code}: {response.text}"
+            except httpx.TimeoutException:  # while a replica is replaced, requests wait for it
+                said = "no answer"
+            assert time.monotonic() < until, f"{said}\n{self.program.output}"
             time.sleep(0.1)
 
 

@@ -96,7 +96,7 @@ def test_ctrl_c_saves_what_was_learnt_and_leaves_no_process(
     run = program(tmp_path, checkpoint, demonstrations, "stopped", "sft.epochs=5000")
     try:
         run.wait_for("step 2/", 200)
-        assert run.stop(signal.SIGINT, timeout_s=60) == 130, run.output
+        assert run.stop(signal.SIGINT, timeout_s=200) == 130, run.output
     finally:
         left = run.left()
     assert left == []

@@ -10,7 +10,7 @@ from processes import Program
 
 from cluster.run_folder import RunFolder
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 _CODE = "import sys; sys.argv[0] = 'router-r1'; from cluster.cli import main; main()"
 _FACTS = (("where is the eiffel tower", "Paris"), ("who wrote hamlet", "William Shakespeare"))
@@ -42,7 +42,7 @@ def test_smollm2_trains_on_questions_against_recorded_replies(tmp_path: Path) ->
         ],
     )
     try:
-        assert run.process.wait(580) == 0, run.output
+        assert run.process.wait(900) == 0, run.output
     finally:
         left = run.left()
     assert left == []

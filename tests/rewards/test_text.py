@@ -117,7 +117,7 @@ def test_no_reply_in_a_text_raises_the_reward(reply: str, preset: Preset, ending
 @pytest.mark.parametrize("piece", ["<information>", "<think>", "<search>a: b</search>", "</think>x", "<search>a: b"])
 def test_long_texts_take_linear_time(piece: str) -> None:
     text = piece * (300_000 // len(piece))
-    started = time.monotonic()
+    started = time.process_time()
     for preset in PRESETS:
         Judge(RewardSettings(preset=preset)).judge(read_transcript(text), ["x"])
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2

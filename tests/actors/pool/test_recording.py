@@ -243,7 +243,7 @@ async def test_failures_are_replayed_too(pool: Any, ledger_url: str) -> None:
 
     asked = asks(2)
     card = pool.card(await pool.provider(handler))
-    recorded = await ask_once(pool.caller([card], ledger_url, total_timeout_s=0.3), asked)
+    recorded = await ask_once(pool.caller([card], ledger_url, total_timeout_s=3), asked)
     assert [call.status for call in recorded] == [CallStatus.TIMEOUT, CallStatus.PROVIDER_ERROR]
     refused = await ask_once(pool.caller([card], ledger_url, run="poor", cap_usd_per_run=1e-9), asked)
     assert {call.status for call in refused} == {CallStatus.OVER_BUDGET}

@@ -203,14 +203,14 @@ async def test_at_midnight_the_day_begins_anew_whatever_becomes_of_the_clock(
     await spent_before(url, "other", "small", 2.0, age_s=wall - (day - 60))  # a minute before that midnight
     await spent_before(url, "later", "small", 3.0, age_s=wall - (day + 60))
     ledger_time = time.time
-    monkeypatch.setattr("actors.pool.spend.time.time", lambda: day - 0.3)
+    monkeypatch.setattr("actors.pool.spend.time.time", lambda: day - 30)
     purse = Purse(Caps(day=10, run=10), url, "mine")
     await purse.open()
     monkeypatch.setattr("actors.pool.spend.time.time", lambda: day - 10 * 86_400.0)  # somebody sets it back
     assert await purse.reserve(charge("a", 1.0)) == ""
     purse.settle("a", 1.0)
     assert purse.totals()["cap_usd_per_day"]["spent"] == 6.0
-    await asyncio.sleep(0.35)
+    purse._day_ends_s -= 30  # as if so much time went by
     assert await purse.reserve(charge("b", 0.5)) == ""
     assert purse.totals()["cap_usd_per_day"]["spent"] == 3.0  # of the other run, after midnight
     assert purse.totals()["cap_usd_per_run"]["spent"] == 1.0
