@@ -206,12 +206,13 @@ class Run:
         """Evaluate as often as the run is to: at once where the engines would wait anyway, else while training goes on;
         the row of metrics is then that of the step at whose end the last episode had ended."""
         row: dict[str, float] = {}
-        due, last = _due(step, self.config.run.eval_every), step == self.config.run.steps
-        if self._asked is not None and (due or last or self.evaluator.is_done(self._asked)):
+        due, left = _due(step, self.config.run.eval_every), self.config.run.steps - step
+        # It is waited for before the last step, whose row is that of the evaluation at the end.
+        if self._asked is not None and (due or left <= 1 or self.evaluator.is_done(self._asked)):
             asked, self._asked = self._asked, None
             with self.clock("evaluate"):
                 row = self._take_evaluation(asked, "after")
-        if last or (due and self.config.run.max_staleness == 0):
+        if left == 0 or (due and (self.config.run.max_staleness == 0 or (left == 1 and not row))):
             row |= self._evaluate("after", "evaluate")
         elif due and self.heldout:
             self._asked = self.evaluator.begin()
@@ -224,7 +225,7 @@ class Run:
             self.terminal.announce(f"alarm, version {asked.version}: {found.alarm}")
             logger.warning("version %d: %s", asked.version, found.alarm)
         result = found.evaluation.as_dict()
-        # One that ends with the last has no row of its own in the metrics.
+        # One of the last step but one may have no row of its own in the metrics.
         logger.info("evaluation of version %d: %s", asked.version, result)
         self.facts |= {name: result, f"{name}_step": asked.version}
         if self.step == 0:
