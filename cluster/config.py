@@ -84,9 +84,10 @@ class RunSettings(Settings):
     @field_validator("mirror")
     @classmethod
     def _no_password(cls, value: str | None) -> str | None:
-        if value is not None and "@" in value.partition("://")[2].partition("/")[0]:
+        # A user alone is none, and Azure's container@account is no user.
+        if value is not None and ":" in value.partition("://")[2].partition("/")[0].rpartition("@")[0]:
             raise ValueError(
-                "must hold no user or password, it would be written down with the run; give them where the store's "
+                "must hold no password, it would be written down with the run; give them where the store's "
                 "own tools look for them, such as AWS_SECRET_ACCESS_KEY or ~/.netrc"
             )
         return value

@@ -70,7 +70,7 @@ def test_every_fault_gets_its_line() -> None:
         (["engine.tensor_parallel_size=2"], ["device=cuda"]),
         (["rewards.alpha=1.5"], ["alpha=1.5", "[0, 1]"]),
         (["run.max_staleness=-1"], ["run.max_staleness"]),
-        (["run.mirror=ftp://user:hunter2@host/x"], ["run.mirror", "no user or password"]),
+        (["run.mirror=ftp://user:hunter2@host/x"], ["run.mirror", "no password"]),
         (["candidates.pool.ledger_url=[postgresql://me:hunter2@db/x]"], ["ledger_url", "://***@db/x"]),
         (["data.train=[]"], ["data.train", "at least 1"]),
         (["candidates.pool.cap_usd_per_run=.inf"], ["cap_usd_per_run", "finite"]),
@@ -86,6 +86,11 @@ def test_impossible_combinations_tell_the_remedy(overrides: list[str], words: li
 @pytest.mark.parametrize("override", ["run.steps", "=3", " =3"])
 def test_an_override_needs_key_and_value(override: str) -> None:
     assert "dotted.key=value" in refusal(override)
+
+
+def test_a_mirror_s_url_may_name_a_user_or_a_container() -> None:
+    for url in ("sftp://me@host/runs", "abfs://runs@account.dfs.core.windows.net/x", "s3://bucket/a:b@c"):
+        assert load_config("quickstart", [f"run.mirror={url}"]).run.mirror == url
 
 
 def test_an_override_of_a_value_as_a_section_is_refused() -> None:
