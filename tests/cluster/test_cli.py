@@ -166,6 +166,16 @@ def test_a_signal_ends_it_with_a_word_on_what_is_saved(code: str, number: signal
     assert "Traceback" not in errors
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-"])
+def test_closed_standard_input_or_output_is_one_message(closed: str) -> None:
+    code = "import sys; sys.argv = ['router-r1', 'score']; from cluster.cli import main; main()"
+    command = ["bash", "-c", f'"$0" -c "$1" {closed}', sys.executable, code]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "standard input or output is closed; name a file" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_errors_within_a_group_or_a_remote_task_are_explained_too() -> None:
     from cluster.cli import _explanations
     from cluster.config import ConfigError

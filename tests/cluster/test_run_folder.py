@@ -18,6 +18,7 @@ from cluster.checkpoint_folder import resolve_checkpoint_folder
 from cluster.config import Config, load_config
 from cluster.disk import RunFolderError
 from cluster.run_folder import RunFolder
+from cluster.run_record import read_record
 
 
 @pytest.fixture
@@ -400,3 +401,10 @@ def test_numbers_json_cant_hold_become_null(folder: RunFolder) -> None:
 
     folder.write_summary({"a": float("inf"), "b": [np.float32(0.5), np.int64(3)], "c": Path("x")})
     assert json.loads(folder.summary_file.read_text(encoding="utf-8")) == {"a": None, "b": [0.5, 3], "c": "x"}
+
+
+@pytest.mark.parametrize("line", ["{}", "5", '{"step": "one"}'])
+def test_a_row_of_metrics_without_its_step_is_named(folder: RunFolder, line: str) -> None:
+    folder.metrics_file.write_text(f'{{"step": 0}}\n{line}\n', encoding="utf-8")
+    with pytest.raises(RunFolderError, match=r"metrics\.jsonl: damaged \(row 2 tells no step\)"):
+        read_record(folder.path)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from actors.trajectory import Trajectory
-from learner.bad_batches import bad_input, bad_scores
+from learner.bad_batches import BadBatches, bad_input, bad_scores
 from learner.scores import SampleScores
 
 
@@ -50,3 +51,12 @@ def test_what_the_ranks_make_of_it(field: str, says: str, batch: list[Trajectory
     assert bad_scores(batch, {0: good, 2: good}) is None
     bad = replace(good, **{field: np.array([0, np.inf, 0], np.float32)})
     assert bad_scores(batch, {0: good, 2: bad}) == (says, ["group 'g1' seed 0"])
+
+
+def test_a_batch_that_cant_be_kept_ends_no_run(
+    batch: list[Trajectory], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "bad").write_text("in the way", encoding="utf-8")
+    BadBatches(3, tmp_path / "bad").add(7, "reward is not finite", [], batch)
+    assert "batch 7 was skipped: reward is not finite" in caplog.text
+    assert "the batch can't be kept (" in caplog.text
