@@ -231,6 +231,7 @@ def serve(
     Raises:
         ServingError: the port is in use, or the service does not start.
         RunFolderError, ConfigError, ServerError: see `open_source` and `start_candidates`.
+        CrewError: Ray can't be joined or started.
     """
     settings, console = settings or ServiceSettings(), console or Console(highlight=False)
     source = open_source(spec, recipe, overrides)
