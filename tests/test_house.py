@@ -1,4 +1,4 @@
-"""The house: rooms import only from rooms to their left, and describing modules stay light."""
+"""The house: a room imports only from the rooms before it, and modules that only describe stay light."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("rewards", "actors", "learner", "benchmarks", "cluster")
 SOURCES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 
-# Imported by the command line before it knows what it is to do.
+# The command line imports these modules before it knows its command.
 LIGHT = (
     "rewards.presets",
     "rewards.settings",
