@@ -52,7 +52,7 @@ class RankLost(LearnerError):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call of one method on every rank that has not been waited for yet."""
+    """A pending call of one method on every rank."""
 
     method: str
     refs: list[Any]

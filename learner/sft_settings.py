@@ -39,8 +39,7 @@ class SftSettings(Settings):
         return math.ceil(examples / self.demonstrations_per_step)
 
     def learner_settings(self, learner: LearnerSettings, steps: int) -> LearnerSettings:
-        """The learner's settings for `steps` supervised steps: with this rate and schedule, without reference policy
-        and critic."""
+        """The learner's settings for `steps` supervised steps, with this rate and schedule; no reference, no critic."""
         rate = {
             "lr": self.lr,
             "warmup_steps": min(round(self.warmup_share * steps), steps - 1),

@@ -1,4 +1,4 @@
-"""The critic's loss: squared error to the returns, clipped so that a value stays near the one the advantages used.
+"""The critic's loss: squared error to the returns, clipped to keep a value near the value that the advantages used.
 
 PPO2's clip (Dhariwal et al. 2017, OpenAI Baselines, `ppo2`; Huang et al. 2022, "The 37 implementation details of
 PPO", detail 9): the loss uses the larger of the clipped and the unclipped error.
