@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from actors.pool.cards import find_pool, load_cards
-from benchmarks.question_sets import file_source, is_named
-from cluster.config import Config, load_config
-from cluster.run_folder import default_name
-from cluster.tracking import KEY_VARIABLE
+from benchmarks.questions.sources import file_source, is_named
+from cluster.config.loading import load_config
+from cluster.config.settings import Config
+from cluster.runs.folder import default_name
+from cluster.tracking.wandb_run import KEY_VARIABLE
 
 PACKAGES = ("actors", "benchmarks", "cluster", "learner", "rewards")
 _RAY_ADDRESSES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")

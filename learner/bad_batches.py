@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.trajectory import Trajectory
+from actors.episodes.trajectory import Trajectory
 from learner.scores import SampleScores
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from actors.trajectory import Trajectory
+from actors.episodes.trajectory import Trajectory
 from learner.advantages import Advantages, Floats, Groups, estimate, groups_with_signal
 from learner.batching import Sample, canonical_order, make_samples
 from learner.component_advantages import component_advantages

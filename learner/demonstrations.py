@@ -25,14 +25,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from actors.episodes.reply_tokens import Reader
 from actors.json_lines import json_values
-from actors.reading import Reader
 from learner.sft import SftExample
 from rewards.grammar import CLOSE, OPEN, TAGS
 from rewards.transcript import BlockKind
 
 _FIELDS = ("id", "dataset", "prompt", "segments", "about")
-# An episode reads a reply and its two tags as separate texts (`actors.prompt.information_parts`), so that no token
+# An episode reads a reply and its two tags as separate texts (`actors.episodes.prompt.information_parts`), so that no token
 # spans them.
 _READ_APART = re.compile(rf"(\n?{OPEN[BlockKind.INFORMATION]}| ?{CLOSE[BlockKind.INFORMATION]}\n?)")
 

@@ -15,8 +15,8 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.episodes.trajectory import Trajectory
 from actors.stacks import Whereabouts, save_stacks
-from actors.trajectory import Trajectory
 from learner.bad_batches import BadBatches, NonFiniteError, bad_input, bad_scores, some
 from learner.batching import (
     OptimizerStep,

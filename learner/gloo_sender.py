@@ -6,8 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
-from actors.announcement import Announcement
-from actors.gloo_group import GlooGroup
+from actors.engine.announcement import Announcement
+from actors.engine.gloo_group import GlooGroup
 from learner.sync_client import RolloutWorkerClient, both
 from learner.weight_source import Bucket, BucketSource
 

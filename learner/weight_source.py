@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from actors.adapters import A_SUFFIX, B_SUFFIX
-from actors.announcement import Announcement
+from actors.engine.adapters import A_SUFFIX, B_SUFFIX
+from actors.engine.announcement import Announcement
 from learner.deepspeed_engine import gathered
 from learner.lora import Weight, weights
 

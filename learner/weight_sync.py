@@ -1,7 +1,7 @@
 """The sending half of weight sync: the learner's policy, to every rollout worker's engine.
 
 Weights go as one broadcast from learner rank 0 to all engine workers, over gloo on CPU and NCCL on GPUs. The
-receiving half is `actors/weight_receiver.py` or vLLM's own NCCL engine. Over gloo the engines generate while the
+receiving half is `actors/engine/weight_receiver.py` or vLLM's own NCCL engine. Over gloo the engines generate while the
 weights arrive, and stand still only to exchange them for those they had; over NCCL they stand still from the start.
 Of a policy with adapters only the adapters go over gloo; over NCCL they go merged, as whole weights.
 """

@@ -18,14 +18,14 @@ LIGHT = (
     "rewards.presets",
     "rewards.settings",
     "actors.settings",
-    "actors.trajectory",
+    "actors.episodes.trajectory",
     "actors.pool.cards",
-    "actors.menu",
-    "actors.prompt",
+    "actors.episodes.menu",
+    "actors.episodes.prompt",
     "learner.settings",
     "benchmarks.world.facts",
-    "cluster.config",
-    "cluster.placement",
+    "cluster.config.loading",
+    "cluster.workers.placement",
 )
 
 

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from benchmarks.evaluation import Outcome
-from benchmarks.reply_table import Floats, ReplyTable
+from benchmarks.evaluation.means import Outcome
+from benchmarks.evaluation.reply_table import Floats, ReplyTable
 
 Asked = tuple[int, ...]  # columns of the table in the order of asking; the last one's reply is the answer
 HASHING = "hashing"  # the question embedding that needs no model

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from actors.episodes.trajectory import TokenBuffer, Trajectory
 from actors.questions import Question
-from actors.trajectory import TokenBuffer, Trajectory
 from rewards.grammar import parse_turn
 from rewards.presets import RewardBreakdown
 from rewards.transcript import CallStatus, RouteCall, StopReason, Transcript, Turn

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.cli.app import app
 from cluster.score import BadLine, parse_line, score_line, score_settings, score_stream
 from rewards.presets import Judge
 from rewards.settings import Preset, RewardSettings

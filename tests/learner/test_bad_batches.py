@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.trajectory import Trajectory
+from actors.episodes.trajectory import Trajectory
 from learner.bad_batches import BadBatches, bad_input, bad_scores
 from learner.scores import SampleScores
 

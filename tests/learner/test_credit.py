@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from actors.trajectory import Trajectory
+from actors.episodes.trajectory import Trajectory
 from learner.advantages import estimate
 from learner.batching import collate, make_samples
 from learner.component_advantages import component_advantages

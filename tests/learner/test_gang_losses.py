@@ -15,7 +15,7 @@ import torch
 from forked_gang import forked_gang
 from transformers import AutoModelForCausalLM
 
-from actors.trajectory import Trajectory
+from actors.episodes.trajectory import Trajectory
 from learner.bad_batches import NonFiniteError
 from learner.gang import LearnerGang
 from learner.rank import LearnerRank

@@ -14,8 +14,8 @@ import ray
 import torch
 from tiny_llama import reference_logprobs, save_tiny_llama
 
-from actors.announcement import Announcement
-from actors.policy_engine import PolicyEngine
+from actors.engine.announcement import Announcement
+from actors.engine.policy_engine import PolicyEngine
 from actors.settings import EngineSettings, SamplingSettings
 from learner.lora import add_adapters
 from learner.settings import LoraSettings

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from actors.gloo_group import GlooGroup
+from actors.engine.gloo_group import GlooGroup
 from learner.rank import LearnerRank
 from learner.settings import LearnerSettings
 from learner.sync_client import both

@@ -16,10 +16,10 @@ from aiohttp import web
 from pydantic import ValidationError
 from sqlalchemy import create_engine, text
 
+from actors.ledger.database import database_url
+from actors.ledger.ledger import CallEntry, Ledger, LedgerError, Place, Settled
 from actors.pool.caller import CandidateCaller
 from actors.pool.calls import CallRequest
-from actors.pool.ledger import CallEntry, Ledger, LedgerError, Place, Settled
-from actors.pool.ledger_database import database_url
 from actors.pool.settings import PoolSettings
 from actors.pool.transport import PoolError
 from benchmarks.world.server import CandidateServer

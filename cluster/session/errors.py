@@ -1,0 +1,7 @@
+"""Errors of the actors of a run."""
+
+from __future__ import annotations
+
+
+class CrewError(RuntimeError):
+    """An actor failed or was late; the message names it and what it was to do."""
