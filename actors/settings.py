@@ -7,8 +7,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from actors.episodes.prompt import Template
-
 
 class Settings(BaseModel):
     """Base of every settings class: frozen, and unknown keys are refused. Pydantic repeats nothing of what was refused:

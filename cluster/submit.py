@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actors.errors import ExplainedError
 from actors.pool.cards import find_pool, load_cards
 from benchmarks.questions.sources import file_source, is_named
 from cluster.config.loading import load_config
@@ -31,7 +32,7 @@ _END_TIMEOUT_S = 60.0  # from the end of the log to the end of the job
 _LOST_CONTACT = 5  # consecutive failures to follow the log
 
 
-class SubmitError(RuntimeError):
+class SubmitError(ExplainedError, RuntimeError):
     """A job that can't be submitted or followed; the message names the cluster's address and the remedy."""
 
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from actors.episodes.trajectory import Trajectory
+from actors.errors import ExplainedError
 from learner.scores import SampleScores
 
 log = logging.getLogger(__name__)
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(ExplainedError, RuntimeError):
     """Too many batches in a row had something in them that is not finite; names the trajectories."""
 
 

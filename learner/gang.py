@@ -16,6 +16,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.episodes.trajectory import Trajectory
+from actors.errors import ExplainedError
 from actors.stacks import Whereabouts, save_stacks
 from learner.bad_batches import BadBatches, NonFiniteError, bad_input, bad_scores, some
 from learner.batching import (
@@ -43,7 +44,7 @@ GRACE_S = 5.0
 neighbour went away."""
 
 
-class LearnerError(RuntimeError):
+class LearnerError(ExplainedError, RuntimeError):
     """A rank failed, died or overran its deadline; the gang can't be used any more."""
 
 

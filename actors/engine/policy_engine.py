@@ -20,6 +20,7 @@ from actors.engine.fork_server import engine_server_pid, environment, fork_engin
 from actors.engine.generation import Generation
 from actors.engine.scratch import Scratch
 from actors.engine.state import EngineState, state_logger
+from actors.errors import ExplainedError
 from actors.settings import EngineSettings, SamplingSettings
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class EngineLost(RuntimeError):
+class EngineLost(ExplainedError, RuntimeError):
     """The engine's processes died or hang, so its requests are lost; the message tells which. Start another."""
 
 
@@ -39,7 +40,7 @@ class EngineDied(EngineLost):
     """The engine's processes are gone."""
 
 
-class EngineLate(TimeoutError):
+class EngineLate(ExplainedError, TimeoutError):
     """The engine was not ready in time; the message names the deadline and the remedy."""
 
 

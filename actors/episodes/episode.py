@@ -22,6 +22,7 @@ from actors.episodes.prompt import (
 )
 from actors.episodes.reply_tokens import Reader
 from actors.episodes.trajectory import TokenBuffer, Trajectory
+from actors.errors import ExplainedError
 from actors.pool.calls import CallRequest
 from actors.questions import Question
 from actors.settings import EpisodeSettings, SamplingSettings
@@ -35,7 +36,7 @@ _PROVIDERS_FAULT = (CallStatus.TIMEOUT, CallStatus.PROVIDER_ERROR)
 _LONGEST_PAUSE_S = 16.0  # before a call is made anew
 
 
-class PromptTooLong(ValueError):
+class PromptTooLong(ExplainedError, ValueError):
     """The prompt leaves the policy no token to write; the message names question, lengths and remedy."""
 
 

@@ -11,6 +11,7 @@ import openai
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
 from actors.engine.generation import Generation
+from actors.errors import ExplainedError
 from actors.pool.cards import check_base_url
 from actors.pool.transport import SHORTEST_SECRET
 from actors.settings import SamplingSettings
@@ -23,7 +24,7 @@ _LONGEST_COMPLAINT = 300  # characters of what a provider says
 _TOKENS_PER_POLICY_TOKEN = 2
 
 
-class TeacherError(RuntimeError):
+class TeacherError(ExplainedError, RuntimeError):
     """The teacher can't be asked; the message names the endpoint and the remedy, and holds no key."""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from actors.errors import ExplainedError
 from actors.json_bytes import encode
 
 OPEN = "open"  # status of an entry that was begun and not settled: its money is reserved
@@ -14,7 +15,7 @@ CANCELLED = "cancelled"  # status of an entry that was given up before its call 
 FINAL = ("ok", "refused")  # statuses of replies: never asked for again
 
 
-class LedgerError(RuntimeError):
+class LedgerError(ExplainedError, RuntimeError):
     """The ledger can't be read or written; the message names where it is, what is wrong and the remedy."""
 
 

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from actors.errors import ExplainedError
 from benchmarks.evaluation.means import Outcome
 from benchmarks.evaluation.reply_table import Floats, ReplyTable
 
@@ -19,7 +20,7 @@ _FEWEST = 10  # training questions of a router that learns from them
 _TIE = 1e-9  # of a normalised cost: enough to choose the cheaper of two that are alike
 
 
-class RouterError(ValueError):
+class RouterError(ExplainedError, ValueError):
     """A router that can't be made or trained as told; the message names the reason and the remedy."""
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 from actors.pool.cards import ModelCard
 from actors.questions import Question
-from benchmarks.baselines.world_bounds import baselines
 from benchmarks.evaluation.collapse import Constant, constant_of_cards, measured_constant
 from benchmarks.evaluation.means import Evaluation, Outcome, summarise
 from benchmarks.world.experts import Cohort, Expert, count_tokens, experts

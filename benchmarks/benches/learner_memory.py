@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from actors.errors import ExplainedError
 from benchmarks.benches.figures import Figure, at_most
 from benchmarks.benches.learner_model import learner_settings, make_trajectories, save_model
 
@@ -16,7 +17,7 @@ TIMEOUT_S = 600.0
 _MIB = 2**20
 
 
-class MemoryBenchError(RuntimeError):
+class MemoryBenchError(ExplainedError, RuntimeError):
     """The process that was to be measured failed; the message holds its output."""
 
 

@@ -20,7 +20,7 @@ _TIMEOUT_S = 120.0
 _BYTES = 2048  # of a transcript
 
 # What the installed script does, in an interpreter of its own.
-_SCORE = "import sys; sys.argv = ['router-r1', 'score', *sys.argv[1:]]; from cluster.cli import main; main()"
+_SCORE = "import sys; sys.argv = ['router-r1', 'score', *sys.argv[1:]]; from cluster.cli.app import main; main()"
 _NAMES = ("Qwen2.5-7B-Instruct", "LLaMA-3.1-8B-Instruct", "Mistral-7B-Instruct", "Mixtral-8x22B-Instruct")
 _WORDS = (
     "the question asks for a river that runs through two countries before it joins another one, so a model with broad "

@@ -15,7 +15,7 @@ HEAVY = ("torch", "ray", "vllm", "transformers", "wandb", "matplotlib", "aiohttp
 _TIMEOUT_S = 60.0
 
 # What the installed script does, in an interpreter of its own.
-_HELP = "import sys; sys.argv = ['router-r1', '--help']; from cluster.cli import main; main()"
+_HELP = "import sys; sys.argv = ['router-r1', '--help']; from cluster.cli.app import main; main()"
 _REPORT = (
     "import atexit, json, sys; "
     "atexit.register(lambda: sys.stderr.write(json.dumps([m for m in sys.modules if '.' not in m]))); "

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from actors.errors import ExplainedError
 from benchmarks.evaluation.measure import EXACT, Measure
 from benchmarks.evaluation.statistics import Interval
 
@@ -20,7 +21,7 @@ BY_BUDGET = ", by budget"  # ends the name of a policy that was told what it may
 _GAPS = ((SINGLE, ORACLE), (SINGLE_IN_HINDSIGHT, MOST_COMPETENT))  # the first that is there counts
 
 
-class FrontierError(ValueError):
+class FrontierError(ExplainedError, ValueError):
     """There is nothing to draw; the message tells why."""
 
 

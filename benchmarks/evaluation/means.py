@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from actors.episodes.trajectory import Trajectory
+from actors.errors import ExplainedError
 from rewards.outcome import exact_match, token_f1
 from rewards.transcript import StopReason
 
@@ -46,7 +47,7 @@ class Evaluation:
         return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(self).items()}
 
 
-class EvaluationError(ValueError):
+class EvaluationError(ExplainedError, ValueError):
     """There is nothing to average; the message tells why."""
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from actors.errors import ExplainedError
 from actors.pool.cards import ModelCard
 from actors.pool.measure import holds_answer
 from actors.questions import Question
@@ -21,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 _SHOWN = 3  # of the questions at fault, in a message
 
 
-class ReplyTableError(ValueError):
+class ReplyTableError(ExplainedError, ValueError):
     """A table that can't be used, or two that don't go together; the message names the fault and the remedy."""
 
 

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from actors.errors import ExplainedError
+
 RESAMPLES = 9999
 _DRAWS = 2_000_000  # numbers drawn at a time, so that large sets stay within some tens of MB
 
@@ -23,7 +25,7 @@ Scores = NDArray[np.float64]
 Test = Literal["mcnemar", "sign_flip"]
 
 
-class StatisticsError(ValueError):
+class StatisticsError(ExplainedError, ValueError):
     """Scores from which nothing can be computed; the message names what is wrong with them."""
 
 

@@ -1,8 +1,8 @@
 """The control bench: what a trajectory costs the driver, from its request to the learner's batch, however many workers.
 
-Workers play from scripts (`benchmarks.benches.scripted_worker`). Everything on the driver's side is what a run uses: `Windows`
-and `Fleet`, the judge, admission and the batch's numbers, credit and packing; only the way from there to the learner's
-ranks is left out. It lives in this room because they do.
+Workers play from scripts (`benchmarks.benches.scripted_worker`). The driver's side is that of a run: `Windows` and
+`Fleet`, the judge, admission and the batch's numbers, credit and packing. Only the
+way to the learner's ranks is left out.
 
 Eight processes stand for all workers, up to 32 for each: the fleet keeps 256 apart, gives each its groups and pings it,
 but the driver holds 8 connections. On two cores, of 256 processes of Ray's 163 had started after four minutes, and the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from actors.errors import ExplainedError
 from benchmarks.benches.figures import Figure
 
 # name -> module with `run() -> list[Figure]`
@@ -21,7 +22,7 @@ BENCHES = {
 }
 
 
-class UnknownBench(ValueError):
+class UnknownBench(ExplainedError, ValueError):
     """There is no measurement of that name; the message lists those there are."""
 
 

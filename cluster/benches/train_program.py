@@ -14,7 +14,7 @@ import psutil
 
 from cluster.runs.folder import RunFolder
 
-_CODE = "import sys; sys.argv[0] = 'router-r1'; from cluster.cli import main; main()"
+_CODE = "import sys; sys.argv[0] = 'router-r1'; from cluster.cli.app import main; main()"
 _POLL_S = 0.2
 _END_S = 90.0
 

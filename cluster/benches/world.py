@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from actors.errors import ExplainedError
 from benchmarks.benches import startup
 from benchmarks.benches.figures import Figure, at_least, at_most
 from benchmarks.world.coldstart import CHECKPOINT
@@ -35,7 +36,7 @@ _UNSEEN = ("after_unseen", "oracle_unseen")
 logger = logging.getLogger(__name__)
 
 
-class BenchError(RuntimeError):
+class BenchError(ExplainedError, RuntimeError):
     """A run of the bench did not end well; the message holds its output."""
 
 
@@ -82,7 +83,7 @@ def train_once(seed: int, alpha: float, folder: Path = FOLDER) -> dict[str, Any]
 
 def fingerprint() -> str:
     """What the figures depend on: recipe, policy and experts. Reports of other ones are not taken for these."""
-    recipe = Path(__file__).parents[1] / "cluster" / "recipes" / "quickstart.yaml"
+    recipe = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
     digest = hashlib.sha256(recipe.read_bytes())
     digest.update((CHECKPOINT / "model.safetensors").read_bytes())
     digest.update(repr((experts("seen"), experts("unseen"))).encode())

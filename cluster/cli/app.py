@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import sys
-from typing import Annotated
-
 import typer
 
-from cluster.cli import data as data_cli
-from cluster.cli import evaluate as evaluate_cli
-from cluster.cli import frontier as frontier_cli
-from cluster.cli import ledger as ledger_cli
-from cluster.cli import policy as policy_cli
-from cluster.cli import pool as pool_cli
-from cluster.cli import report as report_cli
-from cluster.cli import train as train_cli
-from cluster.cli import world as world_cli
-from cluster.cli.output import fail, stoppable
+from actors.errors import ExplainedError
+from cluster.cli import (
+    bench,
+    data,
+    demonstrate,
+    evaluate,
+    frontier,
+    ledger,
+    policy,
+    pool,
+    recipes,
+    report,
+    score,
+    sft,
+    submit,
+    train,
+    world,
+)
+from cluster.cli.output import fail
 from cluster.session import stopping
-from rewards.settings import Metric, Preset
 
 app = typer.Typer(
     name="router-r1",
@@ -33,128 +35,24 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _command in (
-    train_cli.train,
-    train_cli.sft,
-    train_cli.demonstrate,
-    train_cli.recipes,
-    policy_cli.ask,
-    policy_cli.serve,
-    evaluate_cli.evaluate,
-    frontier_cli.frontier,
-    train_cli.submit,
-    report_cli.report,
+    train.train,
+    sft.sft,
+    demonstrate.demonstrate,
+    recipes.recipes,
+    policy.ask,
+    policy.serve,
+    evaluate.evaluate,
+    frontier.frontier,
+    submit.submit,
+    report.report,
+    score.score,
+    bench.bench,
 ):
     app.command()(_command)
-app.add_typer(world_cli.app, name="world")
-app.add_typer(pool_cli.app, name="pool")
-app.add_typer(ledger_cli.app, name="ledger")
-app.add_typer(data_cli.app, name="data")
-
-# Errors that say what to do about them: shown as one message, without a traceback.
-_EXPLAINED = (
-    ("actors.engine.policy_engine", "EngineLate"),
-    ("actors.engine.policy_engine", "EngineLost"),
-    ("actors.pool.cards", "CardError"),
-    ("actors.ledger.entry", "LedgerError"),
-    ("actors.pool.transport", "PoolError"),
-    ("actors.questions", "QuestionError"),
-    ("actors.episodes.remote_model", "TeacherError"),
-    ("benchmarks.baselines.router", "RouterError"),
-    ("benchmarks.benches.caller.provider", "CallerBenchError"),
-    ("benchmarks.evaluation.means", "EvaluationError"),
-    ("benchmarks.evaluation.frontier", "FrontierError"),
-    ("benchmarks.benches.learner_memory", "MemoryBenchError"),
-    ("benchmarks.evaluation.reply_table", "ReplyTableError"),
-    ("benchmarks.evaluation.statistics", "StatisticsError"),
-    ("cluster.benches.suite", "UnknownBench"),
-    ("benchmarks.world.process", "ServerError"),
-    ("cluster.benches.world", "BenchError"),
-    ("benchmarks.world.recorded", "RepliesError"),
-    ("cluster.training.batch", "BudgetSpent"),
-    ("cluster.training.batch", "RolloutError"),
-    ("cluster.config.loading", "ConfigError"),
-    ("cluster.workers.run_actors", "SyncError"),
-    ("cluster.evaluation.demonstrate", "DemonstrateError"),
-    ("cluster.evaluation.options", "EvaluateError"),
-    ("cluster.workers.fleet", "CrewError"),
-    ("cluster.runs.manifest", "ResumeError"),
-    ("cluster.runs.mirror", "MirrorError"),
-    ("cluster.workers.placement", "PlacementError"),
-    ("cluster.players.responder", "PolicyUnavailable"),
-    ("actors.episodes.episode", "PromptTooLong"),
-    ("cluster.runs.files", "RunFolderError"),
-    ("cluster.runs.run_id", "RunIdError"),
-    ("cluster.serving.deployment", "ServingError"),
-    ("cluster.submit", "SubmitError"),
-    ("cluster.tracking.wandb_run", "TrackingError"),
-    ("learner.demonstrations", "DemonstrationError"),
-    ("learner.gang", "LearnerError"),
-    ("learner.bad_batches", "NonFiniteError"),
-)
-
-
-@app.command()
-def score(
-    preset: Annotated[Preset, typer.Option(help="Router-R1's published code, its text, or ours.")] = "default",
-    metric: Annotated[Metric, typer.Option(help="Outcome: exact match or token F1.")] = "em",
-    alpha: Annotated[float, typer.Option(help="Weight of the cost reward, in [0, 1].", min=0, max=1)] = 0.0,
-    cost_scale_usd: Annotated[
-        float | None, typer.Option(help="For default: USD at which the cost reward is 0; derived if left out.")
-    ] = None,
-) -> None:
-    """Score finished episodes: JSON lines on standard input, one line for each on standard output.
-
-    \b
-    in   {"id", "response", "answers": [...], "cost"?: raw, "question"?, "models"?: [...]}
-    out  {"id", "format", "violations", "em", "f1", "cost_reward", "reward", "routes"}
-
-    The raw cost is completion tokens times USD per million of them. A line that can't be scored is told by its number
-    on standard error, and the exit status is then 2, after the rest was scored.
-
-    \b
-    Example:
-      router-r1 score --preset reference --metric f1 --alpha 0.6 < episodes.jsonl > scores.jsonl
-    """
-    import gc
-
-    from cluster.score import score_settings, score_stream
-
-    gc.set_threshold(100_000)  # a scored line leaves no cycles behind; looking for them takes a tenth of the time
-    try:
-        settings = score_settings(preset, metric, alpha, cost_scale_usd)
-    except ValueError as error:
-        fail(str(error))
-    if sys.stdin is None or sys.stdout is None:
-        fail("standard input or output is closed; name a file, as in `router-r1 score < episodes.jsonl > scores.jsonl`")
-    try:
-        with stoppable(), os.fdopen(sys.stdin.fileno(), "rb", closefd=False) as source:
-            bad = score_stream(source, sys.stdout.buffer, sys.stderr, settings)
-    except BrokenPipeError:  # whoever reads has left; typer ends quietly
-        raise
-    except OSError as error:
-        fail(f"standard input or output failed: {error}; free space or name another file")
-    if bad:
-        raise typer.Exit(2)
-
-
-@app.command()
-def bench(
-    name: Annotated[str, typer.Argument(help="caller, score, startup, world, …")],
-    json_: Annotated[bool, typer.Option("--json", help="Print rows as JSON.")] = False,
-) -> None:
-    """Measure figures against their targets.
-
-    Prints a row per figure; exits with 1 where a target does not hold.
-    """
-    from benchmarks.benches.figures import report
-    from cluster.benches.suite import run_bench
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # progress, on standard error
-
-    with stoppable():
-        with contextlib.redirect_stdout(sys.stderr):  # libraries print, too, and the rows should stand alone
-            figures = run_bench(name)
-        raise typer.Exit(report(figures, sys.stdout, as_json=json_))
+app.add_typer(world.app, name="world")
+app.add_typer(pool.app, name="pool")
+app.add_typer(ledger.app, name="ledger")
+app.add_typer(data.app, name="data")
 
 
 def main() -> None:
@@ -174,14 +72,8 @@ def _explanations(error: BaseException) -> list[str] | None:
     if isinstance(error, BaseExceptionGroup):
         found = [_explanations(inner) for inner in error.exceptions]
         return None if None in found else list(dict.fromkeys(m for part in found for m in part or ()))
-    # What was never imported can't have been raised.
-    known = tuple(getattr(sys.modules[m], name) for m, name in _EXPLAINED if m in sys.modules)
     cause = getattr(error, "cause", None)  # of a RayTaskError, whose own text is a remote traceback
     for candidate in (cause, error):
-        if isinstance(candidate, known):
+        if isinstance(candidate, ExplainedError):
             return [str(candidate)]
     return None
-
-
-if __name__ == "__main__":
-    main()

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.cli.output import fail, stoppable
-from cluster.session import stopping
+from cluster.cli.arguments import Overrides
+from cluster.cli.output import stoppable
 
 if TYPE_CHECKING:
     from cluster.config.settings import Config
-
-Recipe = Annotated[str, typer.Argument(help="Name of a recipe (`router-r1 recipes`), or a YAML file.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="`dotted.key=value`, any number; values are YAML.", metavar="[KEY=VALUE]...")
-]
 
 
 def _print_keys(wanted: bool) -> None:
@@ -109,135 +103,6 @@ def train(
         import cluster.training.loop
 
         cluster.training.loop.train(config, recipe, resume=going_on, force=force)
-
-
-def sft(recipe: Recipe, overrides: Overrides = None) -> None:
-    """Fine-tune a policy on demonstrations, before reinforcement: the cold start.
-
-    Takes a recipe as `train` does; `sft` is its section, and policy, learner, placement and tracking count, too.
-    The loss is taken on the policy's own words only. Makes a run folder whose checkpoint `train` starts from.
-
-    \b
-    Examples:
-      router-r1 sft quickstart sft.demonstrations=demos.jsonl sft.lr=2e-4
-      router-r1 sft router_r1_qwen3b 'sft.demonstrations=[a.jsonl, b.jsonl]' sft.epochs=3
-      router-r1 train router_r1_qwen3b policy.checkpoint=runs/NAME/checkpoints/step_000042
-    """
-    from cluster.config.loading import load_config
-    from cluster.runs.folder import RunFolder, default_name
-
-    config = load_config(recipe, overrides or ())
-    config = _named(config, f"sft-{default_name(recipe)}")
-    folder = RunFolder(config.run.folder / str(config.run.name))
-    from cluster.session.logs import log_to_terminal, quiet_libraries
-
-    quiet_libraries()
-    log_to_terminal()
-    with stoppable(folder.saved):
-        import cluster.training.sft
-
-        cluster.training.sft.fine_tune(config, recipe)
-
-
-def demonstrate(
-    recipe: Recipe,
-    overrides: Overrides = None,
-    *,
-    teacher: Annotated[
-        str, typer.Option(help="Base URL of an OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1.")
-    ],
-    model: Annotated[str, typer.Option(help="Name of the teacher at that endpoint.")],
-    out: Annotated[Path, typer.Option(help="JSONL file to append demonstrations to.")],
-    episodes: Annotated[int, typer.Option(help="Episodes to play, in all.", min=1)] = 100,
-    min_reward: Annotated[float, typer.Option(help="Keep episodes of this reward or more.")] = 0.5,
-    api_key_env: Annotated[str | None, typer.Option(help="Environment variable that holds the teacher's key.")] = None,
-    concurrency: Annotated[int, typer.Option(help="Episodes under way at a time.", min=1)] = 16,
-    timeout_s: Annotated[float, typer.Option(help="Deadline for one reply of the teacher.", min=0.1)] = 120.0,
-    price_in: Annotated[float, typer.Option(help="Teacher's USD per million tokens read.", min=0)] = 0.0,
-    price_out: Annotated[float, typer.Option(help="Teacher's USD per million tokens written.", min=0)] = 0.0,
-) -> None:
-    """Let another model play the policy, and keep what scores well as demonstrations.
-
-    The teacher plays the episodes of training: the recipe's questions, rules, candidates and reward. What it played
-    is remembered beside the file, so that the same command goes on where it was stopped.
-
-    \b
-    Examples:
-      router-r1 demonstrate router_r1_qwen3b --teacher https://HOST/v1 --model NAME \\
-        --api-key-env TEACHER_API_KEY --out demos.jsonl --episodes 500
-      router-r1 demonstrate quickstart policy.sampling.temperature=0.7 --teacher http://127.0.0.1:8000/v1 \\
-        --model NAME --out demos.jsonl
-    """
-    from cluster.config.loading import load_config
-    from cluster.session.logs import log_to_terminal, quiet_libraries
-
-    config = load_config(recipe, overrides or ())
-    quiet_libraries()
-    log_to_terminal()
-    with stoppable(lambda: f"what was played is in {out}; the same command goes on"):
-        from cluster.evaluation.demonstrate import Assignment, play_all
-
-        assignment = Assignment(
-            teacher=teacher,
-            model=model,
-            out=out,
-            episodes=episodes,
-            min_reward=min_reward,
-            api_key_env=api_key_env,
-            concurrency=concurrency,
-            timeout_s=timeout_s,
-            price_in=price_in,
-            price_out=price_out,
-        )
-        play_all(config, assignment, lambda text: typer.echo(text, err=True))
-
-
-def recipes() -> None:
-    """List the recipes that come along."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from cluster.config.loading import load_config, recipe_names
-
-    table = Table("recipe", "what it is for")
-    for name in recipe_names():
-        table.add_row(name, load_config(name).about)
-    Console().print(table)
-
-
-def submit(
-    recipe: Recipe,
-    overrides: Overrides = None,
-    address: Annotated[str, typer.Option(help="URL of the cluster's dashboard, such as http://HEAD:8265.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be submitted, submit nothing.")] = False,
-    forward_keys: Annotated[
-        bool, typer.Option(help="Hand on WANDB_API_KEY and the cards' keys; the cluster's dashboard shows them.")
-    ] = True,
-) -> None:
-    """Submit a training run as a Ray job.
-
-    Follows its log and exits with its exit status. The code and the local files that the recipe names travel
-    with the job. `run.folder` should be an absolute path on storage that outlives it.
-    """
-    import cluster.submit as submission
-
-    planned = submission.plan(recipe, overrides or ())
-    if dry_run:
-        typer.echo(planned.describe())
-        return
-    if not address:
-        fail("submit needs --address URL, the cluster's dashboard, such as http://HEAD:8265")
-    for note in planned.notes:
-        typer.echo(f"note: {note}", err=True)
-    with stoppable():
-        try:
-            code = submission.submit(
-                planned, address, lambda text: typer.echo(text, nl=False), forward_keys=forward_keys
-            )
-        except submission.FollowingStopped as stopped:
-            typer.echo(f"\n{stopped}", err=True)
-            raise typer.Exit(stopping.exit_code()) from None
-        raise typer.Exit(code)
 
 
 def _named(config: Config, name: str) -> Config:

@@ -12,15 +12,16 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from actors.errors import ExplainedError
 from actors.settings import Settings
 from cluster.config.settings import Config
 from rewards.settings import RewardSettings
 
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).parents[1] / "recipes"
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
-class ConfigError(ValueError):
+class ConfigError(ExplainedError, ValueError):
     """A configuration that can't be used; the message names field, value and remedy, a line each."""
 
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from actors.episodes.trajectory import Trajectory
+from actors.errors import ExplainedError
 from rewards.presets import Judge
 from rewards.transcript import CallStatus, StopReason
 
 _FINAL_CAPS = ("pool.cap_usd_per_run", "pool.cap_usd_per_day")  # as the refusals of `actors.pool.spend` name them
 
 
-class BudgetSpent(RuntimeError):
+class BudgetSpent(ExplainedError, RuntimeError):
     """A cap in dollars is used up; the message names it, what was saved, and how to go on."""
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from actors.episodes.episode import Episode, EpisodeRequest
 from actors.episodes.remote_model import Player, Teacher, TeacherRefusal
 from actors.episodes.trajectory import Trajectory
+from actors.errors import ExplainedError
 from actors.pool.caller import CandidateCaller
 from actors.pool.cards import ModelCard
 from actors.questions import Question
@@ -41,7 +42,7 @@ _MOST_FAILURES = 8  # episodes in a row that fail: then it is no accident
 _FAILED = "failed: "  # begins why an episode has no outcome; it is played again
 
 
-class DemonstrateError(RuntimeError):
+class DemonstrateError(ExplainedError, RuntimeError):
     """Demonstrations can't be made as asked for; the message names option, value and remedy."""
 
 

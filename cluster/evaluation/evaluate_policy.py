@@ -25,7 +25,7 @@ from cluster.players.players import ChatPolicy, EnginePolicy, Policy
 
 
 def evaluate_policy(assignment: Assignment, names: Sequence[str], say: Say, told: Told) -> Path:
-    """Evaluate a checkpoint or a model at a URL, and the baselines named; see `cluster.evaluation.evaluate.evaluate`."""
+    """Evaluate a checkpoint or a model at a URL, and the named baselines; see `evaluation.evaluate.evaluate`."""
     wishes = read_wishes(assignment.pools)
     target = open_target(assignment)
     config = target.config

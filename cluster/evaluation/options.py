@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from actors.errors import ExplainedError
 from actors.pool.cards import check_base_url
 from benchmarks.baselines.router import HASHING
 from benchmarks.evaluation.protocol import Name
@@ -14,7 +15,7 @@ from benchmarks.evaluation.statistics import RESAMPLES
 RECORDED, WORLD = "recorded:", "world"
 
 
-class EvaluateError(RuntimeError):
+class EvaluateError(ExplainedError, RuntimeError):
     """An evaluation that can't be made as asked for; the message names option, value and remedy."""
 
 

@@ -16,6 +16,7 @@ from actors.engine.policy_engine import EngineDied, EngineLost, PolicyEngine
 from actors.episodes.episode import Episode, EpisodeRequest, Observer
 from actors.episodes.menu import Renaming, draw_menu
 from actors.episodes.trajectory import Trajectory
+from actors.errors import ExplainedError
 from actors.ledger.database import FILE_NAME as LEDGER_FILE
 from actors.ledger.place import prepare_ledger
 from actors.pool.caller import CandidateCaller
@@ -33,7 +34,7 @@ from cluster.runs.run_id import keep_run_id
 GREEDY = SamplingSettings(temperature=0.0)
 
 
-class PolicyUnavailable(RuntimeError):
+class PolicyUnavailable(ExplainedError, RuntimeError):
     """The policy engine's processes are gone, or hang."""
 
 

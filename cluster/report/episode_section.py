@@ -1,6 +1,6 @@
 """The episodes of a report: read from a run's `trajectories/*.md`, and the good, the bad and the dear picked out.
 
-The files are `cluster.runs.trajectory_text`'s own. What candidates and policy wrote stands in code blocks there, whose fences are
+`cluster.runs.trajectory_text` writes these files. Words of candidates and policy stand in code blocks, whose fences are
 longer than any run of backticks in them, so that no reply can be taken for a line of the report.
 """
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.evaluation.tables import Table
 
-_TEMPLATE = Path(__file__).with_name("report_page.jinja")
+_TEMPLATE = Path(__file__).with_name("page.jinja")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from actors.errors import ExplainedError
+
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Writers in other languages and other processes report a full disk in words only.
 _DISK_FULL_WORDS = ("no space left", "disk quota", "file too large", "file write failed")
 
 
-class RunFolderError(RuntimeError):
+class RunFolderError(ExplainedError, RuntimeError):
     """A run folder or checkpoint that can't be written or used; the message names path, fault and remedy."""
 
 

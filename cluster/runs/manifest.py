@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.episodes.trajectory import Trajectory
+from actors.errors import ExplainedError
 from actors.questions import Question
 from cluster.config.settings import Config
 
@@ -42,7 +43,7 @@ _FIXED = (
 )  # fmt: skip
 
 
-class ResumeError(RuntimeError):
+class ResumeError(ExplainedError, RuntimeError):
     """A run can't go on as asked; the message names the difference and the remedy."""
 
 

@@ -8,6 +8,7 @@ import tempfile
 import threading
 from pathlib import Path, PurePosixPath
 
+from actors.errors import ExplainedError
 from cluster.runs.files import remove
 from cluster.runs.folder import RunFolder, step_of
 from cluster.runs.manifest import FILE as MANIFEST
@@ -20,7 +21,7 @@ _QUIET_S, _FINISH_S = 5.0, 600.0
 _CHECKPOINTS = "checkpoints"
 
 
-class MirrorError(RuntimeError):
+class MirrorError(ExplainedError, RuntimeError):
     """A mirror that can't be used; the message names its URL and the remedy."""
 
 

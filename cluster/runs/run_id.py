@@ -6,10 +6,12 @@ import os
 import secrets
 from pathlib import Path
 
+from actors.errors import ExplainedError
+
 FILE_NAME = "run_id"  # in the run folder
 
 
-class RunIdError(RuntimeError):
+class RunIdError(ExplainedError, RuntimeError):
     """A run's id can't be read or kept; the message names the file, what is wrong and the remedy."""
 
 

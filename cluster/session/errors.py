@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from actors.errors import ExplainedError
 
-class CrewError(RuntimeError):
+
+class CrewError(ExplainedError, RuntimeError):
     """An actor failed or was late; the message names it and what it was to do."""

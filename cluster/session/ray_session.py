@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 import logging
 import os
 from collections.abc import Iterator
@@ -15,10 +9,10 @@ from contextlib import contextmanager
 
 import ray
 
+from cluster.session.address import cluster_address
 from cluster.session.errors import CrewError
 from cluster.session.reaper import start_reaper
 from cluster.session.stopping import stop_on_sigterm
-from cluster.workers.placement import cluster_address
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +64,3 @@ def start_ray(joined: str | None) -> None:
                     "or short of memory"
                 ) from error
             logger.warning("Ray was not up within 30 s on this busy machine; it is started once more")
-
-
-def cluster_address(configured: str | None) -> str | None:
-    """The Ray cluster to join, by `placement.address` or the environment; None where Ray starts on this machine."""
-    return configured or os.environ.get("RAY_ADDRESS") or None

@@ -1,8 +1,8 @@
 """Ends what a driver has started on its machine once the driver is gone, however it went.
 
 Ray's daemons notice that their driver was killed, but two of its agents then wait a minute or more for a control
-store that is gone, too. `python -m cluster.session.reaper PID` watches beside the driver, in a session of its own, so that
-no signal for the driver's group reaches it.
+store that is gone, too. `python -m cluster.session.reaper PID` watches beside the driver, in a session of its own, so
+that no signal for the driver's group reaches it.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from actors.errors import ExplainedError
 from cluster.config.settings import Config, TrackingSettings
 from cluster.runs.metrics import METRICS, undeclared
 
@@ -21,7 +22,7 @@ START_TIMEOUT_S = 30.0
 FINISH_TIMEOUT_S = 60.0
 
 
-class TrackingError(RuntimeError):
+class TrackingError(ExplainedError, RuntimeError):
     """W&B can't be used; the message tells why and the remedy, and holds no key."""
 
 

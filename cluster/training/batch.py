@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from actors.episodes.trajectory import Trajectory
+from actors.errors import ExplainedError
 
 
-class RolloutError(RuntimeError):
+class RolloutError(ExplainedError, RuntimeError):
     """No group of a batch can be trained on; the message tells what became of the calls."""
 
 

@@ -46,7 +46,7 @@ def batch_metrics(trajectories: Sequence[Trajectory], rollout_s: float) -> dict[
 def staleness_metrics(
     judged: Sequence[Trajectory], batch: Sequence[Trajectory], *, version: int, max_staleness: int
 ) -> dict[str, float]:
-    """How old what is learnt from is, under the names of `cluster.runs.metrics`, and what of `judged` was too old for it."""
+    """The ages of the tokens in `batch`, and how many episodes of `judged` were too old; names as in `runs.metrics`."""
     sampled = [t.versions[t.sampled] for t in batch]
     lags = version - np.concatenate(sampled) if sampled else np.zeros(0)
     old = {t.group for t in judged if t.reward is not None and version - t.oldest_version > max_staleness}

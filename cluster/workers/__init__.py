@@ -1,1 +1,1 @@
-"""Rollout workers and the run's other actors: placed, started, watched and replaced. It decides nothing about learning."""
+"""Rollout workers and the run's other actors: placed, started, watched, replaced. It decides nothing on learning."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from actors.errors import ExplainedError
 from cluster.config.settings import Config
-from cluster.session.ray_session import cluster_address
+from cluster.session.address import cluster_address
 
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
@@ -18,7 +19,7 @@ _CPUS_PER_CPU_ACTOR = 0.5
 _ALONE_S = 60.0
 
 
-class PlacementError(RuntimeError):
+class PlacementError(ExplainedError, RuntimeError):
     """The cluster can't give what the run needs; the message says what was asked for."""
 
 

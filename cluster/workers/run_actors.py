@@ -13,6 +13,7 @@ import ray
 from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.errors import ExplainedError
 from actors.pool.pool import CandidatePool
 from cluster.config.settings import Config
 from cluster.runs.folder import RunFolder
@@ -34,7 +35,7 @@ _PROBE_TOKENS = 64
 _POLL_S = 1.0
 
 
-class SyncError(RuntimeError):
+class SyncError(ExplainedError, RuntimeError):
     """After a weight sync an engine computes something else than the learner."""
 
 

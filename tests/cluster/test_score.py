@@ -20,7 +20,7 @@ from rewards.settings import Preset, RewardSettings
 
 EXAMPLES = Path(__file__).parents[1] / "rewards" / "reward_examples.jsonl"
 ROWS = [json.loads(line) for line in EXAMPLES.open(encoding="utf-8")]
-COMMAND = [sys.executable, "-c", "import sys; from cluster.cli import main; main()", "score"]
+COMMAND = [sys.executable, "-c", "import sys; from cluster.cli.app import main; main()", "score"]
 GOOD = "<think> a </think><search> gemma-2-27b-instruct: q </search><information> r </information>"
 GOOD += "<think> b </think><answer> Paris </answer>"
 

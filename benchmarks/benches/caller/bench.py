@@ -202,7 +202,7 @@ def _ray() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(Path(__file__).resolve().parents[3])
     paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     ray.init(
         address="local",

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from actors.errors import ExplainedError
 from actors.pool.cards import ModelCard
 from benchmarks.benches.caller.server import REPLY_TOKENS
 
@@ -18,10 +19,10 @@ PRICE_IN = 10.0  # USD per million tokens: dear, so that a few calls booked wron
 PRICE_OUT = 30.0
 MAX_TOKENS = 4 * REPLY_TOKENS  # a reply may be four times as long as it is
 _ANSWER_S = 30.0  # deadline of a command
-_ROOT = str(Path(__file__).resolve().parents[2])  # where the server's process finds our packages
+_ROOT = str(Path(__file__).resolve().parents[3])  # where the server's process finds our packages
 
 
-class CallerBenchError(RuntimeError):
+class CallerBenchError(ExplainedError, RuntimeError):
     """A measurement could not be made; the message says which and why."""
 
 

@@ -17,7 +17,7 @@ SCRIPT = """
     fork = multiprocessing.get_context("fork")
 
     def worker(owner, parent, ready):
-        from actors.orphans import OWNER_VARIABLE, exit_with_owner
+        from actors.engine.orphans import OWNER_VARIABLE, exit_with_owner
 
         while core_dies_first and os.getppid() == parent:
             time.sleep(0.01)

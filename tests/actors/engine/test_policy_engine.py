@@ -189,8 +189,8 @@ async def test_as_many_generate_as_fit_in_the_cache_and_sample_the_same(engine: 
 def test_the_engine_ends_with_a_killed_owner(checkpoint: Path, model) -> None:
     script = f"""
         import asyncio
-        from actors import engine_server
-        from actors.policy_engine import PolicyEngine
+        from actors.engine import fork_server as engine_server
+        from actors.engine.policy_engine import PolicyEngine
         from actors.settings import EngineSettings
 
         async def main():
@@ -226,7 +226,7 @@ def test_the_engine_ends_with_a_killed_owner(checkpoint: Path, model) -> None:
 
 STARTING = """
     import asyncio
-    from actors.policy_engine import PolicyEngine, _child_processes
+    from actors.engine.policy_engine import PolicyEngine, _child_processes
     from actors.settings import EngineSettings
 
     async def main():

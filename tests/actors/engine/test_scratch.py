@@ -17,7 +17,7 @@ from actors.engine.scratch import PREFIX, Scratch, remove_own_scratch
 
 OWNER = """
 import sys, time
-from actors.scratch import Scratch
+from actors.engine.scratch import Scratch
 print(Scratch().path, flush=True)
 time.sleep(600)
 """

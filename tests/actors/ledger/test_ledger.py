@@ -302,7 +302,7 @@ async def test_close_writes_what_waits_and_then_refuses(tmp_path: Path) -> None:
 
 WRITER = """
 import asyncio, sys, time
-from actors.pool.ledger import CallEntry, Ledger, Place, Settled
+from actors.ledger.ledger import CallEntry, Ledger, Place, Settled
 
 async def work(ledger, name, numbers):
     for number in numbers:
@@ -447,7 +447,7 @@ async def test_what_breaks_in_the_writer_reaches_everyone_who_waits(tmp_path: Pa
 
 FULL_DISK = """
 import asyncio, resource, signal, sys, time
-from actors.pool.ledger import CallEntry, Ledger, LedgerError, Place
+from actors.ledger.ledger import CallEntry, Ledger, LedgerError, Place
 
 async def main(folder):
     ledger = await Ledger.open(folder, run="r")

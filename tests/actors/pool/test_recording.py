@@ -425,7 +425,7 @@ import asyncio, resource, signal, sys
 from actors.pool.caller import CandidateCaller
 from actors.pool.calls import CallRequest
 from actors.pool.cards import ModelCard
-from actors.pool.ledger import LedgerError
+from actors.ledger.ledger import LedgerError
 from actors.pool.settings import PoolSettings
 
 async def main(base_url, path):

@@ -31,7 +31,7 @@ from benchmarks.world.server import (
     stop_server,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ROW = {"id": "q1", "question": "who wrote hamlet", "model": "bard", "response": "Shakespeare", "correct": True}
 
 

@@ -123,7 +123,8 @@ def test_a_question_file_with_a_broken_line_is_named(tmp_path: Path) -> None:
 
 _STOPPED = """
 import signal, sys, time
-from cluster import command, stopping
+from cluster.cli import output as command
+from cluster.session import stopping
 
 def wait(*_):
     print("waiting", flush=True)
@@ -168,7 +169,7 @@ def test_a_signal_ends_it_with_a_word_on_what_is_saved(code: str, number: signal
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-"])
 def test_closed_standard_input_or_output_is_one_message(closed: str) -> None:
-    code = "import sys; sys.argv = ['router-r1', 'score']; from cluster.cli import main; main()"
+    code = "import sys; sys.argv = ['router-r1', 'score']; from cluster.cli.app import main; main()"
     command = ["bash", "-c", f'"$0" -c "$1" {closed}', sys.executable, code]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60)
     assert done.returncode == 2

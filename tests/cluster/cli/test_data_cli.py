@@ -16,7 +16,7 @@ from benchmarks.questions.training_set import Part, build, normal_text
 from cluster.cli.app import app
 
 RUNNER = CliRunner()
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+SHARED = Path(__file__).parents[4] / "shared" / "data"
 
 
 def questions(name: str, *texts: str) -> list[dict[str, object]]:

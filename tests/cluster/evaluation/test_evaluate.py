@@ -34,7 +34,7 @@ from cluster.evaluation.target import Target, pool_notes, trained_cards
 from cluster.players.responder import PolicySource
 from cluster.runs.files import RunFolderError
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA = Path(__file__).parents[4] / "shared" / "data"
 QUICK = ("alone", "random", "cheapest", "best_constant", "oracle")
 
 
@@ -67,9 +67,9 @@ def test_recorded_replies_give_the_numbers_of_another_computation(tmp_path: Path
 _SLOWLY = """
 import sys, time
 from pathlib import Path
-from cluster.evaluate import evaluate
-from cluster.evaluation_folder import EvaluationFolder
-from cluster.evaluation_assignment import Assignment
+from cluster.evaluation.evaluate import evaluate
+from cluster.evaluation.folder import EvaluationFolder
+from cluster.evaluation.options import Assignment
 import benchmarks.baselines.contests
 benchmarks.baselines.contests._WORLD_TRAIN = 100
 add = EvaluationFolder.add

@@ -22,7 +22,7 @@ from cluster.config.loading import load_config
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1200)]
 
-CODE = "import sys; sys.argv[0] = 'router-r1'; from cluster.cli import main; main()"
+CODE = "import sys; sys.argv[0] = 'router-r1'; from cluster.cli.app import main; main()"
 LIMIT = 24
 POOL = "without:seen-polymath"
 ROWS = ("policy", f"policy @ {POOL}")

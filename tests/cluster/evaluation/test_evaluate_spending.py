@@ -26,9 +26,9 @@ def paid(endpoints: Endpoints) -> float:
 
 _EVERYONE = """
 import pickle, sys, time
-from cluster import evaluation_policy
-from cluster.evaluate import evaluate
-from cluster.evaluation_folder import EvaluationFolder
+from cluster.players import players as evaluation_policy
+from cluster.evaluation.evaluate import evaluate
+from cluster.evaluation.folder import EvaluationFolder
 from endpoints import Words
 evaluation_policy.load_tokenizer = lambda _: Words()
 add = EvaluationFolder.add
@@ -42,7 +42,7 @@ evaluate(pickle.load(sys.stdin.buffer), print, lambda *_: None)
 
 def test_what_was_spent_before_a_kill_during_the_baselines_is_told(endpoints: Endpoints, tmp_path: Path) -> None:
     assignment = chat(endpoints, tmp_path, 6, baselines=("alone",), ask_everyone=True, fit_questions=10, resamples=FEW)
-    path = os.pathsep.join([*sys.path, str(Path(__file__).parent)])
+    path = os.pathsep.join(sys.path)
     child = subprocess.Popen(
         [sys.executable, "-c", _EVERYONE],
         env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},

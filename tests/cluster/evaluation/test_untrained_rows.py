@@ -29,7 +29,7 @@ from cluster.config.loading import load_config
 from cluster.evaluation.evaluate import evaluate
 from cluster.evaluation.folder import EvaluationFolder
 from cluster.evaluation.options import Assignment, EvaluateError
-from cluster.evaluation.playing import Waiting
+from cluster.evaluation.playing import Waiting, episodes_of
 from cluster.evaluation.target import Target
 from cluster.evaluation.untrained_rows import UntrainedRows, plan_untrained
 from cluster.players import players as evaluation_policy
@@ -150,9 +150,9 @@ def test_greedy_and_sampled_passes_are_rows_of_their_own(endpoints: Endpoints, t
 
 _KILLED = """
 import os, pickle, signal, sys
-from cluster import evaluation_policy
-from cluster.evaluate import evaluate
-from cluster.evaluation_folder import EvaluationFolder
+from cluster.players import players as evaluation_policy
+from cluster.evaluation.evaluate import evaluate
+from cluster.evaluation.folder import EvaluationFolder
 from endpoints import Words
 evaluation_policy.load_tokenizer = lambda _: Words()
 add = EvaluationFolder.add
@@ -169,7 +169,7 @@ def test_killed_among_them_it_goes_on_and_repeats_no_call(endpoints: Endpoints, 
     assignment = chat(endpoints, tmp_path, 6)
     done = subprocess.run(
         [sys.executable, "-c", _KILLED],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         input=pickle.dumps(assignment),
         timeout=120,
         check=False,
@@ -270,7 +270,7 @@ def places(waiting: tuple[Waiting, ...]) -> list[str]:
 def test_every_episode_has_a_place_of_its_own_in_the_ledger(tmp_path: Path) -> None:
     target = trained(tmp_path)
     rows = plan(target, *UNTRAINED)
-    policys = evaluation_policy.episodes_of(target.config, passes("paper", None), QUESTIONS, CARDS)
+    policys = episodes_of(target.config, passes("paper", None), QUESTIONS, CARDS)
     all_ = places(rows.episodes) + places(tuple(policys))
     assert len(set(all_)) == len(all_) == 4 * len(QUESTIONS)
 

@@ -8,14 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_batch import trajectory
+from made_up import MANIFEST, trajectory
 
 from cluster.config.loading import load_config
 from cluster.runs.manifest import (
     FILE,
     GROUPS,
     STATE,
-    Manifest,
     ResumeError,
     check_same_run,
     fingerprint,
@@ -23,8 +22,6 @@ from cluster.runs.manifest import (
     read_manifest,
     write_groups,
 )
-
-MANIFEST = Manifest(7, 84, {8: 72}, "abc", {"normaliser": {"window": [0.5]}}, {"small": 0.25}, 12.5, {"before": None})
 
 
 def checkpoint(folder: Path) -> Path:

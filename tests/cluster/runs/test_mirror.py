@@ -8,8 +8,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from made_up import write_checkpoint
-from test_manifest import MANIFEST
+from made_up import MANIFEST, write_checkpoint
 
 from cluster.config.loading import load_config
 from cluster.runs.folder import RunFolder

@@ -255,7 +255,7 @@ def test_a_safetensors_writer_that_runs_out_of_space_is_understood(small_disk: P
 _KILLED = """
 import sys, time
 from pathlib import Path
-from cluster.run_folder import RunFolder
+from cluster.runs.folder import RunFolder
 from made_up import write_checkpoint
 with RunFolder(Path(sys.argv[1])).new_checkpoint(2) as stage:
     write_checkpoint(stage)
@@ -270,7 +270,7 @@ def test_a_kill_in_mid_checkpoint_leaves_nothing_that_looks_whole(folder: RunFol
     victim = subprocess.Popen(
         [sys.executable, "-c", _KILLED, str(folder.path)],
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     try:
         assert victim.stdout is not None

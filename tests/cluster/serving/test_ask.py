@@ -25,9 +25,9 @@ from cluster.serving.ask import ask
 
 _CODE = """
 import sys
-from cluster.logs import quiet_libraries
+from cluster.session.logs import quiet_libraries
 quiet_libraries()
-from cluster.ask import ask
+from cluster.serving.ask import ask
 trajectory = ask(sys.argv[1], sys.argv[2])
 print("ANSWER", trajectory.transcript.answer)
 print("CALLS", len(trajectory.transcript.calls))

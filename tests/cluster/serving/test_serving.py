@@ -26,9 +26,9 @@ _START_S = 300
 # Latencies of seconds, so that an episode can be left in the middle.
 _CODE = """
 import sys
-from cluster.logs import quiet_libraries
+from cluster.session.logs import quiet_libraries
 quiet_libraries()
-from cluster.serving import serve
+from cluster.serving.deployment import serve
 overrides = ["candidates.latency_scale=0.5", "engine.max_num_seqs=16", f"run.folder={sys.argv[2]}"]
 serve(sys.argv[1], port=0, overrides=overrides)
 """

@@ -13,7 +13,7 @@ SCRIPT = """
 
     import psutil
 
-    from cluster import reaper
+    from cluster.session import reaper
 
     stops = sys.argv[1] == "stops"
     fork = multiprocessing.get_context("fork")

@@ -6,36 +6,16 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from made_up import trajectory
 
-from actors.episodes.trajectory import TokenBuffer, Trajectory
 from actors.pool.stats import CallerStats
-from actors.questions import Question
 from cluster.episodes.judging import judge_all, spent_cap
 from cluster.runs.metrics import undeclared
 from cluster.training.batch import RolloutError, admit
 from cluster.training.step_metrics import batch_metrics, pool_metrics
-from rewards.grammar import parse_turn
 from rewards.presets import Judge
 from rewards.settings import RewardSettings
 from rewards.transcript import CallStatus, RouteCall, StopReason, Transcript, Turn
-
-
-def trajectory(group: str, *, answer: str = "sena", version: int = 3, void: bool = False) -> Trajectory:
-    buffer = TokenBuffer()
-    buffer.extend_context([1, 2, 3])
-    buffer.extend_sampled([4, 5], [-0.1, -0.2], [version, version + 1])
-    text = f"<think> a </think> <answer> {answer} </answer>"
-    status = CallStatus.TIMEOUT if void else CallStatus.OK
-    call = RouteCall("zumo", "geologist", "q", status, cost_usd=0.002, latency_s=1.0, error="late" if void else "")
-    search = "<think> a </think> <search> zumo : q </search>"
-    turns = [Turn(search, parse_turn(search)[0], (call,))]
-    if not void:
-        turns.append(Turn(text, parse_turn(text)[0]))
-    transcript = Transcript(tuple(turns), StopReason.VOID if void else StopReason.ANSWERED)
-    question = Question("q", "world", "what ?", ("sena",))
-    return Trajectory.freeze(
-        buffer, question=question, group=group, seed=0, transcript=transcript, prompt="", wall_s=1.0
-    )
 
 
 @pytest.mark.parametrize(("cap", "final"), [("run", True), ("day", True), ("step", False), ("provider", False)])

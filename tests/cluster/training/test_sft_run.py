@@ -19,7 +19,7 @@ from learner.demonstrations import Demonstration, Segment
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
-_CODE = "import sys; sys.argv[0] = 'router-r1'; from cluster.cli import main; main()"
+_CODE = "import sys; sys.argv[0] = 'router-r1'; from cluster.cli.app import main; main()"
 _TEMPLATE = "{% for m in messages %}{{ m.content }} {% endfor %}"
 
 

@@ -12,7 +12,7 @@ from cluster.runs.folder import RunFolder
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1200)]
 
-_CODE = "import sys; sys.argv[0] = 'router-r1'; from cluster.cli import main; main()"
+_CODE = "import sys; sys.argv[0] = 'router-r1'; from cluster.cli.app import main; main()"
 _FACTS = (("where is the eiffel tower", "Paris"), ("who wrote hamlet", "William Shakespeare"))
 
 

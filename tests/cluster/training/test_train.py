@@ -17,7 +17,7 @@ from cluster.runs.metrics import undeclared
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
-_CODE = "import sys; sys.argv[0] = 'router-r1'; from cluster.cli import main; main()"
+_CODE = "import sys; sys.argv[0] = 'router-r1'; from cluster.cli.app import main; main()"
 _SMALL = ("run.steps=2", "run.groups_per_step=4", "run.group_size=4", "data.eval_questions=16")
 
 

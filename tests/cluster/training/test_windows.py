@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from test_batch import trajectory
+from made_up import trajectory
 
 from actors.episodes.trajectory import Trajectory
 from actors.questions import Question
