@@ -18,7 +18,6 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from actors.episodes.trajectory import Trajectory
 from actors.errors import ExplainedError
 from actors.stacks import Whereabouts, save_stacks
-from learner.bad_batches import BadBatches, NonFiniteError, bad_input, bad_scores, some
 from learner.batching import (
     OptimizerStep,
     Sample,
@@ -28,14 +27,15 @@ from learner.batching import (
     plan_steps,
     split_over_ranks,
 )
-from learner.credit import credited_samples
 from learner.flops import peak_flops, work_metrics
+from learner.losses.bad_batches import BadBatches, NonFiniteError, bad_input, bad_scores, some
+from learner.losses.credit import credited_samples
+from learner.losses.scores import SampleScores
 from learner.metrics import SFT_METRICS, merge_reports
 from learner.rank_process import RankProcess
-from learner.scores import SampleScores
 from learner.settings import LearnerSettings
 from learner.sft import SftExample, make_sft_samples
-from learner.sync_report import SyncReport
+from learner.sync.sync_report import SyncReport
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from actors.episodes.trajectory import Trajectory
 from learner.attention import PACKED, packed_inputs
 from learner.batching import MicroBatch, collate, make_samples, pack
-from learner.credit import assign_credit
+from learner.losses.credit import assign_credit
 from learner.settings import LearnerSettings
 
 

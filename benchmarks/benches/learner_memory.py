@@ -58,7 +58,7 @@ def peak_bytes(checkpoint: Path) -> int:
     from torch.distributed import TCPStore
 
     from learner.batching import make_samples, pack, split_over_ranks
-    from learner.credit import assign_credit
+    from learner.losses.credit import assign_credit
     from learner.rank import LearnerRank
 
     settings = learner_settings(micro_batch_tokens=MICRO_BATCH_TOKENS)

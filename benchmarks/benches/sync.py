@@ -21,7 +21,7 @@ from actors.settings import EngineSettings, SamplingSettings
 from benchmarks.benches.figures import Figure, at_most
 from benchmarks.benches.learner_model import SMOLLM2, learner_settings, save_model
 from learner.gang import LearnerGang
-from learner.sync_report import SyncReport
+from learner.sync.sync_report import SyncReport
 
 ROUNDS, RANKS, ENGINES, SEQUENCES, PROMPT_TOKENS, TURN_TOKENS = 3, 2, 2, 2, 8, 200
 VOCAB = 49152

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from actors.episodes.trajectory import Trajectory
-from learner.credit import assign_credit
+from learner.losses.credit import assign_credit
 from learner.settings import LearnerSettings
 
 MICRO_BATCH = 8  # trajectories of a forward pass, TRL's default

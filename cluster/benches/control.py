@@ -35,9 +35,9 @@ from cluster.training.batch import admit
 from cluster.training.step_metrics import batch_metrics
 from cluster.training.windows import Windows
 from cluster.workers.fleet import Fleet
-from learner.bad_batches import bad_input
 from learner.batching import packing, plan_steps
-from learner.credit import credited_samples
+from learner.losses.bad_batches import bad_input
+from learner.losses.credit import credited_samples
 from rewards.presets import Judge
 
 TARGET_PER_S, FLAT = 1500.0, (0.8, 1.2)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from actors.ledger.database import Connection
 
 app = typer.Typer(
     rich_markup_mode=None,

@@ -10,7 +10,7 @@ from cluster.episodes.judging import BudgetSpent, judge_all, refused_for_caps, s
 from cluster.training.batch import RolloutError, admit, whole_groups
 from cluster.training.windows import Windows
 from cluster.workers.run_actors import Crew
-from learner.credit import with_signal
+from learner.losses.credit import with_signal
 from learner.metrics import KEEP_RATE
 from rewards.presets import Judge
 

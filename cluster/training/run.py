@@ -38,8 +38,8 @@ from cluster.training.step_watch import StepWatch
 from cluster.training.summary import summarise_run
 from cluster.training.windows import Windows
 from cluster.workers.run_actors import Crew, SyncError
-from learner.bad_batches import NonFiniteError
 from learner.gang import LearnerError, RankLost
+from learner.losses.bad_batches import NonFiniteError
 from rewards.presets import Judge
 
 logger = logging.getLogger(__name__)

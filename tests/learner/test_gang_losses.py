@@ -16,8 +16,8 @@ from forked_gang import forked_gang
 from transformers import AutoModelForCausalLM
 
 from actors.episodes.trajectory import Trajectory
-from learner.bad_batches import NonFiniteError
 from learner.gang import LearnerGang
+from learner.losses.bad_batches import NonFiniteError
 from learner.rank import LearnerRank
 from learner.settings import LearnerSettings
 

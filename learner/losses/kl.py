@@ -13,12 +13,13 @@ to first order in d; the gradient of k1 is zero in expectation, whatever the ref
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from learner.settings import KlEstimator
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-KlEstimator = Literal["k1", "k2", "k3"]
 
 GAIN = 0.1
 """How fast the coefficient follows the error: K_beta of Ziegler et al. 2019 (arXiv 1909.08593), section 2.2."""

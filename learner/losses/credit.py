@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from actors.episodes.trajectory import Trajectory
-from learner.advantages import Advantages, Floats, Groups, estimate, groups_with_signal
 from learner.batching import Sample, canonical_order, make_samples
-from learner.component_advantages import component_advantages
-from learner.gae import gae, whiten
-from learner.scores import SampleScores
+from learner.losses.advantages import Advantages, Floats, Groups, estimate, groups_with_signal
+from learner.losses.component_advantages import component_advantages
+from learner.losses.gae import gae, whiten
+from learner.losses.scores import SampleScores
 from learner.settings import CriticSettings, LearnerSettings
 from rewards.presets import RewardBreakdown
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from learner.aggregation import StepTotals, aggregate
-from learner.effective_sample import weight_sums
-from learner.importance import importance_weights
-from learner.kl import kl_estimate
+from learner.losses.aggregation import StepTotals, aggregate
+from learner.losses.effective_sample import weight_sums
+from learner.losses.importance import importance_weights
+from learner.losses.kl import kl_estimate
+from learner.losses.surrogates import Surrogate, cispo_surrogate, ppo_surrogate, sequence_ratio
 from learner.settings import LearnerSettings
-from learner.surrogates import Surrogate, cispo_surrogate, ppo_surrogate, sequence_ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class LossTerms:
     clipped_high: Tensor  # tokens whose loss the upper clip decided
     importance: Tensor  # weight against the sampler; 1 without a correction
     importance_cut: Tensor  # tokens whose weight was cut or masked
-    sequence_weight: Tensor  # of whole sequences against the sampler, as learner/effective_sample.py tells
+    sequence_weight: Tensor  # of whole sequences against the sampler, as learner/losses/effective_sample.py tells
     sequence_weight_squared: Tensor
     ratio: Tensor  # policy over sampler
     approx_kl: Tensor  # k3 of sampler against policy: ratio - 1 - log ratio

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from learner.aggregation import StepTotals
-from learner.losses import LossTerms, TokenScores, TrainedTokens, policy_loss, score_logits
+from learner.losses.aggregation import StepTotals
+from learner.losses.policy_loss import LossTerms, TokenScores, TrainedTokens, policy_loss, score_logits
 from learner.settings import LearnerSettings
 
 CLIP_LOW, CLIP_HIGH, KL, ENTROPY, CAP = 0.2, 0.3, 0.07, 0.01, 1.5

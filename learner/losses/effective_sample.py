@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from learner.aggregation import sequence_sums
+from learner.losses.aggregation import sequence_sums
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.advantages import EPS, Estimator, estimate, groups_with_signal
+from learner.losses.advantages import EPS, Estimator, estimate, groups_with_signal
 
 ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 BASELINED = tuple(name for name in ESTIMATORS if name != "reinforce_pp")

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from actors.episodes.trajectory import Trajectory
-from learner.advantages import estimate
 from learner.batching import collate, make_samples
-from learner.component_advantages import component_advantages
-from learner.credit import assign_credit, assign_token_credit, credited_samples, explained_variance, with_signal
-from learner.gae import gae, whiten
-from learner.scores import SampleScores
+from learner.losses.advantages import estimate
+from learner.losses.component_advantages import component_advantages
+from learner.losses.credit import assign_credit, assign_token_credit, credited_samples, explained_variance, with_signal
+from learner.losses.gae import gae, whiten
+from learner.losses.scores import SampleScores
 from learner.settings import CriticSettings, LearnerSettings
 from tests.learner.conftest import random_trajectories
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from learner.kl import KlEstimator, adapted_coef, kl_estimate
+from learner.losses.kl import adapted_coef, kl_estimate
+from learner.settings import KlEstimator
 
 
 def test_estimators_in_expectation() -> None:

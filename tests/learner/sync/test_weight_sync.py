@@ -19,8 +19,8 @@ from actors.engine.policy_engine import PolicyEngine
 from actors.settings import EngineSettings, SamplingSettings
 from learner.lora import add_adapters
 from learner.settings import LoraSettings
-from learner.weight_source import BucketSource, Reading
-from learner.weight_sync import WeightSender
+from learner.sync.weight_source import BucketSource, Reading
+from learner.sync.weight_sync import WeightSender
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM

@@ -13,7 +13,7 @@ import numpy as np
 
 from actors.episodes.trajectory import Trajectory
 from actors.errors import ExplainedError
-from learner.scores import SampleScores
+from learner.losses.scores import SampleScores
 
 log = logging.getLogger(__name__)
 

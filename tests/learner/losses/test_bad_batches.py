@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from actors.episodes.trajectory import Trajectory
-from learner.bad_batches import BadBatches, bad_input, bad_scores
-from learner.scores import SampleScores
+from learner.losses.bad_batches import BadBatches, bad_input, bad_scores
+from learner.losses.scores import SampleScores
 
 
 @pytest.fixture

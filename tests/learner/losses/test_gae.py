@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.gae import gae, whiten
+from learner.losses.gae import gae, whiten
 
 RECORDED = json.loads((Path(__file__).parent / "trl_gae.json").read_text(encoding="utf-8"))["cases"]
 

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from learner.advantages import EPS, Advantages, Floats, Groups, check_rewards
+from learner.losses.advantages import EPS, Advantages, Floats, Groups, check_rewards
 
 
 def component_advantages(

@@ -1,6 +1,6 @@
 """Record what TRL's PPO trainer makes of random tensors, as `trl_gae.json` beside this file.
 
-    python tests/learner/record_trl_gae.py path/to/trl/experimental/ppo/ppo_trainer.py VERSION
+    python tests/learner/losses/record_trl_gae.py path/to/trl/experimental/ppo/ppo_trainer.py VERSION
 
 TRL took its PPO trainer out with 1.13.0, and it computes GAE in the midst of `train`. So the statements from the
 padding masks to the whitened advantages are cut out of the given file and run as they stand, in float64.

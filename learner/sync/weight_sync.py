@@ -17,13 +17,13 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
-from learner.gloo_sender import GlooSender
-from learner.sync_client import RolloutWorkerClient
-from learner.sync_report import SyncReport
-from learner.weight_source import BucketSource
+from learner.sync.gloo_sender import GlooSender
+from learner.sync.sync_client import RolloutWorkerClient
+from learner.sync.sync_report import SyncReport
+from learner.sync.weight_source import BucketSource
 
 if TYPE_CHECKING:
-    from learner.nccl_sender import NcclSender
+    from learner.sync.nccl_sender import NcclSender
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class WeightSender:
         client = RolloutWorkerClient(self._workers, self._ranks_per_engine, self._timeout_s)
         address = self._master_address or ray.util.get_node_ip_address()
         if self._backend == "nccl":
-            from learner.nccl_sender import NcclSender
+            from learner.sync.nccl_sender import NcclSender
 
             self._sender = NcclSender.connect(
                 self._source, client, rank=self._rank, address=address, bucket_bytes=self._bucket_bytes

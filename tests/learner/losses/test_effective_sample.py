@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.effective_sample import effective_share, weight_sums
+from learner.losses.effective_sample import effective_share, weight_sums
 
 CAP = 2.0
 Sequences = list[list[float]]

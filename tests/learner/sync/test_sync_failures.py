@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from learner.gloo_sender import GlooSender
 from learner.rank import LearnerRank
 from learner.settings import LearnerSettings
-from learner.weight_source import Bucket, BucketSource, Reading
+from learner.sync.gloo_sender import GlooSender
+from learner.sync.weight_source import Bucket, BucketSource, Reading
 
 LAYERS = 5
 
@@ -110,7 +110,7 @@ def test_the_group_before_is_left_before_the_next_is_formed(monkeypatch: pytest.
         def close(self) -> None:
             did.append("closed")
 
-    monkeypatch.setattr("learner.weight_sync.WeightSender", Sender)
+    monkeypatch.setattr("learner.sync.weight_sync.WeightSender", Sender)
     rank = object.__new__(LearnerRank)  # without its networks
     rank.sender, rank.model, rank.rank, rank.settings = None, torch.nn.Linear(1, 1), 0, LearnerSettings()  # type: ignore[assignment]
     for _ in range(2):
@@ -120,7 +120,7 @@ def test_the_group_before_is_left_before_the_next_is_formed(monkeypatch: pytest.
 
 @pytest.mark.engine
 def test_an_engine_that_fails_at_the_nccl_sender(source: BucketSource, gathered: list[str]) -> None:
-    from learner.nccl_sender import NamedWeights, NcclSender
+    from learner.sync.nccl_sender import NamedWeights, NcclSender
 
     sender = object.__new__(NcclSender)  # its group needs GPUs
     sender.source, sender.client, sender.is_sender = NamedWeights(source), Engines("start_weight_update"), True

@@ -27,8 +27,6 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
-ImportanceCorrection = Literal["clip", "truncate", "mask"]
-
 
 def importance_weights(
     old_logprobs: Tensor, sampler_logprobs: Tensor, correction: Literal["truncate", "mask"], cap: float

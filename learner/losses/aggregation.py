@@ -12,12 +12,12 @@ is never split over micro-batches, so its length is known where its tokens are.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from learner.settings import Aggregation
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum_token_norm"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ import torch
 
 from actors.engine.announcement import Announcement
 from actors.engine.gloo_group import GlooGroup
-from learner.sync_client import RolloutWorkerClient, both
-from learner.weight_source import Bucket, BucketSource
+from learner.sync.sync_client import RolloutWorkerClient, both
+from learner.sync.weight_source import Bucket, BucketSource
 
 _GRACE_S = 5.0  # for the engines' own error, once the group has not formed
 _BUFFERS = 2

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from learner.aggregation import sequence_sums
+from learner.losses.aggregation import sequence_sums
 
 
 @dataclass(frozen=True, slots=True)

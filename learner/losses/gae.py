@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from learner.advantages import Floats
+from learner.losses.advantages import Floats
 
 WHITEN_EPS = 1e-8
 """Added to the variance when whitening, as TRL does."""

@@ -10,7 +10,7 @@ import torch
 from actors.engine.gloo_group import GlooGroup
 from learner.rank import LearnerRank
 from learner.settings import LearnerSettings
-from learner.sync_client import both
+from learner.sync.sync_client import both
 
 
 def refuse() -> None:

@@ -24,8 +24,8 @@ from vllm.distributed.weight_transfer.nccl_engine import (
     NCCLWeightTransferUpdateInfo,
 )
 
-from learner.sync_client import RolloutWorkerClient, both
-from learner.weight_source import BucketSource, Reading
+from learner.sync.sync_client import RolloutWorkerClient, both
+from learner.sync.weight_source import BucketSource, Reading
 
 _GRACE_S = 5.0  # for the engines' own error, once the learner's side has failed
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.advantages import EPS
-from learner.component_advantages import component_advantages
+from learner.losses.advantages import EPS
+from learner.losses.component_advantages import component_advantages
 
 
 def slow(

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from learner.aggregation import StepTotals
-from learner.losses import TokenScores, TrainedTokens, policy_loss
+from learner.losses.aggregation import StepTotals
+from learner.losses.policy_loss import TokenScores, TrainedTokens, policy_loss
+from learner.losses.value_loss import value_loss
 from learner.settings import LearnerSettings
-from learner.value_loss import value_loss
 
 RECORDED = json.loads((Path(__file__).parent / "trl_ppo.json").read_text(encoding="utf-8"))
 TOKENS = {name: torch.tensor(values, dtype=torch.float64) for name, values in RECORDED["tokens"].items()}

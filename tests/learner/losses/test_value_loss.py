@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from learner.value_loss import value_loss
+from learner.losses.value_loss import value_loss
 
 CLIP, COUNT = 0.3, 53
 

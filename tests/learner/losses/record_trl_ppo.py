@@ -1,6 +1,6 @@
 """Record the losses and gradients that TRL's PPO trainer finds in random tensors, as `trl_ppo.json` beside this file.
 
-    python tests/learner/record_trl_ppo.py path/to/trl/experimental/ppo/ppo_trainer.py VERSION
+    python tests/learner/losses/record_trl_ppo.py path/to/trl/experimental/ppo/ppo_trainer.py VERSION
 
 TRL took its PPO trainer out with 1.13.0, and it computes its losses in the midst of `train`. So the statements from
 the clipped value to the loss are cut out of the given file and run as they stand, in float64.
