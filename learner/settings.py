@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from actors.settings import Settings
-from learner.aggregation import Aggregation
-from learner.importance import ImportanceCorrection
-from learner.kl import KlEstimator
+
+ImportanceCorrection = Literal["clip", "truncate", "mask"]
+KlEstimator = Literal["k1", "k2", "k3"]
+Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum_token_norm"]
 
 _DEEPSPEED_OWNED = {
     "optimizer": "learner.optimizer",
@@ -150,7 +151,7 @@ class LearnerSettings(Settings):
     max_grad_norm: float = Field(1.0, gt=0, description="Global gradient norm is clipped to this.")
     loss: Literal["ppo", "gspo", "cispo"] = Field(
         "ppo",
-        description="Surrogate, see learner/surrogates.py. The default clips suit ppo; gspo's ratio stays very near 1 "
+        description="Surrogate (learner/losses/surrogates.py). The default clips suit ppo; gspo's ratio stays near 1 "
         "(its paper clips at 3e-4 and 4e-4), and cispo's usual clip_low is 1.",
     )
     clip_low: float = Field(
@@ -161,7 +162,7 @@ class LearnerSettings(Settings):
         None, gt=1, description="With ppo: at negative advantages, the part of a ratio above this adds no loss."
     )
     aggregation: Aggregation = Field(
-        "token_mean", description="How the losses of tokens are combined; see learner/aggregation.py."
+        "token_mean", description="How the losses of tokens are combined; see learner/losses/aggregation.py."
     )
     aggregation_tokens: int | None = Field(
         None,
@@ -173,8 +174,8 @@ class LearnerSettings(Settings):
     )
     kl_estimator: KlEstimator = Field(
         "k3",
-        description="Estimator of that KL, see learner/kl.py. k1 works only with kl_in=reward: as a term of the loss "
-        "its gradient is 0 in expectation, whatever the reference.",
+        description="Estimator of that KL; see learner/losses/kl.py. k1 works only with kl_in=reward: as a term of the "
+        "loss its gradient is 0 in expectation, whatever the reference.",
     )
     kl_in: Literal["loss", "reward"] = Field(
         "loss",
@@ -190,7 +191,7 @@ class LearnerSettings(Settings):
     importance: Literal["auto", "off"] | ImportanceCorrection = Field(
         "auto",
         description="Correction for the difference between the sampling engine's log-probabilities and the learner's, "
-        "see learner/importance.py. auto means off at staleness 0; above that, clip for ppo and else truncate.",
+        "see learner/losses/importance.py. auto means off at staleness 0; above that, clip for ppo and else truncate.",
     )
     importance_cap: float = Field(
         2.0,
@@ -206,13 +207,14 @@ class LearnerSettings(Settings):
     entropy_coef: float = Field(0.0, ge=0, description="Weight of the entropy bonus.")
     estimator: Literal["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gae"] = Field(
         "grpo",
-        description="How advantages are computed from rewards; see learner/advantages.py, and learner/gae.py for gae.",
+        description="How advantages are computed from rewards; see learner/losses/advantages.py, and "
+        "learner/losses/gae.py for gae.",
     )
     critic: CriticSettings = Field(CriticSettings(), description="The critic of estimator=gae.")
     advantages_by: Literal["total", "components"] = Field(
         "total",
         description="Compare trajectories by their total reward, or by each component; see "
-        "learner/component_advantages.py.",
+        "learner/losses/component_advantages.py.",
     )
     component_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
         {},
