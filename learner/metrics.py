@@ -20,7 +20,7 @@ LEARNER_METRICS: dict[str, str] = {
     "logprob_diff_max": "max |policy - sampler| log-probability before the first optimizer step, nats",
     "importance_mean": "importance weight against the sampler, mean over trained tokens; 1 without a correction",
     "importance_cut": "share of trained tokens whose importance weight was cut or masked",
-    "effective_sample": "effective sample size as a share of a step's trajectories (learner/losses/effective_sample.py)",
+    "effective_sample": "effective sample size as share of a step's trajectories (learner/losses/effective_sample.py)",
     "grad_norm": "global gradient norm before clipping, mean over optimizer steps",
     "lr": "learning rate of the last optimizer step",
     "optimizer_steps": "optimizer steps taken on this batch",
