@@ -60,7 +60,7 @@ _ALL = (
     Method(
         CHEAPEST_RIGHT,
         "cheapest right candidate",
-        "knows the answers: asks the cheapest of the candidates who answer best, in the embedded world for each hop",
+        "knows the answers and asks the cheapest of the candidates who answer best, in the embedded world for each hop",
     ),
     Method(RANDOM, "random routing", "asks a candidate drawn at random, in the embedded world anew for each hop"),
     Method(ALONE, "one candidate alone", "always asks the candidate that the row names"),

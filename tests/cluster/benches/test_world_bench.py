@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster.benches.world import PLAN, SEEDS, figures, fingerprint, largest_step, share_over_most_competent
+from cluster.benches.world import (
+    PLAN,
+    SEEDS,
+    figures,
+    fingerprint,
+    largest_step,
+    share_over_most_competent,
+    train_once,
+)
 
 EVEN = {"best": 0.5, "cheap": 0.5}
 
@@ -74,6 +84,16 @@ def test_the_targets_of_the_trained_policy_can_fail(runs: dict[tuple[int, float]
     assert held(runs, "exact match over the most competent candidate's, α = 0") is False
     assert held(runs, "over the best constant in hindsight") is False
     assert held(runs, "cost, α = 0.6") is False
+
+
+def test_a_report_from_before_each_method_had_one_name_is_read(tmp_path: Path) -> None:
+    file = tmp_path / f"{fingerprint()}-seed0-alpha0" / "bench.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"oracle": {"em": 0.9}, "oracle_unseen": {"em": 0.8}, "best_single": {"em": 0.7}}))
+    found = train_once(0, 0.0, tmp_path)
+    assert found == {
+        "most_competent": {"em": 0.9}, "most_competent_unseen": {"em": 0.8}, "best_constant_hindsight": {"em": 0.7},
+    }  # fmt: skip
 
 
 def test_a_knob_that_jumps_rises_or_does_nothing_is_told() -> None:
