@@ -8,9 +8,9 @@ from itertools import groupby
 from benchmarks.baselines.comparison import LEARNED, Row
 from benchmarks.baselines.router import RouterError
 from benchmarks.baselines.verdicts import NO_SINGLE, Contender, learned_verdicts
+from benchmarks.evaluation.methods import BEST_CONSTANT_TRAINING
 from benchmarks.evaluation.statistics import Comparison, compare, mean_interval
 from benchmarks.evaluation.table import interval_text
-from benchmarks.methods import BEST_CONSTANT_TRAINING
 
 _HEAD = f"| router | λ | right, 95 % | USD per 1k | against {BEST_CONSTANT_TRAINING}, 95 % | p | chose |"
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from benchmarks.evaluation.item import Item
 from benchmarks.evaluation.markdown import markdown_table
+from benchmarks.evaluation.methods import BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT, definitions
 from benchmarks.evaluation.row_summary import Against, RowSummary, against, summarise_row
 from benchmarks.evaluation.statistics import RESAMPLES, Interval, holm, ratio_interval
 from benchmarks.evaluation.table import interval_text
-from benchmarks.methods import BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT, definitions
 
 _UNKNOWN = "–"
 BOUNDS = (CHEAPEST_RIGHT, BEST_CONSTANT_TRAINING)  # of a pool

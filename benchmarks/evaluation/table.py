@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from benchmarks.evaluation.markdown import markdown_table as _table
 from benchmarks.evaluation.measure import EXACT, Measure
+from benchmarks.evaluation.methods import BEST_CONSTANT_TRAINING, METHODS, definitions
 from benchmarks.evaluation.published import PublishedMetric, PublishedRow, published
 from benchmarks.evaluation.row_summary import Against, Ended, Part, RowSummary
 from benchmarks.evaluation.statistics import Interval
-from benchmarks.methods import BEST_CONSTANT_TRAINING, METHODS, definitions
 
 _BASES = {"qwen": "Qwen2.5-3B-Instruct", "llama": "Llama-3.2-3B-Instruct"}
 PUBLISHED = (*_BASES, "all", "none")

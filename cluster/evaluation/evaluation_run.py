@@ -18,13 +18,13 @@ from benchmarks.baselines.rows import BaselineRow, Contest, make_rows, planned_r
 from benchmarks.baselines.verdicts import verdicts
 from benchmarks.evaluation.item import Item, Key
 from benchmarks.evaluation.measure import HOLDS, MEANING
+from benchmarks.evaluation.methods import BEST_CONSTANT_TRAINING, methods_of
+from benchmarks.evaluation.old_names import row_of_today
 from benchmarks.evaluation.pool_fingerprint import card_facts, fingerprint
 from benchmarks.evaluation.pool_table import PoolTable, render_pools
 from benchmarks.evaluation.protocol import passes
 from benchmarks.evaluation.row_summary import Against, against, summarise_row
 from benchmarks.evaluation.table import Evaluated, measures_of, published_rows, render
-from benchmarks.methods import BEST_CONSTANT_TRAINING, methods_of
-from benchmarks.old_names import row_of_today
 from benchmarks.questions.hops import hop_count
 from cluster.evaluation.folder import EvaluationFolder
 from cluster.evaluation.options import Assignment, EvaluateError

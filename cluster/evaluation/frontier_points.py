@@ -17,10 +17,10 @@ from benchmarks.evaluation.frontier import (
     Point,
 )
 from benchmarks.evaluation.means import Evaluation
+from benchmarks.evaluation.methods import AFTER, BEST_CONSTANT_HINDSIGHT, MOST_COMPETENT, POLICY, RANDOM
+from benchmarks.evaluation.old_names import evaluation_of_today
 from benchmarks.evaluation.protocol import BUDGET
 from benchmarks.evaluation.statistics import Interval
-from benchmarks.methods import AFTER, BEST_CONSTANT_HINDSIGHT, MOST_COMPETENT, POLICY, RANDOM
-from benchmarks.old_names import evaluation_of_today
 from cluster.evaluation.record import Quoted, is_evaluation, read_evaluation
 from cluster.runs.files import RunFolderError
 from cluster.runs.record import RunRecord, read_record, setting

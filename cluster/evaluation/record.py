@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 from actors.questions import Question
 from benchmarks.evaluation.item import Item, ItemError
+from benchmarks.evaluation.old_names import evaluation_of_today
 from benchmarks.evaluation.published import PublishedMetric, PublishedRow, published
 from benchmarks.evaluation.row_summary import Against, Ended, Part, RowSummary
 from benchmarks.evaluation.statistics import Comparison, Interval
-from benchmarks.old_names import evaluation_of_today
 from cluster.runs.files import RunFolderError
 
 Json = Mapping[str, Any]

@@ -19,8 +19,8 @@ from benchmarks.evaluation.frontier import (
     standings,
 )
 from benchmarks.evaluation.measure import EXACT
+from benchmarks.evaluation.methods import definitions
 from benchmarks.evaluation.tables import Column, Table
-from benchmarks.methods import definitions
 from cluster.evaluation.record import Quoted
 from cluster.report.evaluation_tables import quoted_table
 from cluster.report.frontier_plot import draw, save_png, svg_of

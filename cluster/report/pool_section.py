@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.evaluation.methods import METHODS
 from benchmarks.evaluation.pool_table import BOUNDS
 from benchmarks.evaluation.tables import Column, Table
-from benchmarks.methods import METHODS
 from cluster.evaluation.record import EvaluationRecord
 from cluster.report.evaluation_tables import number
 from cluster.report.page import Section

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.evaluation.means import Evaluation
-from benchmarks.old_names import summary_of_today
+from benchmarks.evaluation.old_names import summary_of_today
 from cluster.runs.files import RunFolderError
 from cluster.runs.folder import RunFolder
 
