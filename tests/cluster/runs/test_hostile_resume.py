@@ -6,10 +6,11 @@ pickle from. The resume is the program's, less engines and ranks: `tests/learner
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -53,14 +54,22 @@ READ = {
     f"{STEP}/groups.pickle": "is of an earlier version and is not read",
     f"{STEP}/model.safetensors.index.json": "half-written or damaged",
 }
-# Names under which no checkpoint of ours holds anything, and some library may look for a file.
-OTHERS = (
-    "pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_config.json", "adapter_model.bin", "optimizer.pt",
-    "scheduler.pt", "training_args.bin", "generation_config.json", "tokenizer.model", "tokenizer.pkl", "vocab.json",
-    "vocab.pkl", "vocab.txt", "merges.txt", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja",
-    "chat_template.json", "preprocessor_config.json", "processor_config.json", "custom_generate/generate.py",
-    f"{STATE}/mp_rank_00_model_states.pt", f"{STATE}/rng_0.pkl",
-)  # fmt: skip
+# Names under which a checkpoint of ours holds nothing, or nothing that a resume needs, and some library may look.
+OTHERS = {
+    "weights": (
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+        "training_args.bin",
+        "optimizer.pt",
+        "scheduler.pt",
+    ),
+    "adapter": ("adapter_config.json", "adapter_model.bin"),
+    "words": ("tokenizer.model", "tokenizer.pkl", "vocab.json", "vocab.pkl", "vocab.txt", "merges.txt"),
+    "tokenizer's old files": ("added_tokens.json", "special_tokens_map.json"),
+    "templates": ("chat_template.jinja", "chat_template.json", "preprocessor_config.json", "processor_config.json"),
+    "generation": ("generation_config.json", "custom_generate/generate.py"),
+    "DeepSpeed": (f"{STATE}/mp_rank_00_model_states.pt", f"{STATE}/latest", f"{STATE}/rng_0.pkl"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +106,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(whole: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(whole, tmp_path / "runs" / "one")
+def run(whole: Path, tmp_path: Path, marker: Path) -> Iterator[Path]:
+    yield shutil.copytree(whole, tmp_path / "runs" / "one")
+    if marker.exists():
+        marker.rmdir()
 
 
 def readers(path: Path) -> list[Callable[[], object]]:
@@ -155,8 +166,10 @@ def test_a_run_that_nobody_touched_is_read_without_a_word(run: Path, caplog: pyt
     assert list(read_groups(run / STEP)) == ["8-0"]
 
 
-@pytest.mark.parametrize("form", ["pickle", "torch", "old torch"])
-@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [(name, "pickle") for name in READ] + [(f"{STEP}/{STATE}/rng_0.pt", form) for form in ("torch", "old torch")],
+)
 def test_a_hostile_file_is_told_and_never_run(
     run: Path, name: str, form: str, hostile: dict[str, bytes], marker: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -167,26 +180,31 @@ def test_a_hostile_file_is_told_and_never_run(
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("kind", OTHERS)
 def test_a_hostile_file_of_another_name_is_never_run(
-    run: Path, name: str, hostile: dict[str, bytes], marker: Path, caplog: pytest.LogCaptureFixture
+    run: Path, kind: str, hostile: dict[str, bytes], marker: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for content in hostile.values():
-        plant(run, f"{STEP}/{name}", content)
-        read_all(run, caplog)
-        assert not marker.exists()
+    for name in OTHERS[kind]:
+        plant(run, f"{STEP}/{name}", hostile["torch" if name.endswith((".bin", ".pt")) else "pickle"])
+    read_all(run, caplog)
+    assert not marker.exists()
 
 
-def test_hostile_weights_in_place_of_safetensors_are_refused(
-    run: Path, hostile: dict[str, bytes], marker: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("form", ["pickle", "torch", "old torch", "sound"])
+def test_weights_in_another_form_than_safetensors_are_refused(
+    run: Path, form: str, hostile: dict[str, bytes], marker: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    sound = io.BytesIO()
+    torch.save(load_file(run / STEP / "model.safetensors"), sound)
     (run / STEP / "model.safetensors").unlink()
-    for content in hostile.values():
-        plant(run, f"{STEP}/pytorch_model.bin", content)
-        said = read_all(run, caplog)
-        assert "its weights are *.bin alone, pickles that can run code and are never read" in said
-        assert "its model can't be loaded" in said
-        assert not marker.exists()
+    plant(run, f"{STEP}/pytorch_model.bin", {**hostile, "sound": sound.getvalue()}[form])
+    said = read_all(run, caplog)
+    assert "its weights are *.bin alone, pickles that can run code and are never read" in said
+    assert "its model can't be loaded" in said
+    assert not marker.exists()
 
 
 def test_an_index_leads_to_no_pickle(
