@@ -17,7 +17,7 @@ from benchmarks.world.experts import experts
 from cluster.config.loading import load_config
 from cluster.config.settings import Config
 from cluster.episodes.source import QuestionSource
-from cluster.group_file import read_groups
+from cluster.runs.group_file import read_groups
 from cluster.runs.manifest import FILE, FORMAT, STATE, Manifest, read_manifest
 from cluster.training.windows import Windows
 from cluster.workers.play import Play
