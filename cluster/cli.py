@@ -95,6 +95,27 @@ _EXPLAINED = (
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        typer.echo(f"router-r1 {version('router-r1')}")
+    except PackageNotFoundError:  # run from a copy of the code, as a Ray job does
+        typer.echo("router-r1, version unknown: the package is not installed here, `make setup` installs it")
+    raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Options of the command line itself; its help stands at `app`."""
+
+
 @app.command()
 def score(
     preset: Annotated[Preset, typer.Option(help="Router-R1's published code, its text, or ours.")] = "default",
