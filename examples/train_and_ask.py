@@ -1,7 +1,7 @@
 """Trains a small policy for a few steps in the embedded world, asks it a question, and judges what it did.
 
     python examples/train_and_ask.py
-    python examples/train_and_ask.py run.steps=44 run.groups_per_step=24 rewards.alpha=0.6
+    python examples/train_and_ask.py run.steps=44 run.groups_per_step=24 run.group_size=8
 
 Overrides are those of `router-r1 train`. The first takes about a minute on two cores and learns next to nothing; the
 second is a whole run.

@@ -34,7 +34,8 @@ TYPES = {
         "error, cost_estimated, raw_cost, voids)"
     ),
     "Trajectory": (
-        "(question, group, seed, token_ids, sampled, logprobs, versions, transcript, prompt, wall_s, budget_usd, reward)"
+        "(question, group, seed, token_ids, sampled, logprobs, versions, transcript, prompt, wall_s, budget_usd, "
+        "reward)"
     ),
     "Transcript": "(turns, stop_reason)",
 }
