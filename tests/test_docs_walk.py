@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from benchmarks.world.process import spawn_server, stop_server
 from cluster.cli import app
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1200)]  # a busy machine takes minutes to start an engine
 
 # The walk's own run, which documents call runs/NAME: the script's, made short.
 _SHORT = ("run.name=NAME", "run.steps=2", "run.groups_per_step=4", "run.group_size=4", "data.eval_questions=8")
@@ -120,6 +120,6 @@ def _invoke(arguments: list[str], command: Command) -> None:
 
 def _run(words: list[str], what: object, read: str = "") -> str:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, input=read, capture_output=True, text=True, timeout=400, env=environment, check=False)
+    done = subprocess.run(words, input=read, capture_output=True, text=True, timeout=1000, env=environment, check=False)
     assert done.returncode == 0, f"{what}\n{done.stdout}\n{done.stderr}"
     return done.stdout
