@@ -77,6 +77,17 @@ def test_the_check_of_a_recipe_can_fail(folder: Path) -> None:
         check_router_r1(("train", "quickstart", "run.stepz=3"))
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_in_sentences_are_commands(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sentence may leave arguments out, but names no command or option that there is not."""
+    prose = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for typed in re.findall(r"`router-r1 ([^`]+)`", prose):
+        try:
+            parse(tuple(typed.split()))
+        except Exception as error:
+            assert "Missing parameter" in str(error), f"{typed}: {error}"
+
+
 @pytest.mark.parametrize("entry", NOT_WALKED, ids=lambda entry: entry[0])
 def test_what_the_walk_leaves_out_is_there_and_run_elsewhere(entry: tuple[str, str, str]) -> None:
     assert any(why_not_walked(command) == entry for command in COMMANDS)
