@@ -17,12 +17,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from actors.episodes.trajectory import Trajectory
 from actors.pool.calls import CallRequest
 from actors.pool.cards import CardError, ModelCard, find_pool, load_cards
 from actors.pool.settings import PoolSettings
 from actors.questions import Question, QuestionError
-from actors.trajectory import Trajectory
-from cluster.config import Config, ConfigError, DataSettings, load_config, recipe_names
+from cluster.config.loading import ConfigError, load_config, recipe_names
+from cluster.config.settings import Config, DataSettings
 from rewards.presets import Judge, RewardBreakdown
 from rewards.settings import RewardSettings
 from rewards.text import read_transcript
@@ -30,8 +31,8 @@ from rewards.transcript import CallStatus, RouteCall, StopReason, Transcript
 
 if TYPE_CHECKING:
     from actors.pool.caller import CandidateCaller
-    from cluster.evaluation_assignment import Assignment as EvaluationOptions
-    from cluster.responder import Ask, Responder
+    from cluster.evaluation.options import Assignment as EvaluationOptions
+    from cluster.players.responder import Ask, Responder
 
 __all__ = [
     "Ask",
@@ -67,10 +68,10 @@ __all__ = [
 
 # Names whose modules import more than a description needs; each is imported when it is first used.
 _LATE = {
-    "Ask": ("cluster.responder", "Ask"),
+    "Ask": ("cluster.players.responder", "Ask"),
     "CandidateCaller": ("actors.pool.caller", "CandidateCaller"),
-    "EvaluationOptions": ("cluster.evaluation_assignment", "Assignment"),
-    "Responder": ("cluster.responder", "Responder"),
+    "EvaluationOptions": ("cluster.evaluation.options", "Assignment"),
+    "Responder": ("cluster.players.responder", "Responder"),
 }
 
 
@@ -93,7 +94,7 @@ def load_questions(source: str, limit: int | None = None) -> list[Question]:
     Raises:
         QuestionError: the source is unknown, missing or malformed.
     """
-    from benchmarks.question_sets import load_source
+    from benchmarks.questions.sources import load_source
 
     return load_source(source, limit=limit, two_hop_share=DataSettings().two_hop_share)
 
@@ -120,12 +121,12 @@ def train(
         ConfigError: the recipe or an override can't be used. Others say in their message what to do, too.
         KeyboardInterrupt: Ctrl-C; what was learnt is saved.
     """
-    from cluster.logs import quiet_libraries
-    from cluster.run_plan import plan_run
+    from cluster.session.logs import quiet_libraries
+    from cluster.training.plan import plan_run
 
     recipe, config, goes_on = plan_run(recipe, overrides, None if resume is None else str(resume))
     quiet_libraries()  # before they are imported
-    from cluster.loop import train as train_configured
+    from cluster.training.loop import train as train_configured
 
     return train_configured(config, recipe, resume=goes_on, force=force)
 
@@ -144,10 +145,10 @@ def evaluate(
         say: hears notes, a line each.
         told: hears of progress: answers that are there, all that are wanted, dollars spent.
     """
-    from cluster.logs import quiet_libraries
+    from cluster.session.logs import quiet_libraries
 
     quiet_libraries()  # before they are imported
-    from cluster.evaluate import evaluate as evaluate_target
+    from cluster.evaluation.evaluate import evaluate as evaluate_target
 
     return evaluate_target(options, say, told or (lambda done, wanted, usd: None))
 
@@ -168,11 +169,11 @@ async def open_policy(
         ConfigError: the run's configuration, the recipe or an override can't be used. Others say in their message
             what to do, too.
     """
-    from cluster.logs import quiet_libraries
+    from cluster.session.logs import quiet_libraries
 
     quiet_libraries()  # before they are imported
-    from cluster.candidates import start_candidates
-    from cluster.responder import Responder, open_source
+    from cluster.episodes.candidates import start_candidates
+    from cluster.players.responder import Responder, open_source
 
     source = open_source(policy, recipe, overrides)
     with start_candidates(source.config) as candidates:

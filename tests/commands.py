@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from cluster.cli import app
+from cluster.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
@@ -41,7 +41,7 @@ NOT_WALKED = (
     ("router-r1 evaluate runs/NAME", "plays hundreds of episodes", "test_evaluate_engine.py"),
     ("router-r1 evaluate https://", "asks a model of yours", "test_evaluate.py"),
     ("router-r1 evaluate world", "learns all baselines", "test_evaluate_world.py"),
-    ("router-r1 data show musique", "asks the hub", "test_question_sets.py"),
+    ("router-r1 data show musique", "asks the hub", "test_sources.py"),
     ("router-r1 data prepare train.jsonl --against nq", "asks the hub", "test_data_cli.py"),
 )
 LOOKS_ONLY = ("--dry-run", "--keys", "--help", "--version")  # with one of these a command is cheap, whatever it is

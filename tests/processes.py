@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import psutil
 
-from cluster.reaper import GRACE_S
+from cluster.session.reaper import GRACE_S
 
 
 def command(process: psutil.Process) -> list[str]:

@@ -12,7 +12,7 @@ import yaml
 from commands import DOCUMENTS, NOT_WALKED, ROOT, Command, commands, parse, python_blocks, why_not_walked
 
 import router_r1
-from cluster.config import load_config
+from cluster.config.loading import load_config
 
 COMMANDS = commands()
 
@@ -54,7 +54,7 @@ def test_every_command_is_one(command: Command, folder: Path, capsys: pytest.Cap
 def check_router_r1(arguments: tuple[str, ...]) -> None:
     parsed = parse(arguments)
     if parsed.path == "bench":
-        from cluster.suite import BENCHES
+        from cluster.benches.suite import BENCHES
 
         assert parsed.values["name"] in BENCHES
     if parsed.path in ("train", "submit") and "://" not in str(parsed.values.get("resume")):

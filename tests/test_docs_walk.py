@@ -19,7 +19,7 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from benchmarks.world.process import spawn_server, stop_server
-from cluster.cli import app
+from cluster.cli.app import app
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1200)]  # a busy machine takes minutes to start an engine
 

@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+from actors.errors import ExplainedError
+
 _PARENT_POLL_S = 0.25
 _READY_POLL_S = 0.05
 
 
-class ServerError(RuntimeError):
+class ServerError(ExplainedError, RuntimeError):
     """The server can't be had; the message names its address and the remedy."""
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.config import ConfigError
+from cluster.config.loading import ConfigError
 from cluster.submit import SubmitError, plan, submit
 
 SECRET = "k3y-that-is-secret"
