@@ -3,7 +3,7 @@
     import router_r1
 
     run = router_r1.train("quickstart", ["run.steps=10"])
-    table = router_r1.evaluate(router_r1.EvaluationOptions(str(run), baselines=("random", "oracle")))
+    table = router_r1.evaluate(router_r1.EvaluationOptions(str(run), baselines=("random", "knn")))
 
 Importing it takes half a second: torch, Ray and vLLM are imported by the functions that need them. Training and
 answering start processes, so a script needs the usual `if __name__ == "__main__":` around what it does.

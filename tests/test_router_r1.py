@@ -31,7 +31,7 @@ TYPES = {
     ),
     "RouteCall": (
         "(requested, model, query, status, reply, prompt_tokens, completion_tokens, cost_usd, latency_s, attempts, "
-        "error, cost_estimated, raw_cost, voids)"
+        "error, cost_estimated, raw_cost, voids, final)"
     ),
     "Trajectory": (
         "(question, group, seed, token_ids, sampled, logprobs, versions, transcript, prompt, wall_s, budget_usd, "
