@@ -1,1 +1,1 @@
-"""Questions: where they come from and how sets are drawn. Nothing here asks a model."""
+"""Questions: their sources, and how sets are drawn from them. Nothing here calls a model."""

@@ -1,4 +1,4 @@
-"""The seven QA sets that Router-R1 uses, by name, out of the FlashRAG collection on the Hugging Face hub."""
+"""The seven QA sets that Router-R1 uses, by name, from the FlashRAG collection on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from actors.question_files import FORMATS
 from actors.questions import Columns, QuestionError, QuestionRow
 
 COLLECTION = "RUC-NLPIR/FlashRAG_datasets"
-# Splits that the collection has of them; where there is a test split it is evaluated on, else the dev split.
+# The collection's splits of each set. Evaluations use the test split, or the dev split if there is no test split.
 SETS: dict[str, tuple[str, ...]] = {
     "nq": ("train", "dev", "test"),
     "triviaqa": ("train", "dev", "test"),
@@ -20,19 +20,21 @@ SETS: dict[str, tuple[str, ...]] = {
     "musique": ("train", "dev"),
     "bamboogle": ("test",),
 }
-_PATIENCE_S = 10.0  # for the hub's first answer
+_PATIENCE_S = 10.0  # seconds to wait for the hub's first answer
 
 
 def split_of(name: str, split: str | None) -> str:
-    """The split to take of a set: the one asked for, or test, else dev.
+    """The split of a set to read: `split` if given, else test if the set has it, else dev.
 
     Raises:
-        QuestionError: the set has no such split, or is none of the seven and no split is named.
+        QuestionError: the set has no such split; or it is not one of the seven, and no split is given.
     """
     splits = SETS.get(name)
     if split is None:
         if splits is None:
-            raise QuestionError(f"question source {name!r}: none of {', '.join(SETS)}; of others give NAME/SPLIT")
+            raise QuestionError(
+                f"question source {name!r}: is none of {', '.join(SETS)}; for another set give NAME/SPLIT"
+            )
         return "test" if "test" in splits else "dev"
     if splits is not None and split not in splits:
         raise QuestionError(f"question source '{name}/{split}': {name} has the splits {', '.join(splits)}")
@@ -40,13 +42,14 @@ def split_of(name: str, split: str | None) -> str:
 
 
 def flashrag_rows(name: str, split: str, limit: int | None) -> Iterator[QuestionRow]:
-    """Rows of one split in the collection's order; streamed, so not all of it is fetched, where a limit is given.
+    """Rows of one split in the collection's order.
 
-    Ids are prefixed by the set's name, since every set of the collection counts its own from 0. Where the hub can't
-    be reached, a copy in the cache of `datasets` serves.
+    With a limit the split is streamed, so that only its first part is fetched. Ids start with the set's name, because
+    each set of the collection numbers its questions from 0. If the hub can't be reached, the rows come from the cache
+    of `datasets`.
 
     Raises:
-        QuestionError: the hub can't be reached and there is no copy, or it has no such set or split.
+        QuestionError: the hub can't be reached and the cache has no copy, or the hub has no such set or split.
     """
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
@@ -61,7 +64,7 @@ def flashrag_rows(name: str, split: str, limit: int | None) -> Iterator[Question
         for number, row in enumerate(itertools.islice(rows, limit), 1):
             values = {**row, "id": f"{name}-{row.get('id')}"}
             yield QuestionRow(f"{COLLECTION}, {source}, row {number}", values, columns)
-    # The bases of the hub's own error are those of its HTTP library, which differs by version.
+    # The bases of the hub's own error belong to its HTTP library, which differs between versions.
     except (OSError, ValueError, DatasetsError, *HfHubHTTPError.__bases__) as error:
         fault = f"the hub can't be reached ({unreachable}), and no copy is in the cache" if unreachable else str(error)
         raise QuestionError(
@@ -72,19 +75,24 @@ def flashrag_rows(name: str, split: str, limit: int | None) -> Iterator[Question
 
 
 def _hub_fault() -> str | None:
-    """Why the hub can't be reached; None if it answers. `datasets` alone retries for 24 s without a network."""
+    """The reason why the hub can't be reached; None if it answers.
+
+    Asked first, because `datasets` without a network retries for 24 s.
+    """
     from huggingface_hub import HfApi
 
     try:
         HfApi().dataset_info(COLLECTION, timeout=_PATIENCE_S)
-    except Exception as error:  # the HTTP library behind it, and so its errors, differ by version; all are told
+    except (
+        Exception
+    ) as error:  # the hub's HTTP library, and so its errors, differ between versions; the caller reports them
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return None
 
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """Let `datasets` look into its cache alone."""
+    """Let `datasets` read only its cache."""
     from datasets import config
 
     before, config.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE, True

@@ -1,4 +1,4 @@
-"""Question sources: the embedded world's questions, the seven QA sets by name, and files, as one string each."""
+"""Question sources, each named by one string: the embedded world's questions, the seven QA sets, and files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from actors.questions import Columns, Question, QuestionError, QuestionRow, take
 from benchmarks.questions.flashrag import SETS, flashrag_rows, split_of
 from benchmarks.world.facts import World
 
-WORLD_QUESTIONS = 4000  # of a `world:` source, where no limit is given
+WORLD_QUESTIONS = 4000  # number of questions of a `world:` source without a limit
 SOURCES = f"world:train, world:heldout, a set or SET/SPLIT of {', '.join(SETS)}, or a file ({FORMATS})"
 
 _MAPPING = re.compile(r"^(?P<rest>.*):(?P<field>[a-z]+)=(?P<column>[^:=]*)$", re.DOTALL)
@@ -21,12 +21,14 @@ _FIELDS = tuple(field.name for field in fields(Columns))
 
 
 def load_source(source: str, *, limit: int | None, two_hop_share: float) -> list[Question]:
-    """Questions of one source, the first `limit` of them if given.
+    """The questions of one source; only the first `limit` if that is given.
 
-    A source is `world:train`, `world:heldout`, `SET` or `SET/SPLIT` of the seven QA sets (without a split: test,
-    else dev; `flashrag:NAME/SPLIT` names any set of that collection), or a file. A file's columns may be named
-    behind it, `FILE:id=COLUMN:question=COLUMN:answers=COLUMN:dataset=COLUMN`, `id=#` to number its rows, and
-    `name=SET` for the data set of rows that state none (the file's name, if left out).
+    A source is one of these:
+    - `world:train` or `world:heldout`;
+    - `SET` or `SET/SPLIT` of the seven QA sets; without a split, test if the set has it, else dev;
+    - `flashrag:NAME/SPLIT`, any set of that collection;
+    - a file, optionally with its columns: `FILE:id=COLUMN:question=COLUMN:answers=COLUMN:dataset=COLUMN`. `id=#` numbers
+      the rows. `name=SET` gives the data set of rows that state none; without it, that is the file's name.
 
     Raises:
         QuestionError: the source is unknown, missing or malformed, or holds an id twice.
@@ -41,7 +43,7 @@ def load_source(source: str, *, limit: int | None, two_hop_share: float) -> list
 def load_sources(
     sources: Sequence[str], *, two_hop_share: float, limit: int | None = None, total: int | None = None
 ) -> list[Question]:
-    """Questions of several sources, taken in turn: `limit` of each at most, `total` in all.
+    """Questions of several sources, one of each in turn: at most `limit` from each source and `total` in all.
 
     Raises:
         QuestionError: a source is unknown, missing or malformed.
@@ -55,14 +57,15 @@ def load_sources(
 
 
 def source_rows(source: str, limit: int | None = None) -> Iterator[QuestionRow]:
-    """Rows of a set or a file as they stand, not judged. A limit is a hint that no more will be taken.
+    """Rows of a set or a file, unchecked. `limit` says how many the caller will take; there may be more.
 
     Raises:
         QuestionError: the source is unknown, missing or malformed.
     """
     if source.startswith("world:"):
         raise QuestionError(
-            f"question source {source!r}: of the world there are world:train and world:heldout, drawn and not read"
+            f"question source {source!r}: of the world there are world:train and world:heldout, whose questions are "
+            "drawn; give a set or a file"
         )
     if is_named(source):
         name, slash, split = source.removeprefix("flashrag:").partition("/")
@@ -72,15 +75,15 @@ def source_rows(source: str, limit: int | None = None) -> Iterator[QuestionRow]:
 
 
 def is_named(source: str) -> bool:
-    """Whether a source is the world's or a set of the collection, and no file."""
+    """Whether a source is not a file: it names the world or a set of the collection."""
     return source.startswith(("world:", "flashrag:")) or source.partition("/")[0] in SETS
 
 
 def file_source(source: str) -> tuple[Path, Columns]:
-    """The file and the columns that `FILE:field=COLUMN:…` means.
+    """The file and the columns of a source `FILE:field=COLUMN:…`.
 
     Raises:
-        QuestionError: a field is unknown or its column empty, or the source means nothing else and is no file.
+        QuestionError: a field is unknown or its column is empty; or there is no such file, and its name has no suffix.
     """
     given: dict[str, str] = {}
     rest = source
@@ -88,7 +91,7 @@ def file_source(source: str) -> tuple[Path, Columns]:
         rest, field, column = found["rest"], found["field"], found["column"]
         if field not in _FIELDS or not column:
             raise QuestionError(
-                f"question source {source!r}: '{field}={column}' names no column; behind a file stand "
+                f"question source {source!r}: '{field}={column}' names no column; after a file you can give "
                 + ", ".join(f"{name}=COLUMN" for name in _FIELDS[:-1])
                 + ", or name=SET"
             )

@@ -1,4 +1,4 @@
-"""The training set: questions drawn from several sources, seeded, with what is wrong or double in them."""
+"""The training set: questions drawn from several sources by a seed, and a report of their duplicates and gaps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from actors.questions import Question, QuestionError, QuestionRow, take_question
 from benchmarks.questions.sources import source_rows
 
 PAPER_SOURCES = ("nq/train", "hotpotqa/train")
-PAPER_COUNT = 7000  # of each: Router-R1, section 4.3
+PAPER_COUNT = 7000  # questions of each source: Router-R1, section 4.3
 _SHOWN = 5  # examples of each kind of trouble
 
 Trouble = Literal["duplicates", "overlap"]
@@ -21,46 +21,46 @@ Trouble = Literal["duplicates", "overlap"]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What was read from one source."""
+    """All questions of one source."""
 
     source: str
     questions: tuple[Question, ...]
-    empty: tuple[str, ...] = ()  # where rows without an answer stand; they are no questions
+    empty: tuple[str, ...] = ()  # places (file and line) of rows without answers; these are not questions
 
 
 @dataclass(slots=True)
 class SourceReport:
-    """One source: questions it has, what is double in them, and how many were taken. All are numbers of questions."""
+    """Numbers of questions of one source: all, duplicates, and drawn."""
 
     source: str
     rows: int
-    empty_answers: int  # left out always: nothing they are answered with could be right
-    duplicates: int = 0  # whose text came before in this source
-    in_earlier_sources: int = 0  # whose text is in a source named before
-    overlap: dict[str, int] = field(default_factory=dict)  # whose text is in a test set, by that
-    left: int = 0  # to draw from, when what is to be dropped is
-    asked: int = 0
-    taken: int = 0
+    empty_answers: int  # rows without answers; always left out, because no reply to them could be right
+    duplicates: int = 0  # questions whose text occurs earlier in this source
+    in_earlier_sources: int = 0  # questions whose text occurs in an earlier source
+    overlap: dict[str, int] = field(default_factory=dict)  # by test set, questions whose text occurs in it
+    left: int = 0  # questions to draw from, after dropping
+    asked: int = 0  # questions requested
+    taken: int = 0  # questions drawn
 
 
 @dataclass(slots=True)
 class Report:
-    """What `data prepare` found, and what became of it."""
+    """The findings of `data prepare`, and the properties of the resulting set."""
 
     seed: int
-    dropped: list[str]
+    dropped: list[str]  # kinds of trouble that were dropped
     sources: list[SourceReport]
     questions: int = 0  # in the training set
     duplicates_left: int = 0
-    overlap_left: dict[str, int] = field(default_factory=dict)
-    examples: dict[str, list[str]] = field(default_factory=dict)
+    overlap_left: dict[str, int] = field(default_factory=dict)  # by test set
+    examples: dict[str, list[str]] = field(default_factory=dict)  # by kind of trouble
 
 
 def read_part(source: str) -> Part:
-    """Read all questions of a source; rows without answers are set aside.
+    """Read all questions of a source; rows without answers are only noted.
 
     Raises:
-        QuestionError: the source can't be had, or a row is malformed in another way.
+        QuestionError: the source can't be read, or a row is malformed in another way.
     """
     empty: list[str] = []
 
@@ -83,13 +83,16 @@ def build(
     tests: Sequence[Part] = (),
     drop: Collection[Trouble] = (),
 ) -> tuple[list[Question], Report]:
-    """Draw `counts` questions from the parts without replacement, mix them, and report.
+    """Draw questions from the parts without replacement, shuffle them, and report.
 
-    What is dropped is dropped before the draw, so that the counts are met where a source has enough; one that has
-    fewer gives all it has. Of duplicates the first stays, in the order of the parts.
+    Args:
+        counts: questions to draw from each part. A part that has fewer gives all.
+        tests: test sets, which the questions are compared with.
+        drop: kinds of trouble to drop before the draw, so that they don't reduce the counts. Of duplicates the first
+            stays, in the order of the parts.
 
     Raises:
-        QuestionError: nothing is left of a part, or two parts give the same id to questions that were drawn.
+        QuestionError: no question of a part is left, or drawn questions of two parts have the same id.
     """
     tested = {test.source: {normal_text(question.text) for question in test.questions} for test in tests}
     report = Report(seed, sorted(drop), [])
@@ -120,7 +123,7 @@ def _sift(
     drop: Collection[Trouble],
     examples: dict[str, list[str]],
 ) -> tuple[list[Question], SourceReport]:
-    """Count the troubles of a part, with examples of each; the questions that are not to be dropped."""
+    """The questions that stay after dropping, and the counted troubles of a part; adds to `examples`."""
     found = SourceReport(part.source, len(part.questions) + len(part.empty), len(part.empty))
     found.overlap = dict.fromkeys(tested, 0)
     kept: list[Question] = []
@@ -152,10 +155,10 @@ def _sift(
 
 
 def normal_text(text: str) -> str:
-    """A question as it is compared: its letters and digits alone, in one case, compatible forms alike.
+    """A question's text for comparison: only letters and digits, case-folded, in Unicode's form NFKC.
 
-    Without spaces too: NQ has questions twice, with "it's" and with "its". One without any letter or digit stays as
-    it is.
+    Spaces and punctuation go because NQ has the same question with "it's" and with "its". A text without letters and
+    digits keeps its characters.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
     return "".join(character for character in folded if character.isalnum()) or folded.strip()

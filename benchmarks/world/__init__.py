@@ -1,1 +1,1 @@
-"""A small world of invented facts and paid experts, in which routing can be learnt on two cores."""
+"""A small world of invented facts and paid experts. A policy can learn to route in it on two CPU cores."""

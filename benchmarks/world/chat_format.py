@@ -1,4 +1,4 @@
-"""The OpenAI chat-completions format: requests read, replies, chunks and errors written."""
+"""The OpenAI chat-completions format: reads requests; writes replies, chunks and errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class UnknownModel(KeyError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a candidate says, the tokens it bills and the seconds it takes."""
+    """A candidate's reply: its text, the tokens billed for it, and its latency in seconds."""
 
     text: str
     completion_tokens: int
@@ -28,7 +28,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """The fields of a request that a candidate server heeds; `query` is the last user message."""
+    """The fields of a request that a candidate server uses; `query` is the last user message."""
 
     model: str
     query: str
@@ -42,7 +42,7 @@ def read_request(body: bytes) -> ChatRequest:
     """Read a request's JSON body.
 
     Raises:
-        ValueError: it is no JSON, or a field is missing or of the wrong type; the message names it.
+        ValueError: the body is not JSON, or a field is missing or has the wrong type; the message names the field.
     """
     try:
         fields = json.loads(body)
@@ -69,7 +69,7 @@ def read_request(body: bytes) -> ChatRequest:
 
 
 def shorten(answer: Answer, max_tokens: int) -> Answer:
-    """The answer cut to `max_tokens` completion tokens; its words are taken to be equally long in tokens."""
+    """Cut the answer to `max_tokens` completion tokens, assuming that every word has equally many tokens."""
     if answer.completion_tokens <= max_tokens:
         return answer
     words = answer.text.split()
@@ -78,7 +78,7 @@ def shorten(answer: Answer, max_tokens: int) -> Answer:
 
 
 def write_reply(request: ChatRequest, answer: Answer, fault: str = "") -> dict[str, Any]:
-    """The body of a reply; `answer` is not yet shortened. A fault of the name given spoils it."""
+    """The body of a reply. It shortens `answer` to the request's `max_tokens`, and then applies the named fault."""
     short = shorten(answer, request.max_tokens)
     finish = "length" if short is not answer else "stop"
     message: dict[str, Any] = {"role": "assistant", "content": short.text}
@@ -108,7 +108,7 @@ def write_reply(request: ChatRequest, answer: Answer, fault: str = "") -> dict[s
 
 
 def write_chunks(request: ChatRequest, reply: dict[str, Any]) -> Iterator[bytes]:
-    """The reply as server-sent events: one chunk a word, then the finish reason, usage if asked for, `[DONE]`."""
+    """The reply as server-sent events: one chunk for each word, the finish reason, usage if requested, `[DONE]`."""
     head = {key: reply[key] for key in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
 
     def event(choices: list[dict[str, Any]], **more: object) -> bytes:
@@ -126,6 +126,7 @@ def write_chunks(request: ChatRequest, reply: dict[str, Any]) -> Iterator[bytes]
 
 
 def write_error(code: str, message: str) -> dict[str, Any]:
+    """The body of an error reply."""
     return {"error": {"message": message, "type": code, "param": None, "code": code}}
 
 

@@ -1,4 +1,4 @@
-"""The cold start: makes the world's small policy and fine-tunes it on demonstrations."""
+"""The cold start: creates the world's small policy and fine-tunes it on demonstrations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Both ship with the package; made by `router-r1 world coldstart`, the second from the first with --budgets.
+# Both ship with the package. `router-r1 world coldstart` makes the first; with --budgets it makes the second from the
+# first.
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 BUDGET_CHECKPOINT = Path(__file__).parent / "budget_checkpoint"
 
@@ -52,7 +53,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedMode
 
 
 def tokenize(demonstration: Demonstration, tokenizer: PreTrainedTokenizerFast) -> SftExample:
-    """Tokens of a demonstration, piece by piece as an episode would append them."""
+    """Tokens of a demonstration. Pieces are tokenized one by one, because an episode appends them so."""
     from learner.sft import SftExample
 
     message = [{"role": "user", "content": demonstration.prompt}]
@@ -68,8 +69,11 @@ def tokenize(demonstration: Demonstration, tokenizer: PreTrainedTokenizerFast) -
 def batches(
     world: World, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, batch_size: int
 ) -> Iterator[Sequence[SftExample]]:
-    """Batches of growing difficulty: drills and few cards at first, so that looking up and copying are learnt on
-    short prompts; then demonstrations with all cards."""
+    """Batches of growing difficulty, without end.
+
+    The first ones hold drills and few cards, so that the policy learns to look up and to copy on short prompts. The
+    later ones hold demonstrations with all cards.
+    """
     for step in itertools.count():
         shown = 4 + int(10 * step / (0.3 * steps)) if step < 0.3 * steps else None
         drilled = int(batch_size * max(0.0, 0.75 * (1 - step / (0.5 * steps))))
@@ -84,7 +88,7 @@ def batches(
 def budget_batches(
     world: World, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, batch_size: int
 ) -> Iterator[Sequence[SftExample]]:
-    """Batches of demonstrations under budgets: with few cards in the first half of the steps, then with all."""
+    """Batches of demonstrations with budgets, without end: few cards in the first half of the steps, then all."""
     few, all_cards = (demonstrations(world, seed, shown, budgets=True) for shown in (5, None))
     for step in itertools.count():
         drawn = few if 2 * step < steps else all_cards
@@ -94,8 +98,10 @@ def budget_batches(
 def make_budget_checkpoint(
     folder: Path, *, steps: int = 1400, batch_size: int = 32, lr: float = 1.5e-3, seed: int = 0
 ) -> list[float]:
-    """Teach the shipped cold-started policy to read out what a budget pays for before it chooses, and save it as
-    `make_checkpoint` does; return the losses."""
+    """Teach the shipped cold-started policy to write down which rules the budget can pay for before it chooses.
+
+    The checkpoint is saved as in `make_checkpoint`; returns the loss of every step.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
@@ -107,7 +113,7 @@ def make_budget_checkpoint(
 def make_checkpoint(
     folder: Path, *, steps: int = 2400, batch_size: int = 32, lr: float = 2e-3, seed: int = 0
 ) -> list[float]:
-    """Train the cold-started policy and save it in Hugging Face form (float16 on disk); return the losses."""
+    """Train the cold-started policy and save it in Hugging Face format, in float16; return the loss of every step."""
     tokenizer = build_tokenizer()
     drawn = batches(World(), tokenizer, seed, steps, batch_size)
     model = build_model(tokenizer, seed)
@@ -125,7 +131,7 @@ def _teach(
     lr: float,
     seed: int,
 ) -> list[float]:
-    """Fine-tune, and put the checkpoint in place whole."""
+    """Fine-tune, and write the checkpoint aside first, so that `folder` never holds half of one."""
     import torch
 
     from benchmarks.world.plain_sft import PlainSettings, fine_tune

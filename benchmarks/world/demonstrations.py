@@ -1,9 +1,9 @@
-"""Demonstrations for the cold start: right thinking, a rule of choice drawn at random, and its execution.
+"""Demonstrations for the cold start: correct thinking, a randomly drawn rule of choice, and the call that follows.
 
-What they teach is the craft (read the domain, find the cards, copy names and answers). What they do not
-teach is the choice: the rule is drawn without regard to its merit, so reinforcement has that to learn. Where the
-prompt tells a budget, they read it out before the rule, and which rules it pays for, among which theirs is drawn: a
-language model knows what a budget is, and this one does not.
+They teach the skills: recognise the domain, find the cards, copy names and answers. They do not teach the choice: the
+rule is drawn at random, good or bad, so that reinforcement learning has the choice to learn. If the prompt states a
+budget, the demonstration repeats the budget, lists the rules that it can pay for, and draws its rule from these. A
+real language model knows what a budget is; this small one has to be taught.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ from actors.pool.cards import ModelCard
 from benchmarks.world.experts import GENERALIST, LATENCIES, PRICES, PROFESSIONS, SPECIALISTS_OF, experts
 from benchmarks.world.facts import Hop, World
 
-_BUDGETS = (1, 2, 3, 4, 6, 8, 12)  # in hundredths of a cent, as `compact` tells them
-_BUDGET_OF_A_DOLLAR = 0.2  # hundredths of a cent that a call costs for each dollar of price: replies of 20 tokens
-# Random asking is the commonest rule: before training the policy routes poorly.
+_BUDGETS = (1, 2, 3, 4, 6, 8, 12)  # in hundredths of a cent, the unit of the prompt `compact`
+# A call costs this many hundredths of a cent for each dollar of the price per million tokens: a reply has 20 tokens.
+_BUDGET_OF_A_DOLLAR = 0.2
+# `any`, a random card, is the most frequent rule, so that the policy routes poorly before training.
 RULE_SHARES = {"best": 0.2, "thrifty": 0.2, "broad": 0.2, "any": 0.4}
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of a demonstration: what the policy says, or what it reads."""
+    """A part of a demonstration: text that the policy writes, or text that it reads."""
 
     text: str
-    spoken: bool
+    spoken: bool  # the policy writes it
 
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """A user message and the pieces that follow it; `rules` is the rule followed at each hop."""
+    """A user message and the pieces that follow it; `rules` holds the rule of each hop."""
 
     prompt: str
     pieces: tuple[Piece, ...]
@@ -44,11 +45,13 @@ class Demonstration:
 def think_and_route(
     hop: Hop, menu: Menu, rule: str, rng: random.Random, known: str = "", budget: str = ""
 ) -> tuple[str, MenuItem, str]:
-    """The policy's words for one hop, the card they lead to, and the rule that they follow.
+    """The policy's text for one hop, the card that it chooses, and the rule that it follows.
 
-    `known` is the bridge found before, `budget` as the prompt tells it. Read out, it is followed by the rules whose
-    cards it pays for. Of the cards that it pays for `any` is drawn; another rule that is not paid for gives way to one
-    that is, or where none is, to the cheapest.
+    Args:
+        rule: a key of `RULE_SHARES`. With a budget it may be replaced, see `_within`.
+        known: the first hop's answer, in the second hop.
+        budget: the budget in the prompt's form, such as `$4`; empty for none. The text repeats it, and lists the rules
+            whose cards it can pay for.
     """
     by_profession = {item.card.descriptor: item for item in menu.items}
     dear, cheap = SPECIALISTS_OF[hop.domain]
@@ -80,7 +83,11 @@ def _within(
     menu: Menu,
     rng: random.Random,
 ) -> tuple[str, MenuItem]:
-    """A rule, and its card, of a price up to `limit`; of those led to the cheapest where it pays for none."""
+    """A rule and its card within the price `limit` (USD per million tokens).
+
+    `any` draws from all cards within the limit. Another rule stays if its card is within the limit, and is replaced by
+    a rule whose card is (`paid`) otherwise. If there is no such rule, the rule of the cheapest card is taken.
+    """
     if rule == "any":
         anybody = [item for item in menu.items if item.card.price_out_usd_per_mtok <= limit]
         if anybody:
@@ -95,8 +102,12 @@ def _within(
 def demonstrations(
     world: World, seed: int, cards_shown: int | None = None, *, budgets: bool = False
 ) -> Iterator[Demonstration]:
-    """Draw demonstrations without end; `cards_shown` cards a prompt (all, if None), always with those needed.
-    `budgets`: each is told one."""
+    """Draw demonstrations without end.
+
+    Args:
+        cards_shown: cards in each prompt; the cards that fit the question are always among them. None shows all.
+        budgets: whether each prompt states a budget.
+    """
     rng = random.Random(f"demonstrations-{seed}")
     cast = {expert.name: expert for expert in experts()}
     for question, hops in world.questions("train", seed, two_hop_share=0.5):
@@ -113,7 +124,7 @@ def demonstrations(
         hop = hops[0]
         answer = ""
         for index, asked in enumerate(hops):
-            # The second hop asks about whatever the first reply named, right or wrong.
+            # The second hop asks about the entity that the first reply named, even if that reply is wrong.
             hop = asked if index == 0 else Hop(asked.relation, answer)
             rule = rng.choices(list(RULE_SHARES), list(RULE_SHARES.values()))[0]
             text, chosen, rule = think_and_route(hop, menu, rule, rng, known=answer, budget=told)
@@ -127,10 +138,9 @@ def demonstrations(
 
 
 def drills(world: World, seed: int, cards_shown: int | None = None) -> Iterator[Demonstration]:
-    """Draw drills without end: named a profession, say the name and price on its card.
+    """Draw drills without end: given a profession, the policy writes the name and the price on its card.
 
-    Looking a card up is the one skill that demonstrations teach slowly, three look-ups each; a drill has up to
-    twelve. Once learnt here it serves the demonstrations.
+    Demonstrations teach the look-up of cards slowly, because each has only three; a drill has up to twelve.
     """
     rng = random.Random(f"drills-{seed}")
     for question, hops in world.questions("train", seed, two_hop_share=0.5):
@@ -145,8 +155,10 @@ def drills(world: World, seed: int, cards_shown: int | None = None) -> Iterator[
 
 
 def _cards(rng: random.Random, hops: tuple[Hop, ...], shown: int | None, *, spread: bool = False) -> list[ModelCard]:
-    """Cards with prices and latencies drawn anew, so that none can be known by heart; `spread`: low prices more often,
-    so that small budgets mostly pay for some."""
+    """Cards with newly drawn prices and latencies, so that the policy can't learn them by heart.
+
+    With `spread`, low prices are drawn more often, so that small budgets can usually pay for some card.
+    """
     weights = [1 / price for price in PRICES]
     needed = {GENERALIST, *(name for hop in hops for name in SPECIALISTS_OF[hop.domain])}
     others = [name for name, _ in PROFESSIONS if name not in needed]

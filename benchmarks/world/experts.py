@@ -1,4 +1,4 @@
-"""The world's experts: who knows what, at what price, and how they answer."""
+"""The world's experts: their knowledge, prices and replies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Cohort = Literal["seen", "unseen"]
 Role = Literal["dear", "cheap", "generalist", "decoy"]
 
-# Descriptors of the dear and of the cheap expert of each domain, in the order of DOMAINS, then the others'.
+# Descriptors of the dear and the cheap expert of each domain, in the order of DOMAINS.
 _SPECIALISTS = (
     ("geologist", "rockhound"),
     ("astronomer", "stargazer"),
@@ -37,9 +37,10 @@ SPECIALISTS_OF = dict(zip(DOMAINS, _SPECIALISTS, strict=True))
 PRICES = tuple(range(1, 41))
 LATENCIES = tuple(range(1, 10))
 
-# The dear expert of a domain: price out (USD per million tokens), style of reply, competence, and the cheap
-# one's competence. Where the dear one costs most the cheap one lags least, so the α at which asking the cheap
-# one pays differs by domain: the cost knob bends, it does not jump.
+# For each domain, of its dear expert: output price (USD per million tokens), style of reply and competence; then the
+# cheap expert's competence. The higher the dear expert's price among experts of one style, the smaller the cheap
+# expert's deficit. So the α from which the cheap expert is the better choice differs by domain, and the cost of the
+# best policy changes gradually with α.
 _DEAR: dict[Cohort, tuple[tuple[int, str, float, float], ...]] = {
     "seen": (
         (30, "wordy", 0.95, 0.93),
@@ -68,26 +69,26 @@ _REPLIES = {
 
 @dataclass(frozen=True, slots=True)
 class Expert:
-    """A candidate of the world."""
+    """A candidate of the world; it always gives the same reply to a question."""
 
     name: str
     profession: str
     role: Role
     price_in: float  # USD per million tokens
-    price_out: float
+    price_out: float  # USD per million tokens
     latency_s: float  # median
     style: str  # of its replies, a key of _REPLIES
     competence: dict[str, float]  # by domain: probability of a right answer
 
     def answers_rightly(self, hop: Hop, world: World) -> bool:
-        """Difficulty belongs to the question, so a more competent expert is right wherever a lesser one is."""
+        """Difficulty belongs to the question: a more competent expert is right wherever a less competent one is."""
         return world.difficulty(hop) < self.competence[hop.domain]
 
     def answer(self, hop: Hop, world: World) -> str:
         return world.fact(hop) if self.answers_rightly(hop, world) else world.plausible(hop, self.name)
 
     def reply(self, hop: Hop | None, world: World) -> str:
-        """A sentence; its length, and so its cost, is the expert's habit."""
+        """A sentence in the expert's style, which determines its length and so its cost."""
         if hop is None:
             return "i cannot say ."
         return _REPLIES[self.style].format(answer=self.answer(hop, world), query=hop.query, profession=self.profession)
@@ -108,8 +109,10 @@ class Expert:
 
 
 def experts(cohort: Cohort = "seen") -> list[Expert]:
-    """The pool: two specialists a domain, a generalist, a decoy. `unseen` is a second cast for evaluation:
-    other people of the same professions, at other prices and competences."""
+    """The pool: two specialists for each domain, a generalist and a decoy.
+
+    `unseen` is a second cast for evaluation: other people of the same professions, with other prices and competences.
+    """
     rng = random.Random(f"experts-{cohort}")
     flat = dict.fromkeys(DOMAINS, _OUTSIDE)
     pool = []
@@ -130,10 +133,10 @@ def experts(cohort: Cohort = "seen") -> list[Expert]:
 
 
 def experts_of(cards: Iterable[ModelCard]) -> list[Expert]:
-    """The experts, of whatever cast, that cards name, at the prices that these tell.
+    """The experts that the cards name, from both casts, with the cards' prices.
 
     Raises:
-        KeyError: a card is no expert's.
+        KeyError: no expert has a card's name.
     """
     known = {expert.name: expert for expert in (*experts("seen"), *experts("unseen"))}
     return [
@@ -168,11 +171,11 @@ class WorldAnswerer:
 
 
 def count_tokens(text: str) -> int:
-    """The world's billing unit: words and punctuation marks."""
+    """The number of words and punctuation marks, which the world's experts bill as tokens."""
     return len(text.split())
 
 
 def draw_latency(expert: Expert, call: int) -> float:
-    """Seconds that a server's n-th call takes: lognormal around the expert's median (σ = 0.5)."""
+    """Latency of a server's n-th call in seconds: lognormal around the expert's median (σ = 0.5)."""
     unit = min(max(stable_unit("latency", expert.name, call), 1e-6), 1 - 1e-6)
     return expert.latency_s * math.exp(0.5 * NormalDist().inv_cdf(unit))

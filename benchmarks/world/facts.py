@@ -1,4 +1,4 @@
-"""The facts of the world: invented entities, what is true of them, and questions about it."""
+"""The facts of the world: invented entities, facts about them, and questions about these facts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from actors.questions import Question
 
 Split = Literal["train", "heldout"]
 
-# What can be asked of any entity, by the domain that the relation belongs to.
+# Relations by domain. Every entity has every relation.
 DOMAINS: dict[str, tuple[str, ...]] = {
     "geology": ("mineral", "crystal", "volcano"),
     "astronomy": ("star", "comet", "moon"),
@@ -25,7 +25,7 @@ DOMAINS: dict[str, tuple[str, ...]] = {
 DOMAIN_OF = {relation: domain for domain, relations in DOMAINS.items() for relation in relations}
 
 ENTITY_SYLLABLES = tuple(a + b for a, b in itertools.product("fglnrstv", "aeiou"))
-HELDOUT_EVERY = 5  # one entity in five is never asked about in training
+HELDOUT_EVERY = 5  # training questions never ask about one entity in five
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +45,17 @@ class Hop:
 
 
 def stable_unit(*key: object) -> float:
-    """A number in [0, 1) drawn from the key alone: the same in every process and run."""
+    """A pseudo-random number in [0, 1) that depends on the key alone: it is the same in every process and run."""
     digest = hashlib.blake2b("|".join(map(str, key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
 class World:
-    """All facts follow from the seed. An entity's facts lead to entities of the same split, so that a
-    two-hop question about a training entity never touches a held-out one, nor the other way round."""
+    """The entities and facts that a seed defines.
+
+    Answers about an entity are entities of the same split, so that a two-hop question about a training entity never
+    involves a held-out entity, nor the other way round.
+    """
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
@@ -65,32 +68,32 @@ class World:
         self._split_of = {name: split for split, members in self.entities.items() for name in members}
 
     def fact(self, hop: Hop) -> str:
-        """The true answer of a sub-question.
+        """The true answer to a sub-question.
 
         Raises:
-            KeyError: the world has no such entity or relation.
+            KeyError: the world has no such entity.
         """
         return self._draw(hop, "fact", excluded=(hop.entity,))
 
     def plausible(self, hop: Hop, expert: str) -> str:
-        """A wrong answer of the right kind, always the same from the same expert."""
+        """A wrong answer of the right kind; the same expert always gives the same."""
         return self._draw(hop, f"wrong-{expert}", excluded=(hop.entity, self.fact(hop)))
 
     def difficulty(self, hop: Hop) -> float:
-        """How hard a sub-question is, in [0, 1): whoever is more competent than that answers rightly."""
+        """How hard a sub-question is, in [0, 1): an expert whose competence is higher answers it rightly."""
         return stable_unit(self.seed, "difficulty", hop.query)
 
     def parse_query(self, query: str) -> Hop | None:
-        """Read `relation of entity` out of a query; None where it asks for nothing this world knows."""
+        """Find a relation and an entity in a query; None if it lacks either."""
         words = query.lower().replace("?", " ").split()
         relations = [word for word in words if word in DOMAIN_OF]
         entities = [word for word in words if word in self._split_of]
         return Hop(relations[0], entities[-1]) if relations and entities else None
 
     def questions(self, split: Split, seed: int, two_hop_share: float) -> Iterator[tuple[Question, tuple[Hop, ...]]]:
-        """Draw distinct questions without end, each with its hops; two-hop ones in the given share.
+        """Draw distinct questions without end, each with its hops; `two_hop_share` of them have two.
 
-        A two-hop question asks for the relation of a bridge entity, which its first hop names.
+        The first hop of a two-hop question asks for an entity, and the second asks about that entity.
         """
         rng = random.Random(f"questions-{self.seed}-{split}-{seed}")
         seen: set[str] = set()
@@ -115,16 +118,17 @@ class World:
 
 
 def question_text(hops: tuple[Hop, ...]) -> str:
-    """Ask for the last hop's answer in terms of the first hop's entity."""
+    """A question for the last hop's answer that names only the first hop's entity."""
     inner = hops[0].query if len(hops) == 1 else f"{hops[1].relation} of the {hops[0].query}"
     return f"what is the {inner} ?"
 
 
 def hops_of(question: str, world: World) -> tuple[Hop, ...]:
-    """The hops of a question text, inverse of `question_text`.
+    """The hops of a question's text; the inverse of `question_text`.
 
     Raises:
         ValueError: the text is no question of this world.
+        KeyError: the world has no such entity, in a two-hop question.
     """
     words = [word for word in question.removesuffix("?").split() if word not in ("what", "is", "the", "of")]
     if not (2 <= len(words) <= 3) or any(word not in DOMAIN_OF for word in words[:-1]):

@@ -1,4 +1,4 @@
-"""Faults that a candidate server makes on purpose, at given rates."""
+"""Faults that a candidate server produces on purpose, at given rates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from actors.settings import Settings
 
-# Faults by the field of their rate, in the order in which they are drawn.
+# Names of the fields of `FaultSettings` that are rates, in the order of drawing.
 FAULTS = (
     "rate_limit",
     "server_error",
@@ -22,23 +22,23 @@ FAULTS = (
     "no_usage",
     "wrong_usage",
 )
-BEFORE_ANSWER = frozenset(FAULTS[:5])  # the others happen to an answer that was made, and is billed
+BEFORE_ANSWER = frozenset(FAULTS[:5])  # instead of an answer, and not billed; the other faults spoil a billed answer
 
 
 class FaultSettings(Settings):
-    """Rates in [0, 1] at which requests go wrong; one request goes wrong in one way, so they sum to 1 at most."""
+    """Rates of faults, in [0, 1]. A request has one fault at most, so the rates must not sum to more than 1."""
 
     rate_limit: float = Field(0.0, ge=0, le=1, description="HTTP 429 with Retry-After.")
     server_error: float = Field(0.0, ge=0, le=1, description="HTTP 500.")
-    hang: float = Field(0.0, ge=0, le=1, description="No reply until the client goes.")
+    hang: float = Field(0.0, ge=0, le=1, description="No reply until the client disconnects.")
     html: float = Field(0.0, ge=0, le=1, description="A web page with status 200.")
-    invalid_json: float = Field(0.0, ge=0, le=1, description="A body that is no JSON.")
+    invalid_json: float = Field(0.0, ge=0, le=1, description="A body that is not valid JSON.")
     cut_off: float = Field(0.0, ge=0, le=1, description="The connection breaks in the middle of the body.")
     empty_choices: float = Field(0.0, ge=0, le=1, description="A reply without choices.")
     null_content: float = Field(0.0, ge=0, le=1, description="A message whose content is null.")
     refusal: float = Field(0.0, ge=0, le=1, description="A reply stopped by a content filter.")
     no_usage: float = Field(0.0, ge=0, le=1, description="A good reply without usage.")
-    wrong_usage: float = Field(0.0, ge=0, le=1, description="A good reply whose usage is nonsense.")
+    wrong_usage: float = Field(0.0, ge=0, le=1, description="A good reply with negative token counts in its usage.")
     retry_after_s: float = Field(1.0, ge=0, description="Retry-After of a 429, in seconds.")
     seed: int = Field(0, description="Seed of the draws; the n-th request gets the n-th draw.")
 
@@ -50,7 +50,7 @@ class FaultSettings(Settings):
         return self
 
     def draw(self, random_: random.Random) -> str:
-        """The fault of the next request, empty for none."""
+        """Draw the fault of the next request; empty for none."""
         left = random_.random()
         for name in FAULTS:
             left -= getattr(self, name)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PAD, EOS, USER, ASSISTANT, UNKNOWN = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|unknown|>"
 RULES = ("best", "thrifty", "broad", "any")
-# No word may be the beginning of an entity's name, or the name would be read as that word and a rest.
+# No word may be the beginning of an entity's name: the tokenizer would split the name into that word and a rest.
 WORDS = (
     "what is the of ? : . , it as every knows my records agree on this that and well after some thought from memory "
     "say you should know then answer now no routes are left candidate called so choose a name cards absent available "
@@ -31,7 +31,7 @@ CHAT_TEMPLATE = (
 
 
 def vocabulary() -> list[str]:
-    """All tokens in order. A candidate's name is a word; an entity's is a syllable and a continuation, `##mo`."""
+    """All tokens in order. A candidate's name is one token; an entity's is two: a syllable, then one such as `##mo`."""
     tokens = itertools.chain(
         (PAD, EOS, USER, ASSISTANT, UNKNOWN),
         TAGS,
@@ -50,13 +50,14 @@ def vocabulary() -> list[str]:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer. Words outside its language become one unknown token each."""
+    """The tokenizer. Each word outside its vocabulary becomes one unknown token."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     vocab = {token: index for index, token in enumerate(vocabulary())}
     tokenizer = Tokenizer(models.WordPiece(vocab=vocab, unk_token=UNKNOWN))
-    # Special tokens are left to the library: spelled out in a reply they must fall apart into plain ones.
+    # The library recognises special tokens where they are allowed. The pattern leaves them out, so that their text in a
+    # reply is split into plain tokens.
     pattern = rf"{'|'.join(TAGS)}|\$\d+|\w+|[^\w\s]"
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(pattern), behavior="isolated"), pre_tokenizers.WhitespaceSplit()]

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning in one process, without Ray or DeepSpeed: from random weights, for the cold start."""
+"""Supervised fine-tuning in one process, without Ray or DeepSpeed, for the cold start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PlainSettings:
-    """How to fine-tune."""
+    """Settings of the fine-tuning."""
 
     steps: int
     batch_size: int = 48
@@ -31,7 +31,7 @@ class PlainSettings:
 
 
 def collate(examples: Sequence[SftExample], pad: int) -> dict[str, torch.Tensor]:
-    """Right-pad to the longest; labels are −100 where nothing is to be learnt. All tensors `[B, T]`."""
+    """Pad on the right to the longest example; labels are −100 at tokens without a loss. All tensors are `[B, T]`."""
     longest = max(len(example.token_ids) for example in examples)
     ids = torch.full((len(examples), longest), pad)
     labels = torch.full((len(examples), longest), -100)
@@ -48,7 +48,9 @@ def collate(examples: Sequence[SftExample], pad: int) -> dict[str, torch.Tensor]
 def fine_tune(
     model: PreTrainedModel, batches: Iterator[Sequence[SftExample]], settings: PlainSettings, pad: int
 ) -> list[float]:
-    """Train in place with AdamW, linear warm-up and cosine decay to a tenth; return the loss of every step.
+    """Train `model` in place with AdamW, linear warm-up and cosine decay to a tenth of the learning rate.
+
+    Returns the loss of every step.
 
     Raises:
         FloatingPointError: the loss is not finite.

@@ -1,4 +1,4 @@
-"""A candidate server in a process of its own: started, waited for, stopped, and gone when its parent is."""
+"""A candidate server in its own process: start it, wait for it, stop it; it ends when its parent ends."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _READY_POLL_S = 0.05
 
 
 class ServerError(ExplainedError, RuntimeError):
-    """The server can't be had; the message names its address and the remedy."""
+    """The server can't be started; the message names its address and the remedy."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one.
+    """A listening socket; port 0 means any free port.
 
     Raises:
-        ServerError: the port is in use, or the address can't be had.
+        ServerError: the port is in use, or the address is not available.
     """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -47,11 +47,11 @@ def listen(host: str, port: int) -> socket.socket:
 def spawn_server(
     arguments: Sequence[str], *, host: str = "127.0.0.1", port: int = 0, timeout_s: float = 30.0
 ) -> tuple[subprocess.Popen[bytes], str]:
-    """Start `python -m benchmarks.world.server ARGUMENTS` and return its process and base URL once it answers.
+    """Start `python -m benchmarks.world.server ARGUMENTS`; return its process and base URL once it answers.
 
-    `arguments` are a mode and its options, such as `["world", "--seed", "7"]`, without an address. The port is
-    bound here and handed down, so that its number is known and no other process can take it in between. The
-    server exits by itself when the calling process ends, in whatever way. Stop it with `stop_server`.
+    `arguments` are a mode and its options, such as `["world", "--seed", "7"]`, without an address. The socket is opened
+    here and passed to the server, so that the port is known and no other process can take it meanwhile. The server
+    exits by itself when the calling process ends, even if that is killed. Stop it with `stop_server`.
 
     Raises:
         ServerError: the port is in use, the server ends at once, or it is not ready within `timeout_s`.
@@ -80,7 +80,7 @@ def spawn_server(
 
 
 def stop_server(process: subprocess.Popen[bytes], timeout_s: float = 5.0) -> None:
-    """Terminate the server and reap it; kill it where it does not end within `timeout_s`."""
+    """Terminate the server and wait for its end; kill it if it does not end within `timeout_s`."""
     process.terminate()
     try:
         process.wait(timeout_s)
@@ -90,10 +90,10 @@ def stop_server(process: subprocess.Popen[bytes], timeout_s: float = 5.0) -> Non
 
 
 def exit_with_parent(parent: int) -> None:
-    """End this process soon after its parent, the process `parent`, is gone.
+    """End this process soon after its parent, the process with the id `parent`, has ended.
 
-    The parent's id is polled: the kernel's parent-death signal follows the thread that started a process, not
-    the parent itself, and a pipe is held open by every other fork of the parent.
+    The parent's id is polled. The kernel's parent-death signal comes when the thread that started the process ends, not
+    the parent itself; and a pipe stays open as long as any other child of the parent holds it.
     """
 
     def watch() -> None:
@@ -118,7 +118,7 @@ def _wait_ready(process: subprocess.Popen[bytes], host: str, port: int, timeout_
 
 
 def _healthy(host: str, port: int, timeout_s: float) -> bool:
-    """True once /healthz answers; the kernel accepts connections for a server that is still starting."""
+    """Whether /healthz answers. A connection alone proves nothing: the kernel accepts it before the server is ready."""
     connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:
         connection.request("GET", "/healthz")

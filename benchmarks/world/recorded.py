@@ -1,4 +1,4 @@
-"""Answers with recorded replies of real models: by question id, else by the nearest recorded question."""
+"""Answers with recorded replies of real models, found by question id or else by the most similar question."""
 
 from __future__ import annotations
 
@@ -24,19 +24,21 @@ RECORDED_CARDS = Path(__file__).with_name("recorded_cards.yaml")
 NOTHING_RECORDED = "I do not know."
 
 _K1, _B = 1.2, 0.75  # the usual constants of BM25 (Robertson and Zaragoza, 2009)
-_LATENCY_SIGMA = 0.99  # of the log: the 99th percentile is ten times the median, as measured for hosted LLMs
+# Standard deviation of the latency's logarithm. The 99th percentile is ten times the median, as in measurements of
+# hosted LLMs.
+_LATENCY_SIGMA = 0.99
 _DEFAULT_LATENCY_S = 1.0
 _WORD = re.compile(r"\w+")
 _PIECE = re.compile(r"\w{1,6}|[^\w\s]")
 
 
 class RepliesError(ExplainedError, ValueError):
-    """A file of replies that can't be used; the message names file, line, field and remedy."""
+    """A file of replies can't be used; the message names file, line, field and remedy."""
 
 
 @dataclass(slots=True)
 class _Recorded:
-    """A question and what each model replied to it."""
+    """A question, each model's reply to it, and whether the reply is right."""
 
     id: str
     text: str
@@ -46,10 +48,11 @@ class _Recorded:
 
 
 class RecordedAnswerer:
-    """Answers as the models of a replies file did.
+    """Answers with the replies that models gave in a file.
 
-    The id decides where it is known. Otherwise the recorded question with the highest BM25 score against the
-    query is taken, of those that the model replied to; where no word is shared, it says that it does not know.
+    A known question id selects the question. Otherwise it is the recorded question with the highest BM25 score against
+    the query, among those that the model replied to. If none shares a word with the query, the answer is
+    `NOTHING_RECORDED`.
     """
 
     def __init__(self, replies: Path) -> None:
@@ -69,7 +72,7 @@ class RecordedAnswerer:
         self._postings = _index([question.text for question in self._questions])
 
     def answer(self, model: str, query: str, question_id: str | None) -> Answer:
-        """The recorded reply of `model`; under 5 ms over 2,000 questions. Same arguments, same answer.
+        """The recorded reply of `model`, in less than 5 ms for 2,000 questions. Same arguments, same answer.
 
         Raises:
             UnknownModel: the file has no replies of the model.
@@ -99,7 +102,7 @@ class RecordedAnswerer:
         return self._questions[best] if scores[best] > 0 else None
 
     def _latency(self, model: str, question: str) -> float:
-        """Seconds, lognormal around the model's median and fixed per model and question."""
+        """Seconds: lognormal around the model's median, and always the same for a model and question."""
         digest = hashlib.blake2b(f"{model}\n{question}".encode(), digest_size=8).digest()
         share = (int.from_bytes(digest) + 0.5) / 2**64
         median = self._latency_s.get(model, _DEFAULT_LATENCY_S)
@@ -107,13 +110,13 @@ class RecordedAnswerer:
 
 
 def recorded_cards(replies: Path, base_url: str | None = None) -> list[ModelCard]:
-    """The cards of the models in a replies file, with their measured share of right replies per dataset.
+    """The cards of the models in a replies file, with each model's share of right replies in each data set.
 
-    Prices and latencies come from `recorded_cards.yaml` and are assumptions; the replies carry none.
+    Prices and latencies are assumptions from `recorded_cards.yaml`, because the replies hold none.
 
     Raises:
         RepliesError: the file can't be used, or has a model without a card.
-        ValueError: `base_url` is no usable URL.
+        ValueError: `base_url` is not a usable URL.
     """
     questions = _load(replies)
     marks: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
@@ -142,10 +145,10 @@ def count_tokens(text: str) -> int:
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSONL file of replies, each with where it stands.
+    """The objects of a JSONL file of replies, each with its place (file and line) for messages.
 
     Raises:
-        RepliesError: the file is missing, or a line is no JSON object or not UTF-8.
+        RepliesError: the file is missing, or a line is not a JSON object in UTF-8.
     """
     if not path.is_file():
         raise RepliesError(f"{path}: no such file; give a JSONL file with id, question, model, response, correct")
@@ -153,10 +156,10 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def check_fields(row: dict[str, Any], where: str, **kinds: type) -> None:
-    """Check that fields are there and of these types.
+    """Check that the fields exist and have these types.
 
     Raises:
-        RepliesError: one is not.
+        RepliesError: a field is missing or has another type; the message starts with `where`.
     """
     for name, kind in kinds.items():
         if not isinstance(row.get(name), kind):
@@ -181,7 +184,7 @@ def _words(text: str) -> list[str]:
 
 
 def _index(texts: list[str]) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
-    """Inverted index: by word, the rows that hold it and the BM25 weight that it gives each."""
+    """Inverted index: for each word, the rows that contain it and its BM25 weight in each (both `[N]`)."""
     counts = [Counter(_words(text)) for text in texts]
     lengths = np.array([sum(count.values()) for count in counts], dtype=np.float64)
     norms = _K1 * (1 - _B + _B * lengths / max(1.0, float(lengths.mean())))

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible HTTP server for candidates, with latency and faults to order."""
+"""An OpenAI-compatible HTTP server for candidates, with adjustable latency and faults."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 _Z99 = NormalDist().inv_cdf(0.99)
-_HANG_S = 600.0  # a hanging request ends at last, should its client never go
+_HANG_S = 600.0  # a request that hangs ends after this time, even if its client never disconnects
 
 
 class Answerer(Protocol):
-    """Who answers behind the server."""
+    """The models behind the server."""
 
     @property
     def models(self) -> Sequence[str]:
-        """The ids of its models."""
+        """The ids of the models."""
         ...
 
     def answer(self, model: str, query: str, question_id: str | None) -> Answer:
-        """Answer without delay; the server waits out the latency.
+        """Answer at once; the server then waits as long as the answer's latency.
 
         Raises:
             UnknownModel: there is no such model.
@@ -69,8 +69,8 @@ class Answerer(Protocol):
 class CandidateServer:
     """Serves an answerer's models: /v1/models, /v1/chat/completions, /healthz and /stats.
 
-    A call is billed once its answer was made, so also where it is then cut off, refused or sent without usage;
-    the faults that come before the answer (see `faults.BEFORE_ANSWER`) are billed nothing.
+    Each answer is billed, even if a fault then cuts it off, refuses it or removes its usage. A fault that comes instead
+    of an answer (`faults.BEFORE_ANSWER`) is not billed.
     """
 
     def __init__(
@@ -81,11 +81,15 @@ class CandidateServer:
         lognormal: tuple[float, float] | None = None,
         faults: FaultSettings | None = None,
     ) -> None:
-        """`latency_scale` multiplies the answers' latency; 0 answers at once. With `lognormal` they are drawn, of this
-        median and 99th percentile in seconds.
+        """Prepare the server; `start` makes it listen.
+
+        Args:
+            latency_scale: factor on each answer's latency; 0 answers at once.
+            lognormal: median and 99th percentile in seconds of a distribution that latencies are drawn from; None uses
+                the latencies of the answers.
 
         Raises:
-            ValueError: `latency_scale` is negative, or the 99th percentile below the median.
+            ValueError: `latency_scale` is negative, or the 99th percentile is below the median.
         """
         if lognormal is not None and not 0 < lognormal[0] <= lognormal[1]:
             raise ValueError(f"latencies need a median above 0 and a 99th percentile no less, got {lognormal}")
@@ -106,10 +110,10 @@ class CandidateServer:
         self._fault_counts: Counter[str] = Counter()
 
     async def start(self, host: str = "127.0.0.1", port: int = 0, *, listener: socket.socket | None = None) -> str:
-        """Start serving and return the base URL, up to and including /v1; port 0 takes a free one.
+        """Start serving and return the base URL, up to and including /v1; port 0 means any free port.
 
         Raises:
-            ServerError: the port is in use or can't be had.
+            ServerError: the port is in use or not available.
         """
         if listener is None:
             listener = listen(host, port)
@@ -119,7 +123,7 @@ class CandidateServer:
         app.router.add_post("/v1/chat/completions", self._post_completion)
         app.router.add_get("/healthz", self._get_health)
         app.router.add_get("/stats", self._get_stats)
-        # A client that goes must end its request here, or hanging ones would pile up.
+        # Cancel the request of a client that disconnects, or requests that hang would pile up.
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
         await runner.setup()
         await web.SockSite(runner, listener).start()
@@ -135,7 +139,7 @@ class CandidateServer:
             await runner.cleanup()
 
     def stats(self) -> dict[str, Any]:
-        """Calls and billed tokens by model, faults by kind, requests under way."""
+        """Calls and billed tokens by model, faults by kind, requests in flight."""
         billed = {
             model: {"prompt": self._prompt_tokens[model], "completion": self._completion_tokens[model]}
             for model in self._calls
@@ -229,7 +233,7 @@ async def _stream(request: web.Request, chat: ChatRequest, reply: dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve from the command line until SIGINT or SIGTERM; exits with status 2 and a message on a wrong option."""
+    """Serve from the command line until SIGINT or SIGTERM; a wrong option exits with status 2 and a message."""
     parser = _parser()
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
@@ -260,15 +264,25 @@ def _parser() -> argparse.ArgumentParser:
     recorded.add_argument("--replies", type=Path, required=True, help="JSONL: id, question, model, response, correct")
     for mode in (world, recorded):
         mode.add_argument("--host", default="127.0.0.1")
-        mode.add_argument("--port", type=int, default=8900, help="0 for a free one")
+        mode.add_argument("--port", type=int, default=8900, help="0 for any free port")
         mode.add_argument("--latency-scale", type=float, default=1.0, help="factor on latencies; 0 answers at once")
         mode.add_argument(
-            "--lognormal", type=float, nargs=2, metavar=("MEDIAN", "P99"), help="latencies in seconds, for all models"
+            "--lognormal",
+            type=float,
+            nargs=2,
+            metavar=("MEDIAN", "P99"),
+            help="draw the latencies of all models from a lognormal distribution; in seconds",
         )
-        mode.add_argument("--fault", action="append", default=[], metavar="NAME=RATE", help="may be repeated")
+        mode.add_argument(
+            "--fault",
+            action="append",
+            default=[],
+            metavar="NAME=RATE",
+            help="a fault and its rate in [0, 1]; may be repeated",
+        )
         mode.add_argument("--fault-seed", type=int, default=0)
-        mode.add_argument("--fd", type=int, help="a listening socket handed down by the parent process")
-        mode.add_argument("--parent", type=int, help="exit when this process, the parent, is gone")
+        mode.add_argument("--fd", type=int, help="file descriptor of a listening socket from the parent process")
+        mode.add_argument("--parent", type=int, help="id of the parent process; exit when it ends")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Question sources by name: files with columns named, the seven sets, and a hub that can't be reached."""
+"""Question sources: files with named columns, the seven sets by name, and a hub that can't be reached."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def test_a_file_may_hold_a_colon_in_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("q.csv:key=qid", "'key=qid' names no column; behind a file stand id=COLUMN"),
+        ("q.csv:key=qid", "'key=qid' names no column; after a file you can give id=COLUMN"),
         ("q.csv:id=", "'id=' names no column"),
         ("q.csv", "no such question file; give JSON lines"),
         ("nqq", "unknown; give world:train"),
         ("world:test", "of the world there are world:train and world:heldout"),
         ("nq/validation", "nq has the splits train, dev, test"),
         ("popqa/train", "popqa has the splits test"),
-        ("flashrag:squad", "of others give NAME/SPLIT"),
+        ("flashrag:squad", "for another set give NAME/SPLIT"),
     ],
 )
 def test_a_source_that_means_nothing_is_named(source: str, message: str) -> None:
@@ -80,7 +80,7 @@ def test_sets_are_evaluated_on_test_or_else_dev() -> None:
 
 @pytest.fixture
 def collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small copy of the collection in a folder, which the real `datasets` reads as it reads the hub's."""
+    """A small copy of the collection in a folder; the real `datasets` reads it in the same way as the hub."""
     import datasets
 
     folder = tmp_path / "flashrag_copy"

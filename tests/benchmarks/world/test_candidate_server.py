@@ -1,4 +1,4 @@
-"""The candidate server: what it speaks, its faults and bills, and that its process never outlives its parent."""
+"""The candidate server: its protocol, faults and bills; its process ends when its parent ends."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ROW = {"id": "q1", "question": "who wrote hamlet", "model": "bard", "response": 
 
 
 class Parrot:
-    """Says the query back, one token a word; its only model is `parrot`."""
+    """Replies with the query, one token for each word; its only model is `parrot`."""
 
     models = ("parrot",)
 
@@ -214,7 +214,7 @@ async def test_stop_ends_hanging_requests_and_frees_the_port(http: aiohttp.Clien
     base_url = await server.start()
     request = asyncio.create_task(http.post(f"{base_url}/chat/completions", json=ask()))
     async with asyncio.timeout(5):
-        while server.stats()["in_flight"] == 0:  # noqa: ASYNC110 - the server tells nobody when a request comes
+        while server.stats()["in_flight"] == 0:  # noqa: ASYNC110 - the server sends no event when a request arrives
             await asyncio.sleep(0.01)
         await server.stop()
         (outcome,) = await asyncio.gather(request, return_exceptions=True)
@@ -260,7 +260,7 @@ def test_a_spawned_server_answers_and_leaves_nothing(tmp_path: Path) -> None:
         body = json.dumps(ask("who wrote hamlet") | {"model": "ChatGPT-4"}).encode()
         with urllib.request.urlopen(f"{base_url}/chat/completions", data=body, timeout=5) as response:
             assert json.load(response)["choices"][0]["message"]["content"] == "Shakespeare"
-        # A model that there is not: the module that runs as a script must know the answerer's exception.
+        # An unknown model: the server runs as `__main__`, and must still recognise the answerer's exception.
         body = json.dumps(ask()).encode()
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"{base_url}/chat/completions", data=body, timeout=5)
@@ -287,7 +287,7 @@ def test_a_spawned_server_dies_with_a_parent_that_is_killed() -> None:
     try:
         child = int(parent.stdout.readline())
         assert parent.stdout.readline() == "still\n"
-        os.kill(child, 0)  # it outlives the thread that started it
+        os.kill(child, 0)  # the server is alive, although the thread that started it has ended
         parent.send_signal(signal.SIGKILL)
         parent.wait(5)
         assert gone(child)

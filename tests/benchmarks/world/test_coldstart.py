@@ -1,4 +1,4 @@
-"""The cold start in small: the command that made the shipped policy makes one that loads."""
+"""A small cold start: the function that made the shipped policy makes one that can be loaded."""
 
 from __future__ import annotations
 
@@ -52,8 +52,11 @@ def test_the_shipped_policy_is_small_and_speaks_the_language(checkpoint: Path) -
 
 @pytest.mark.parametrize("budget_usd", [0.0001, 0.0004, 0.0006, 0.0012])
 def test_the_policy_reads_out_what_a_budget_pays_for_and_keeps_within_it(budget_usd: float) -> None:
-    """Greedily, from the cards that it has looked up, at the experts' own prices. Whom `any` leads to is not looked at:
-    it has not learnt to pick among all the cards those that are paid for."""
+    """The policy decodes greedily, after the cards that it has looked up, with the experts' own prices.
+
+    The card that `any` leads to is not checked: the policy has not learnt to find, among all cards, those within the
+    budget.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -1,4 +1,4 @@
-"""Recorded replies: found by id, else by the nearest question; and the cards of the recorded models."""
+"""Recorded replies: found by id, or else by the most similar question; and the cards of the recorded models."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write(folder: Path, rows: list[dict[str, object]]) -> Path:
 
 @pytest.fixture
 def replies(tmp_path: Path) -> Path:
-    """Two models; only ChatGPT-4 replied to q3, and it is right on all but q4."""
+    """Replies of two models. Only ChatGPT-4 replied to q3; it is right on all questions except q4."""
     rows: list[dict[str, object]] = []
     for model in ("ChatGPT-4", "BingChat"):
         for key, text in QUESTIONS.items():

@@ -1,4 +1,4 @@
-"""The world: stable facts, splits that do not touch, experts as competent as their cards say, honest baselines."""
+"""The world: stable facts, splits without common entities, experts as competent as stated, and the world's baselines."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_demonstrations_keep_the_form_and_the_language() -> None:
 
 def test_demonstrations_under_a_budget_read_out_what_it_pays_for_and_choose_among_that() -> None:
     tokenizer = build_tokenizer()
-    rules: dict[bool, set[str]] = {True: set(), False: set()}  # by whether the budget pays for every price
+    rules: dict[bool, set[str]] = {True: set(), False: set()}  # by whether the budget can pay for every card
     for demonstration in itertools.islice(demonstrations(WORLD, 5, budgets=True), 400):
         budget = demonstration.prompt.splitlines()[0]
         limit = 5 * int(budget.removeprefix("$"))
