@@ -1,1 +1,1 @@
-"""Baselines: routers that a trained policy should beat, behind one interface, over reply tables."""
+"""Baselines: routers that a trained policy should beat. They share one interface and work on reply tables."""

@@ -1,4 +1,4 @@
-"""The baselines from a terminal: `python -m benchmarks.baselines replies.jsonl`, or `world` for the embedded one."""
+"""The baselines from a terminal: `python -m benchmarks.baselines replies.jsonl`, or `world` for the embedded world."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ _WORLD_TEST = 500  # held-out questions of the world
 
 
 def main() -> None:
-    """Print the table of all baselines and what it says of those that learn."""
+    """Print a table of the baselines, and a verdict on each one that learns."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.baselines", description=__doc__)
     parser.add_argument("source", help="a JSONL file of recorded replies; `world` (hop by hop) or `world:whole`")
-    parser.add_argument("--names", nargs="+", default=list(NAMES), help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--names", nargs="+", default=list(NAMES), help=f"some of {', '.join(NAMES)}")
     parser.add_argument("--lambdas", nargs="+", type=float, default=[0.0, 0.02, 0.05, 0.1], help="weights of cost")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--train-share", type=float, default=TRAIN_SHARE, help="of recorded questions")
-    parser.add_argument("--embedding", default=HASHING, help="or a sentence-transformers model, by name or path")
+    parser.add_argument("--train-share", type=float, default=TRAIN_SHARE, help="share of the recorded questions")
+    parser.add_argument(
+        "--embedding", default=HASHING, help="hashing, or a sentence-transformers model, by name or path"
+    )
     asked = parser.parse_args()
     check_embedding(asked.embedding)
     rows, note = _rows(asked)
@@ -39,7 +41,7 @@ def main() -> None:
 
 
 def _rows(asked: argparse.Namespace) -> tuple[list[Row], str]:
-    """The rows, and in a line what they were made of."""
+    """The rows, and a line that describes their questions."""
     if asked.source not in ("world", "world:whole"):
         train, test = split(recorded_table(Path(asked.source)), asked.train_share, asked.seed)
         play = None

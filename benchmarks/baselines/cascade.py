@@ -1,4 +1,4 @@
-"""The cascade: asks a cheap candidate first, and a dearer one where a scorer doubts the reply."""
+"""The cascade: asks a cheap candidate first, and a more expensive one if a scorer doubts the reply."""
 
 from __future__ import annotations
 
@@ -13,30 +13,32 @@ import numpy as np
 from benchmarks.baselines.router import Asked, Router, check_enough, cost_scale
 from benchmarks.evaluation.reply_table import Floats, ReplyTable
 
-_LONGEST = 3  # candidates of a cascade, as in the paper
-_SHORTLIST = 8  # candidates that cascades are made of, where there are more: the best on the mean and the cheapest
+_LONGEST = 3  # candidates in a cascade at most, as in the paper
+_SHORTLIST = 8  # the search uses this many candidates at most: the cheapest and those with the best mean utility
 _LEVELS = 9  # thresholds tried per candidate: quantiles of its scores
 _FOLDS = 5
 _WORD = re.compile(r"\w+")
-_STRENGTHS = (0.01, 0.1, 1.0)  # of the scorer's regularisation, inverse
+_STRENGTHS = (0.01, 0.1, 1.0)  # inverse strengths of the scorer's regularisation, to choose from
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Columns in the order of asking; after each but the last, the score from which its reply is taken."""
+    """Columns in the order of asking; for each except the last, the lowest score at which its reply is accepted."""
 
     columns: tuple[int, ...]
     thresholds: tuple[float, ...]
 
 
 class Cascade(Router):
-    """FrugalGPT's cascade (Chen et al., arXiv 2305.05176, section 3): candidates are asked in turn, from cheap to
-    dear, until a scorer g(question, reply) reaches the candidate's threshold; every one asked is paid for.
+    """FrugalGPT's cascade (Chen et al., arXiv 2305.05176, section 3).
 
-    The paper fine-tunes DistilBERT for the scorer; here it is a logistic regression per candidate on hashed words of
-    question and reply. Who is in the cascade, and the thresholds, are those of the highest mean utility on the
-    training questions, with scores that each question was left out for. Candidates whose replies were not recorded
-    are judged by the question alone.
+    It asks candidates in turn, from cheap to expensive, until the scorer g(question, reply) reaches the candidate's
+    threshold. Every candidate that is asked is paid.
+
+    The paper's scorer is a fine-tuned DistilBERT. Here it is one logistic regression for each candidate, on hashed
+    words of question and reply. Candidates and thresholds are chosen for the highest mean utility on the training
+    questions; the score of a training question comes from a scorer that was trained without it. If the replies' texts
+    were not recorded, the scorer sees only the question.
     """
 
     def fit(self, train: ReplyTable) -> None:
@@ -59,7 +61,7 @@ class Cascade(Router):
         )
 
     def plan(self) -> _Plan:
-        """The cascade of the highest mean utility on the training questions at the current λ."""
+        """The cascade with the highest mean utility on the training questions at the current λ."""
         if self.lambda_ not in self._plans:
             self._plans[self.lambda_] = self._search()
         return self._plans[self.lambda_]
@@ -93,7 +95,7 @@ class Cascade(Router):
         return asked
 
     def _worth(self, columns: tuple[int, ...], costs: Floats) -> Any:
-        """A function from thresholds to mean utility; built up from the last candidate to the first."""
+        """A function from thresholds to mean utility; it goes from the last candidate to the first."""
         correct = self._train.correct
 
         def worth(thresholds: Sequence[float]) -> float:
@@ -110,14 +112,16 @@ class Cascade(Router):
 
 
 class _Scorer:
-    """One candidate's g(question, reply): the probability that the reply is right."""
+    """The scorer g(question, reply) of one candidate: the probability that the reply is right."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._always: float | None = None  # where the training replies are all right, or all wrong
+        self._always: float | None = (
+            None  # the score of every reply, if too few training replies are right or wrong to learn from
+        )
 
     def fit(self, pairs: Sequence[tuple[str, str]], right: np.ndarray) -> Floats:
-        """Learn; return the scores of the training pairs, each by a scorer that did not see it."""
+        """Learn; return the scores `[N]` of the training pairs, each from a scorer that did not see the pair."""
         from sklearn.linear_model import LogisticRegression
         from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict
 
@@ -153,7 +157,8 @@ def _hashed(pairs: Sequence[tuple[str, str]]) -> Any:
 
 
 def _marks(pair: tuple[str, str]) -> list[str]:
-    """What tells a doubtful reply: words of question and reply, its length, how much of it is the question's."""
+    """The scorer's features: words and word pairs of question and reply, the reply's length, and its share of words
+    that repeat the question."""
     asked, replied = (_WORD.findall(text.lower()) for text in pair)
     repeated = len(set(replied) & set(asked)) / max(1, len(set(replied)))
     words = [f"q {word}" for word in asked] + [f"r {word}" for word in replied]

@@ -1,4 +1,4 @@
-"""The comparison: routers by name, fitted on one reply table and played over another, a row for each."""
+"""The comparison: routers by name, fitted on one reply table and played on another; one row for each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.evaluation.methods import ALONE, BEST_CONSTANT_TRAINING, CHEAPES
 from benchmarks.evaluation.old_names import row_of_today
 from benchmarks.evaluation.reply_table import ReplyTable, check_apart
 
-# name -> module and class; imported only when it is asked for
+# name -> module and class; a module is imported only when one of its routers is used
 ROUTERS = {
     RANDOM: ("fixed", "Uniform"),
     "largest": ("fixed", "Largest"),
@@ -29,7 +29,7 @@ ROUTERS = {
     "ppo": ("ppo", "PPO"),
 }
 NAMES = (ALONE, *ROUTERS)
-EMBEDDED = ("knn", "mlp", "matrix_factorisation", "contrastive", "ppo")  # they read the question by its embedding
+EMBEDDED = ("knn", "mlp", "matrix_factorisation", "contrastive", "ppo")  # routers that use an embedding of the question
 LEARNED = ("cascade", *EMBEDDED)
 
 Play = Callable[[Router], list[Outcome]]
@@ -37,14 +37,14 @@ Play = Callable[[Router], list[Outcome]]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One router over the test questions."""
+    """One router's results on the test questions."""
 
     name: str
     lambda_: float
-    outcomes: tuple[Outcome, ...]  # in the order of the test questions; none where it was left out
-    evaluation: Evaluation | None  # None where it was left out
-    chosen: str = ""  # what it learnt or chose, in a few words
-    left_out: str = ""  # why there is no evaluation
+    outcomes: tuple[Outcome, ...]  # in the order of the test questions; empty if the router was left out
+    evaluation: Evaluation | None  # None if the router was left out
+    chosen: str = ""  # `Router.chosen`
+    left_out: str = ""  # the reason why the router was left out; empty otherwise
     fit_s: float = 0.0  # seconds
 
 
@@ -58,12 +58,13 @@ def compare(
     embedding: str = HASHING,
     play: Play | None = None,
 ) -> list[Row]:
-    """Fit the routers named on one table, and play them over the other (or by `play`).
+    """Fit the named routers on one table, and play them on the other (or with `play`).
+
+    A router that can't be fitted on the table is no error: its row gives the reason.
 
     Raises:
         ReplyTableError: the tables share questions, or their candidates differ.
-        RouterError: there is no such router, or λ is out of range. A router that the tables do not allow for is not
-            an error: its row says why it was left out.
+        RouterError: there is no such router, or λ is out of range.
     """
     return sweep(table_train, table_test, names, seed, (lambda_,), embedding=embedding, play=play)
 
@@ -78,13 +79,13 @@ def sweep(
     embedding: str = HASHING,
     play: Play | None = None,
 ) -> list[Row]:
-    """The rows of `compare` for each λ, router by router; only those whose training knows λ are trained again.
+    """The rows of `compare` for each λ, router by router. Only routers whose training uses λ are trained for each.
 
     Raises:
         ReplyTableError, RouterError: as `compare`.
     """
     if not lambdas:
-        raise RouterError("no λ to try; give one at least, such as 0")
+        raise RouterError("no λ to try; give at least one, such as 0")
     check_apart(table_train, table_test)
     terms = [Terms(lambda_, seed, embedding) for lambda_ in lambdas]
     play = play or (lambda router: router.play(table_test))
@@ -96,10 +97,10 @@ def sweep(
 
 
 def make_router(name: str, terms: Terms) -> Router:
-    """The router of a name, `alone:CARD` included.
+    """The router with this name; `alone:CARD` is one too.
 
     Raises:
-        RouterError: there is none of that name.
+        RouterError: there is no router with this name.
     """
     if name.startswith(f"{ALONE}:"):
         from benchmarks.baselines.fixed import Alone
@@ -113,7 +114,11 @@ def make_router(name: str, terms: Terms) -> Router:
 
 
 def spell_out(names: Sequence[str], table: ReplyTable) -> list[str]:
-    """The names of today, with `alone` replaced by each candidate's; all are known."""
+    """Today's form of the names, each once; `alone` becomes one name for each candidate.
+
+    Raises:
+        RouterError: there is no router with one of the names.
+    """
     spelt: list[str] = []
     for name in map(row_of_today, names):
         spelt += [f"{ALONE}:{card}" for card in table.names] if name == ALONE else [name]

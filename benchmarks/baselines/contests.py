@@ -1,4 +1,4 @@
-"""Contests of baselines that cost nothing: over recorded replies, or over the embedded world."""
+"""Contests of baselines without paid calls: on recorded replies, on the embedded world, or on replies at hand."""
 
 from __future__ import annotations
 
@@ -15,18 +15,22 @@ from benchmarks.evaluation.reply_table import ReplyTable, ReplyTableError, norma
 from benchmarks.questions.sources import load_source
 from benchmarks.world.experts import Expert
 
-TRAIN_SHARE = 0.6  # of recorded questions: the baselines learn from these, and the others are asked
-_WORLD_TRAIN = 1500  # questions of the world that baselines learn from
+TRAIN_SHARE = 0.6  # share of the recorded questions that baselines learn from; the others are for the test
+_WORLD_TRAIN = 1500  # number of the world's questions that baselines learn from
 
 
 def recorded_contest(
     file: Path, datasets: Sequence[str], protocol: Name, *, limit: int | None = None, seed: int = 0
 ) -> Contest:
-    """Recorded replies, split by question: to learn from, and to be tested on by the protocol.
+    """Recorded replies, split by question into a table to learn from and a test table, drawn by the protocol.
+
+    Args:
+        datasets: the data sets to use; empty for all.
+        limit: test questions of each data set at most.
 
     Raises:
         RepliesError, CardError: the file can't be used.
-        ReplyTableError: there is no such data set, or too few questions.
+        ReplyTableError: the file lacks one of the data sets, or has too few questions.
     """
     table = recorded_table(file)
     there = list(dict.fromkeys(question.dataset for question in table.questions))
@@ -50,11 +54,10 @@ def world_training() -> list[Question]:
 
 
 def world_contest(questions: Sequence[Question], pool: Sequence[Expert] | None = None) -> Contest:
-    """Questions of the world, answered hop by hop by a pool (the seen cast if left out): baselines learn from the
-    world's training split.
+    """Questions of the world, answered hop by hop; baselines learn from the world's training split.
 
-    Raises:
-        ReplyTableError: these are training questions.
+    Args:
+        pool: the experts; the seen cast if None.
     """
     learnt = world_training()
     return Contest(
@@ -66,11 +69,12 @@ def world_contest(questions: Sequence[Question], pool: Sequence[Expert] | None =
 
 
 def served_contest(file: Path, questions: Sequence[Question]) -> Contest:
-    """The questions that a policy is asked, where their replies are recorded; baselines learn from all others.
+    """Recorded replies to the questions that a policy is evaluated on; baselines learn from the file's other questions.
 
     Raises:
         RepliesError, CardError: the file can't be used.
-        ReplyTableError: a question has no recorded replies, or none is left to learn from.
+        ReplyTableError: a question has no recorded replies, its recorded text differs, or no question is left to learn
+            from.
     """
     table = recorded_table(file)
     row_of = {question.id: row for row, question in enumerate(table.questions)}
@@ -89,20 +93,22 @@ def served_contest(file: Path, questions: Sequence[Question]) -> Contest:
     asked = {normalise_question(question.text) for question in questions}
     others = [row for row, text in enumerate(table.queries) if normalise_question(text) not in asked]
     if not others:
-        raise ReplyTableError(f"all questions of {file} are asked, and none is left to learn from; use --limit")
+        raise ReplyTableError(f"all questions of {file} are evaluated, and none is left to learn from; use --limit")
     return Contest(table.take(others), table.take([row_of[q.id] for q in questions]), tuple(questions))
 
 
 def live_contest(train: ReplyTable, test: ReplyTable) -> Contest:
-    """Replies that were asked for just now."""
+    """A contest on replies that candidates have just given."""
     return Contest(train, test, test.questions)
 
 
 def changed_contest(contest: Contest, names: Sequence[str], price_factors: Mapping[str, float]) -> Contest:
-    """The contest among these candidates alone, some of them at other prices; not for the world's, which is played.
+    """The contest with only these candidates, some of them at other prices.
+
+    Not for the world's contest, which is played and not read from a table.
 
     Raises:
-        ReplyTableError: one of them has no replies in the contest's tables.
+        ReplyTableError: a candidate has no replies in the contest's tables.
     """
     train, test = (table.of_pool(names, price_factors) for table in (contest.train, contest.test))
     return Contest(train, test, contest.questions)

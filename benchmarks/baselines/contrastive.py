@@ -1,4 +1,4 @@
-"""Dual contrastive routing: questions are drawn to the candidates that serve them well, and to similar questions."""
+"""Dual contrastive routing: training moves a question's vector to those of good candidates and similar questions."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from benchmarks.evaluation.reply_table import Floats, ReplyTable
 
 _WIDTH = 32
 _CLUSTERS = 5  # of questions, as in the paper
-_TEMPERATURE = 0.3  # of cosine similarities
-_QUESTIONS_WEIGHT = 0.2  # of the loss between questions
-_ALIKE = 1e-6  # utilities no further apart are the same
+_TEMPERATURE = 0.3  # divides cosine similarities
+_QUESTIONS_WEIGHT = 0.2  # weight of the loss between questions
+_ALIKE = 1e-6  # utilities that differ by no more count as equal
 
 
 class _Encoder(torch.nn.Module):
-    """Questions and candidates to one space; `forward` gives their cosine over the temperature, plus a bias per
-    candidate, without which no candidate could be better on the whole."""
+    """Encodes questions and candidates in one space.
+
+    `forward` maps questions `[N, D]` to scores `[N, candidates]`: cosine divided by the temperature, plus a bias for
+    each candidate. Without the bias no candidate could be better than another on all questions.
+    """
 
     def __init__(self, dimensions: int, candidates: int) -> None:
         super().__init__()
@@ -39,14 +42,16 @@ class _Encoder(torch.nn.Module):
 
 
 class Contrastive(Router):
-    """A router after RouterDC (Chen et al., arXiv 2409.19886, section 3): for each question the best candidates are
-    drawn near and the others pushed away, and questions of one cluster are drawn together.
+    """A router after RouterDC (Chen et al., arXiv 2409.19886, section 3).
 
-    The paper takes the top candidates by score as positives and those of the lowest score as negatives. Here each
-    candidate is a positive against those that are worth less, by how much less they are worth: otherwise two that
-    differ by a hundredth of a cent would be pushed as far apart as a right and a wrong one, and the cheapest right one
-    would be the only positive. The paper fine-tunes a language model for the embedding; here it is a network on
-    `Embedder`'s.
+    Its losses move the best candidates' vectors to the question's and the others away, and they move questions of one
+    cluster together.
+
+    The paper takes the candidates with the highest scores as positives and those with the lowest as negatives. Here
+    each candidate is a positive against every candidate with a lower utility, weighted by the difference. With the
+    paper's loss, two right replies that differ by a hundredth of a cent would be pushed as far apart as a right and a
+    wrong reply, and the cheapest right candidate would be the only positive. The paper fine-tunes a language model for
+    the embedding; here it is a small network on the vectors of `Embedder`.
     """
 
     learns_lambda = True
@@ -79,9 +84,13 @@ class Contrastive(Router):
 
 
 def _candidates_loss(scores: torch.Tensor, utility: torch.Tensor) -> torch.Tensor:
-    """Mean over candidates i of -log(e^i / (e^i + Σ_j (gap_ij / gap_i) e^j)), weighed by gap_i, over those j that are
-    worth less by gap_ij, of which gap_i is the widest; times the widest of all. Where replies are worth 0 or 1, that
-    is the paper's mean over positives."""
+    """The loss between questions and candidates; scores and utility are `[N, candidates]`.
+
+    For candidate i with score s_i, j runs over the candidates whose utility is lower by gap_ij > 0, and gap_i is the
+    largest gap_ij. The loss of a question is the mean over i of -log(exp(s_i) / (exp(s_i) + Σ_j (gap_ij / gap_i)
+    exp(s_j))), weighted by gap_i, times the largest gap_i. If all utilities are 0 or 1, this is the paper's mean over
+    positives.
+    """
     gaps = (utility[:, :, None] - utility[:, None, :]).clamp(min=0)  # (rows, positive, negative)
     widest = gaps.max(dim=2).values
     shares = gaps / widest.clamp(min=_ALIKE)[:, :, None]
@@ -92,7 +101,11 @@ def _candidates_loss(scores: torch.Tensor, utility: torch.Tensor) -> torch.Tenso
 
 
 def _questions_loss(encoded: torch.Tensor, clusters: torch.Tensor) -> torch.Tensor:
-    """Mean over questions of -log(Σ e^same cluster / Σ e^all other questions)."""
+    """The loss between questions: the mean of -log(Σ_same exp(s) / Σ_all exp(s)).
+
+    s is a question's cosine with another question, divided by the temperature. `same` are the other questions of its
+    cluster, `all` all other questions. Questions that are alone in their cluster don't count.
+    """
     if len(encoded) < 2:
         return encoded.sum() * 0
     itself = torch.eye(len(encoded), dtype=torch.bool)
@@ -106,7 +119,7 @@ def _questions_loss(encoded: torch.Tensor, clusters: torch.Tensor) -> torch.Tens
 
 
 def _cluster(questions: Embeddings, seed: int) -> np.ndarray:
-    """The cluster of each question."""
+    """The number of each question's cluster, `[N]`."""
     from sklearn.cluster import KMeans
 
     distinct = len(np.unique(questions, axis=0))

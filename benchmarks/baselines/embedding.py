@@ -1,4 +1,4 @@
-"""Question embeddings: hashed words by default, a sentence-transformers model where one is named."""
+"""Question embeddings: hashed words by default, or a sentence-transformers model if one is named."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ _FEATURES = 2**14
 
 
 class Embedder:
-    """Texts to vectors of unit length.
+    """Turns texts into vectors of unit length.
 
-    `hashing` hashes words and word pairs, weighs them by rarity and reduces them to `DIMENSIONS` by a truncated SVD,
-    both learnt on the training questions. Any other name is the name or path of a sentence-transformers model.
+    `hashing` hashes words and word pairs, weights them by rarity and reduces them to `DIMENSIONS` with a truncated SVD;
+    weights and SVD are learnt on the training questions. Every other name is a sentence-transformers model, by name or
+    path.
     """
 
     def __init__(self, terms: Terms) -> None:
@@ -28,7 +29,7 @@ class Embedder:
         self._model: Any = None
 
     def fit(self, texts: Sequence[str]) -> Embeddings:
-        """Learn from the training questions, and embed them.
+        """Learn from the training questions, and embed them: `[N, D]`.
 
         Raises:
             RouterError: as `check_embedding`.
@@ -54,13 +55,13 @@ class Embedder:
         return self.embed(texts)
 
     def embed(self, texts: Sequence[str]) -> Embeddings:
-        """A row for each text."""
+        """A row for each text: `[N, D]`."""
         vectors: Embeddings = self._model.transform(texts).astype(np.float32)
         return vectors
 
 
 def check_embedding(name: str) -> None:
-    """Check that questions can be embedded so: load the model, if one is named.
+    """Check that this embedding works: load the model, if `name` is one.
 
     Raises:
         RouterError: sentence-transformers is not installed, or can't load the model.
@@ -70,12 +71,12 @@ def check_embedding(name: str) -> None:
 
 
 def widen(questions: Embeddings) -> Embeddings:
-    """Entries of about 1, as networks want them, rather than vectors of unit length."""
+    """Scale vectors of unit length so that their entries are about 1, which suits networks."""
     return questions * np.float32(np.sqrt(questions.shape[1]))
 
 
 class _Sentences:
-    """A sentence-transformers model, on the CPU: the GPU is the engines'."""
+    """A sentence-transformers model, on the CPU, because the engines need the GPU."""
 
     def __init__(self, name: str) -> None:
         if not name.strip():
@@ -89,7 +90,7 @@ class _Sentences:
             ) from error
         try:
             self._model = SentenceTransformer(name, device="cpu")
-        except Exception as error:  # a hub and a model's files fail in many ways, and no class has them all
+        except Exception as error:  # hubs and model files fail with errors of many classes
             raise RouterError(
                 f"--embedding {name!r}: sentence-transformers can't load it ({error}); give a model's name on the hub "
                 f"or the folder of one, or use {HASHING!r}"
@@ -99,6 +100,6 @@ class _Sentences:
         return self._model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
 
 
-@lru_cache(maxsize=1)  # it is loaded to see that it can be, and again by each router
+@lru_cache(maxsize=1)  # the check and each router load the same model
 def _sentences(name: str) -> _Sentences:
     return _Sentences(name)

@@ -1,4 +1,4 @@
-"""Routers that estimate how likely each candidate is right: nearest neighbours and a multi-layer perceptron."""
+"""Routers that estimate how probably each candidate is right: nearest neighbours and a multi-layer perceptron."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _FOLDS = 5
 
 
 class ExpectedRouter(Router):
-    """Asks the candidate of the highest `expected correctness - λ * expected cost`.
+    """Asks the candidate with the highest `expected correctness - λ * expected cost / cost_scale`.
 
-    The cost expected of a candidate is its mean over the training questions.
+    A candidate's expected cost is its mean cost on the training questions.
     """
 
     def fit(self, train: ReplyTable) -> None:
@@ -33,16 +33,18 @@ class ExpectedRouter(Router):
 
     @abstractmethod
     def learn(self, questions: Embeddings, correct: Floats) -> None:
-        """Learn how right each candidate (column) is on questions."""
+        """Learn from embeddings `[N, D]` and correctness `[N, candidates]`."""
 
     @abstractmethod
     def expect(self, questions: Embeddings) -> Floats:
-        """How right each candidate is expected to be on each question."""
+        """The expected correctness `[N, candidates]` on questions with embeddings `[N, D]`."""
 
 
 class NearestNeighbours(ExpectedRouter):
-    """Expects of a candidate the mean over the most similar training questions (cosine); how many of them is chosen
-    by cross-validation."""
+    """Expects a candidate's mean correctness on the k most similar training questions (cosine).
+
+    k is chosen by cross-validation.
+    """
 
     CHOICES = (5, 10, 20, 40, 80, 160)
 
@@ -51,7 +53,7 @@ class NearestNeighbours(ExpectedRouter):
         from sklearn.neighbors import KNeighborsRegressor
 
         folds = KFold(_FOLDS, shuffle=True, random_state=self.terms.seed)
-        fewest = len(questions) - -(-len(questions) // _FOLDS)  # that a fold leaves to look among
+        fewest = len(questions) - -(-len(questions) // _FOLDS)  # training questions of a fold
         choices = [k for k in self.CHOICES if k <= fewest]
         search = GridSearchCV(
             KNeighborsRegressor(metric="cosine"), {"n_neighbors": choices}, scoring="neg_mean_squared_error", cv=folds
@@ -66,8 +68,10 @@ class NearestNeighbours(ExpectedRouter):
 
 
 class Perceptron(ExpectedRouter):
-    """Expects what a multi-layer perceptron of one hidden layer gives; its weight decay is chosen by
-    cross-validation, for a few hundred questions say little and the unrestrained learn them by heart."""
+    """Expects the output of a multi-layer perceptron with one hidden layer.
+
+    Its weight decay is chosen by cross-validation: without one, the network learns a few hundred questions by heart.
+    """
 
     CHOICES = (3.0, 10.0, 30.0, 100.0)
 
@@ -83,7 +87,7 @@ class Perceptron(ExpectedRouter):
         with warnings.catch_warnings():
             from sklearn.exceptions import ConvergenceWarning
 
-            warnings.simplefilter("ignore", ConvergenceWarning)  # stopping early is meant: it restrains, too
+            warnings.simplefilter("ignore", ConvergenceWarning)  # early stopping is intended: it regularises
             self._model: Any = search.fit(widen(questions), correct if correct.shape[1] > 1 else correct.ravel())
 
     def chosen(self) -> str:

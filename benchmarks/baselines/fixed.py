@@ -1,4 +1,4 @@
-"""Fixed routers: they do not look at the question, except for the cheapest right candidate, which knows the answers."""
+"""Fixed routers, which ignore the question; and the cheapest right candidate, which knows the answers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from actors.pool.cards import ModelCard
 from benchmarks.baselines.router import Asked, Router, RouterError, Terms, always, column_of, utilities
 from benchmarks.evaluation.reply_table import ReplyTable
 
-# `70B`, `8x22B`, `1.5b`; not the `v0.3` or `2b` of another word
+# Matches `70B`, `8x22B` and `1.5b`; not `v0.3`, nor the `2b` in another word.
 _SIZE = re.compile(r"(?<![\w.])(?:(\d+)x)?(\d+(?:\.\d+)?)b(?![a-z0-9])", re.IGNORECASE)
 
 
 class Alone(Router):
-    """One candidate, always."""
+    """Always asks one candidate, which is given by name."""
 
     def __init__(self, terms: Terms, candidate: str) -> None:
         super().__init__(terms)
@@ -31,7 +31,7 @@ class Alone(Router):
 
 
 class Constant(Router):
-    """The one candidate that a rule picks from the training table."""
+    """Always asks one candidate, which a rule picks from the training table."""
 
     def fit(self, train: ReplyTable) -> None:
         self._column = self.pick(train)
@@ -42,14 +42,14 @@ class Constant(Router):
 
     @abstractmethod
     def pick(self, train: ReplyTable) -> int:
-        """The column of that candidate."""
+        """The column of the candidate."""
 
     def route(self, table: ReplyTable) -> list[Asked]:
         return always(self._column, table)
 
 
 class Cheapest(Constant):
-    """The candidate of the lowest mean cost per question."""
+    """The candidate with the lowest mean cost per question."""
 
     def pick(self, train: ReplyTable) -> int:
         return int(train.cost_usd.mean(axis=0).argmin())
@@ -63,7 +63,7 @@ class BestConstantTraining(Constant):
 
 
 class BestUtility(Constant):
-    """The candidate of the highest mean utility at λ: what a router that has learnt nothing of questions should do."""
+    """The candidate with the highest mean utility at λ: the best choice of a router that ignores the question."""
 
     learns_lambda = True
 
@@ -72,20 +72,20 @@ class BestUtility(Constant):
 
 
 class Largest(Constant):
-    """The candidate of the most parameters, as its card's name, model or descriptor tells."""
+    """The candidate with the most parameters, according to its card's name, model or descriptor."""
 
     def pick(self, train: ReplyTable) -> int:
         sizes = [billions(card) for card in train.cards]
         if unknown := [card.name for card, size in zip(train.cards, sizes, strict=True) if size is None]:
             raise RouterError(
-                f"{len(unknown)} of {len(sizes)} cards tell no size, such as {unknown[0]}'s; say it in the descriptor, "
+                f"{len(unknown)} of {len(sizes)} cards tell no size, such as {unknown[0]}'s; put it in the descriptor, "
                 "such as '70B'"
             )
         return int(np.argmax([size or 0.0 for size in sizes]))
 
 
 class Uniform(Router):
-    """Anyone, drawn by the seed and the question's id."""
+    """A random candidate; seed and question id determine the draw."""
 
     def fit(self, train: ReplyTable) -> None:
         """There is nothing to learn."""
@@ -96,8 +96,10 @@ class Uniform(Router):
 
 
 class CheapestRight(Router):
-    """The cheapest of those that answer best; the cheapest of all where none is right. No router can be better that
-    takes one reply as it is."""
+    """The cheapest of the candidates with the best reply; if no reply is right, the cheapest of all.
+
+    No router that takes one reply unchanged can be better.
+    """
 
     def fit(self, train: ReplyTable) -> None:
         """There is nothing to learn."""
@@ -109,7 +111,7 @@ class CheapestRight(Router):
 
 
 def billions(card: ModelCard) -> float | None:
-    """Billions of parameters in all, read from a card's name, model or descriptor; None where none of them tells."""
+    """Billions of parameters, read from a card's name, model or descriptor; None if none of them states the size."""
     for text in (card.name, card.model, card.descriptor):
         if found := _SIZE.search(text):
             return float(found[1] or 1) * float(found[2])
@@ -117,5 +119,5 @@ def billions(card: ModelCard) -> float | None:
 
 
 def _first_cheapest(values: np.ndarray, train: ReplyTable) -> int:
-    """The column of the highest value, the cheaper one of two alike."""
+    """The column of the highest value; of equal values, the cheapest on the mean."""
     return int(np.lexsort((train.cost_usd.mean(axis=0), -values))[0])

@@ -1,4 +1,4 @@
-"""Logistic matrix factorisation: correctness as the product of a question's and a candidate's vector."""
+"""Logistic matrix factorisation: correctness from the product of a question's and a candidate's vector."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FACTORS = 16
 
 
 class _Factors(torch.nn.Module):
-    """`questions` (rows, dimensions) -> logits (rows, candidates): w · (v_candidate ⊙ (W question + b)) + bias."""
+    """Questions `[N, D]` to logits `[N, candidates]`: w · (v_candidate ⊙ (W question + b)) + bias_candidate."""
 
     def __init__(self, dimensions: int, base: Floats) -> None:
         super().__init__()
@@ -33,8 +33,8 @@ class _Factors(torch.nn.Module):
 class MatrixFactorisation(ExpectedRouter):
     """RouteLLM's matrix factorisation (Ong et al., arXiv 2406.18665, section 4.2).
 
-    There the model is fitted to which of two candidates people prefer; here, where it is known of each candidate
-    whether it is right, to that. A bias per candidate starts from its share of right replies.
+    The paper fits the model to people's preferences between two candidates. Here it is fitted to each candidate's
+    correctness, which is known. Each candidate has a bias, which starts at the logit of its share of right replies.
     """
 
     def learn(self, questions: Embeddings, correct: Floats) -> None:

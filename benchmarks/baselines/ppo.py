@@ -1,4 +1,4 @@
-"""The contextual router of RLlib's PPO: an episode is one question, one candidate, one reward."""
+"""A router trained by RLlib's PPO: an episode is one question, one candidate, one reward."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from benchmarks.evaluation.reply_table import Floats, ReplyTable
 
 ITERATIONS = 40
 _QUESTIONS_AT_ONCE = 32  # environments in the sampling process
-_EPISODES = 1024  # of an iteration
+_EPISODES = 1024  # episodes of an iteration
 _LOGGERS = ("ray", "ray.rllib", "ray.tune")
 
 
 class RoutingEnv(gymnasium.Env[np.ndarray, int]):
-    """Single-step episodes over a reply table: the observation is a question's embedding, the action a candidate, the
-    reward its reply's utility. Questions are drawn at random.
+    """Episodes of one step on a reply table; questions are drawn at random.
 
-    Settings: `questions` (questions, dimensions), `utility` (questions, candidates), `seed`.
+    The observation is a question's embedding, the action is a candidate, and the reward is the utility of its reply.
+    Settings: `questions` `[N, D]`, `utility` `[N, candidates]`, `seed`.
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -50,9 +50,9 @@ class RoutingEnv(gymnasium.Env[np.ndarray, int]):
 
 
 class PPO(Router):
-    """Trained by RLlib's PPO (new API stack) on 40,000 single-step episodes; asks the candidate of the highest logit.
+    """Asks the candidate with the highest logit of a policy that RLlib's PPO (new API stack) trains on 40,000 episodes.
 
-    It samples and learns in this process. Ray is started where it does not run yet, with one core, and stopped again.
+    Sampling and learning happen in this process. If Ray is not running, it is started with one core and stopped after.
     """
 
     learns_lambda = True
@@ -105,7 +105,7 @@ class PPO(Router):
 
 
 class _Stopping:
-    """An algorithm with `close`, which `contextlib.closing` calls."""
+    """An algorithm with a method `close`, for `contextlib.closing`."""
 
     def __init__(self, algorithm: Any) -> None:
         self.algorithm = algorithm
@@ -116,7 +116,7 @@ class _Stopping:
 
 @contextlib.contextmanager
 def _ray() -> Iterator[None]:
-    """Ray, started where it does not run yet, and then stopped."""
+    """Start Ray and stop it at the end; if Ray is already running, use it and leave it."""
     import ray
 
     if ray.is_initialized():
@@ -138,7 +138,7 @@ def _ray() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without RLlib's warnings on its own defaults and registrations."""
+    """Silence RLlib's warnings about its own defaults and registrations."""
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Reply tables out of recorded replies of real models: judged by people, scored, or to be compared with answers."""
+"""Reply tables from recorded replies of real models: judged by people, scored, or compared with answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.evaluation.reply_table import Reply, ReplyTable, normalise_quest
 from benchmarks.world.recorded import RECORDED_CARDS, RepliesError, check_fields, count_tokens, read_rows
 from rewards.outcome import outcomes
 
-ASSUMED_REPLY_TOKENS = 60  # of a reply whose text and length were not recorded: a sentence or two
+ASSUMED_REPLY_TOKENS = 60  # length of a reply whose text and length were not recorded: one or two sentences
 
 
 @dataclass(slots=True)
@@ -26,16 +26,17 @@ class _Row:
 
 
 def recorded_table(path: Path, cards: Path = RECORDED_CARDS) -> ReplyTable:
-    """Read a JSONL file of one row for each question and model.
+    """Read a JSONL file with one row for each question and model.
 
-    Needed are `question`, `model`, and how right the reply is: `correct` (true or false, a person's judgement), else
-    `score` in [0, 1], else `response` with `answers` (exact match). Taken where they are there: `id`, `dataset`,
-    `response`, `answers`, `prompt_tokens`, `completion_tokens`, `cost` (USD). Tokens that are missing are counted from
-    the text (`world.recorded.count_tokens`), costs come from the cards' prices, and latencies are the cards' medians;
-    the table's note says so. F1 is that of the whole reply, nan where a question has no `answers`.
+    Required fields: `question`, `model`, and the reply's correctness. That is `correct` (true or false, a person's
+    judgement), else `score` in [-1, 1] (below 0 counts as 0), else `response` with `answers` (exact match).
+    Optional fields: `id`, `dataset`, `response`, `answers`, `prompt_tokens`, `completion_tokens`, `cost` (USD). Missing
+    tokens are counted from the text (`world.recorded.count_tokens`), and missing costs come from the cards' prices.
+    Latencies are always the cards' medians. The table's note lists what was assumed. F1 is that of the whole reply; nan
+    for a question without `answers`.
 
     Raises:
-        RepliesError: the file is missing or empty, a field is wrong, or a model replied to some questions only.
+        RepliesError: the file is missing or empty, a field is wrong, or a model replied only to some questions.
         CardError: the cards can't be used.
     """
     card_of = {card.name: card for card in load_cards(cards)}
@@ -84,7 +85,7 @@ def _question(fields: dict[str, Any], where: str) -> Question:
 
 
 def _reply(fields: dict[str, Any], card: ModelCard, where: str, assumed: set[str]) -> Reply:
-    """The reply of a row; what had to be assumed is added to `assumed`."""
+    """The reply of a row; adds a description of each assumed value to `assumed`."""
     text = fields.get("response")
     if text is not None:
         check_fields(fields, where, response=str)
@@ -121,7 +122,7 @@ def _correct(fields: dict[str, Any], where: str, assumed: set[str]) -> float:
         return float(fields["correct"])
     if "score" in fields:
         score = _number(fields["score"], "score", 1.0, where, least=-1.0)
-        if score < 0:  # of a metric that is corrected for chance
+        if score < 0:  # possible for metrics that are corrected for chance
             assumed.add("scores below 0 count as 0")
         return max(0.0, score)
     if fields.get("response") is None or not fields.get("answers"):

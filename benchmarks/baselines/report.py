@@ -1,4 +1,4 @@
-"""The report of a comparison: a table in Markdown, and whether routers that learn are worth their price."""
+"""The report of a comparison: a table in Markdown, and a verdict on each router that learns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HEAD = f"| router | λ | right, 95 % | USD per 1k | against {BEST_CONSTANT_TRAI
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A line for each row; rows that do not change with λ are told once."""
+    """A line for each row; a router whose outcomes do not change with λ has only one line."""
     lines = [_HEAD, "| --- | --- | --- | --- | --- | --- | --- |"]
     reference = _reference(rows)
     for _, group in groupby(rows, key=lambda row: row.name):
@@ -27,10 +27,10 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def verdicts(rows: Sequence[Row]) -> list[str]:
-    """What the rows say of each router that learns; see `learned_verdicts`.
+    """A verdict on each router that learns; see `learned_verdicts`.
 
     Raises:
-        RouterError: the best constant in training is not among the rows.
+        RouterError: the rows lack the best constant in training.
     """
     reference = _reference(rows)
     learned = {_contender(row): row for row in rows if row.name in LEARNED and row.evaluation is not None}

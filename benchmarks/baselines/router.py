@@ -1,4 +1,4 @@
-"""The router: decides for each question which candidates are asked; the interface of all baselines."""
+"""The router, the interface of all baselines: it decides for each question which candidates to ask."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ from benchmarks.evaluation.reply_table import Floats, ReplyTable
 
 Asked = tuple[int, ...]  # columns of the table in the order of asking; the last one's reply is the answer
 HASHING = "hashing"  # the question embedding that needs no model
-_FEWEST = 10  # training questions of a router that learns from them
-_TIE = 1e-9  # of a normalised cost: enough to choose the cheaper of two that are alike
+_FEWEST = 10  # training questions that a router needs to learn
+_TIE = 1e-9  # weight of the normalised cost that decides between equal expectations
 
 
 class RouterError(ExplainedError, ValueError):
-    """A router that can't be made or trained as told; the message names the reason and the remedy."""
+    """A router can't be made or trained; the message names the reason and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What every router is made with. All that learn maximise the same utility: `correct - lambda_ * cost / scale`,
-    where the scale is the mean cost of the dearest candidate over the training questions (`cost_scale`)."""
+    """Settings of every router.
+
+    All routers that learn maximise the same utility: `correct - lambda_ * cost / cost_scale`, where `cost_scale` is the
+    mean cost of the most expensive candidate on the training questions.
+    """
 
     lambda_: float = 0.0
     seed: int = 0
@@ -39,13 +42,13 @@ class Terms:
 
 
 class Router(ABC):
-    """Learns from one table, decides over another with the same candidates.
+    """Learns from one table, and decides on another with the same candidates.
 
-    Of the table that it decides over, a router reads the questions' texts and the replies of those that it asked.
-    Only the cheapest right candidate (`fixed.CheapestRight`) reads whether they are right.
+    In the table that it decides on, a router reads only the questions' texts and the replies of the candidates that it
+    asks. Only the cheapest right candidate (`fixed.CheapestRight`) reads whether replies are right.
     """
 
-    learns_lambda: ClassVar[bool] = False  # λ enters the training; otherwise `lambda_` may be changed after it
+    learns_lambda: ClassVar[bool] = False  # training uses λ; otherwise `lambda_` may be changed after training
 
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
@@ -61,28 +64,28 @@ class Router(ABC):
 
     @abstractmethod
     def route(self, table: ReplyTable) -> list[Asked]:
-        """Who is asked, for every question of the table."""
+        """The candidates to ask for every question of the table."""
 
     def running(self) -> AbstractContextManager[None]:
-        """What the training needs to run; entered once for several trainings, it need not be started for each."""
+        """A context that training needs, such as Ray; a caller enters it once for several trainings."""
         return nullcontext()
 
     def chosen(self) -> str:
-        """What it learnt or chose, in a few words; empty where there is nothing to tell."""
+        """The result of the training in a few words, such as the chosen candidate; may be empty."""
         return ""
 
     def play(self, table: ReplyTable) -> list[Outcome]:
-        """What comes of it, for every question of the table."""
+        """The outcome of every question of the table."""
         return [table.outcome(row, asked) for row, asked in enumerate(self.route(table))]
 
 
 def cost_scale(train: ReplyTable) -> float:
-    """USD that the dearest candidate costs a question, on the mean; 1 where all are free."""
+    """Mean cost per question of the most expensive candidate in USD; 1 if all are free."""
     return float(train.cost_usd.mean(axis=0).max()) or 1.0
 
 
 def check_enough(train: ReplyTable) -> None:
-    """Check that there is something to learn from and to cross-validate on.
+    """Check that there are enough questions to learn from and to cross-validate on.
 
     Raises:
         RouterError: there are fewer than ten training questions.
@@ -92,13 +95,13 @@ def check_enough(train: ReplyTable) -> None:
 
 
 def utilities(train: ReplyTable, lambda_: float) -> Floats:
-    """What each reply of the table is worth: `correct - lambda_ * cost / cost_scale`."""
+    """The utility of each reply, `[N, candidates]`: `correct - lambda_ * cost / cost_scale`."""
     values: Floats = train.correct - lambda_ * train.cost_usd / cost_scale(train)
     return values
 
 
 def best_columns(expected: Floats, costs: Floats) -> list[Asked]:
-    """The column of the highest expectation in each row, the cheaper one of two alike."""
+    """For each row of `expected` `[N, candidates]`, the column of the highest value; of equal ones the cheapest."""
     return [(int(column),) for column in (expected - _TIE * costs).argmax(axis=1)]
 
 
@@ -111,7 +114,7 @@ def column_of(name: str, names: Sequence[str]) -> int:
     """The column of a candidate.
 
     Raises:
-        RouterError: there is none of that name.
+        RouterError: there is no candidate with this name.
     """
     if name not in names:
         raise RouterError(f"candidate {name!r} is not in the table; there are {', '.join(names)}")

@@ -1,4 +1,4 @@
-"""Baseline rows: routers fitted on one reply table and played over another, as items of an evaluation."""
+"""Baseline rows: routers fitted on one reply table and played on another, as items of an evaluation."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from benchmarks.evaluation.methods import ALONE, BEST_CONSTANT_TRAINING, CHEAPES
 from benchmarks.evaluation.old_names import row_of_today
 from benchmarks.evaluation.reply_table import ReplyTable
 
-UNTRAINED = ("direct", "cot", "prompt_only")  # what a model plays that was not taught to route; no table tells them
+UNTRAINED = ("direct", "cot", "prompt_only")  # rows of a model that was not trained to route; no table holds them
 _ALL, _NONE = "all", "none"
 _EVERY = (*UNTRAINED, *NAMES)
-_BLIND = (RANDOM, "largest", "cheapest", BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT)  # to λ: one row is enough
+_BLIND = (RANDOM, "largest", "cheapest", BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT)  # they ignore λ, so one row is enough
 
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """What baselines are made of: a table to fit them on, one to play them over, and the questions of the latter."""
+    """A table to fit baselines on, a table to play them on, and the questions of the evaluation."""
 
     train: ReplyTable
     test: ReplyTable
-    questions: tuple[Question, ...]  # of the evaluation, where these are not the table's own
+    questions: tuple[Question, ...]  # they differ from `test`'s if a question is played hop by hop
     play: Play | None = None  # as in `comparison.compare`
 
 
 @dataclass(frozen=True, slots=True)
 class BaselineRow:
-    """A row to be made."""
+    """A planned row: a router and its settings."""
 
     router: str
     lambda_: float
@@ -40,7 +40,7 @@ class BaselineRow:
 
     @property
     def method(self) -> str:
-        """The router, whatever its λ."""
+        """The router with its embedding, without λ."""
         return self.router if self.embedding == HASHING else f"{self.router}, {self.embedding}"
 
     @property
@@ -49,10 +49,10 @@ class BaselineRow:
 
 
 def chosen_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The baselines that `all`, `none` or names mean, by their names of today.
+    """The baselines that names mean, in today's form; `all` and `none` may be given too.
 
     Raises:
-        RouterError: there is none of that name, or `none` stands beside others.
+        RouterError: there is no such baseline, or `none` is given together with others.
     """
     if tuple(names) == (_NONE,):
         return ()
@@ -66,14 +66,16 @@ def chosen_names(names: Sequence[str]) -> tuple[str, ...]:
 def planned_rows(
     names: Sequence[str], lambdas: Sequence[float], train: ReplyTable, embedding: str = HASHING
 ) -> list[BaselineRow]:
-    """The rows that names and weights of cost lead to, in their order; routers that embed questions do so by
-    `embedding`.
+    """A row for each router and λ, in this order. Routers that ignore λ have one row.
+
+    Args:
+        embedding: the question embedding of the routers that use one.
 
     Raises:
         RouterError: a name is unknown, or there is no λ.
     """
     if not lambdas:
-        raise RouterError("no λ to try; give one at least, such as 0")
+        raise RouterError("no λ to try; give at least one, such as 0")
     return [
         BaselineRow(name, lambda_, embedding if name in EMBEDDED else HASHING)
         for name in spell_out(names, train)
@@ -81,11 +83,11 @@ def planned_rows(
     ]
 
 
-Made = tuple[BaselineRow, list[Item], str]  # a row, its items, and why there are none
+Made = tuple[BaselineRow, list[Item], str]  # a row, its items, and the reason if it has none
 
 
 def make_rows(contest: Contest, rows: Sequence[BaselineRow], seed: int) -> Iterator[Made]:
-    """Each row with its items, or with none and the reason where the table does not allow for it; made one by one.
+    """Yield each row with its items; or with no items and the reason why the router can't be fitted on the table.
 
     Raises:
         ReplyTableError: the tables share questions, or their candidates differ.

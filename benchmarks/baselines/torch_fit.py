@@ -1,4 +1,4 @@
-"""Training of a small torch module on rows, stopped where rows set aside get no better."""
+"""Training of a small torch module on rows; it stops when the loss on validation rows stops falling."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-_SET_ASIDE = 0.15
-_EVERY = 5  # epochs between looks at what was set aside
-_PATIENCE = 30  # epochs without a new best before it stops
+_SET_ASIDE = 0.15  # share of the rows that are kept for validation
+_EVERY = 5  # epochs between validations
+_PATIENCE = 30  # epochs without a new best loss before training stops
 _BATCH = 128
 
-LossOf = Callable[[torch.Tensor], torch.Tensor]  # row numbers -> mean loss over them
+LossOf = Callable[[torch.Tensor], torch.Tensor]  # row numbers `[B]` -> their mean loss
 
 
 def seeded(seed: int, make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
-    """A module with parameters drawn by the seed; torch's own generator is left as it was."""
+    """Make a module whose parameters are drawn with the seed; torch's global generator does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
@@ -33,8 +33,11 @@ def minimise(
     learning_rate: float = 1e-3,
     weight_decay: float = 0.1,
 ) -> int:
-    """Minimise a loss over rows by AdamW; leave the module as it was where the rows set aside (15 %) lost least, and
-    return that epoch. Below 20 rows nothing is set aside and all epochs count."""
+    """Minimise a loss on rows with AdamW; return the number of the chosen epoch.
+
+    15 % of the rows are kept for validation, and the module ends with its parameters of the epoch with the lowest
+    validation loss. With fewer than 20 rows there is no validation, and the last epoch is chosen.
+    """
     draw = np.random.default_rng(seed)
     order = draw.permutation(rows)
     aside = torch.as_tensor(order[: int(_SET_ASIDE * rows)] if rows >= 20 else order[:0])

@@ -1,4 +1,4 @@
-"""The verdict on those that learn, in a sentence each: are they as good as the best constant, at its price?"""
+"""Verdicts on policies and learning routers, one sentence each: are they as good as the best constant, at its price?"""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from benchmarks.evaluation.row_summary import Against, RowSummary
 from benchmarks.evaluation.statistics import Interval
 from benchmarks.evaluation.table import interval_text
 
-_SAME_PRICE = 1 + 1e-9  # sums in another order are the same price
+_SAME_PRICE = 1 + 1e-9  # prices within this ratio are equal: sums of floats depend on their order
 _SINGLE, _KNOWING = (f"the {METHODS[key].name}" for key in (BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT))
 NO_SINGLE = f"no verdict: the rows hold no {BEST_CONSTANT_TRAINING!r} to compare with; add it to the names"
 NOBODY = (
-    "no verdict: no row was right on any question; look at replies in items.jsonl, and whether anybody knows the field"
+    "no verdict: no row was right on any question; look at replies in items.jsonl, and check whether any candidate "
+    "knows the subject"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A router at one λ, over the test questions."""
+    """The means of a router at one λ over the test questions."""
 
     row: str
-    method: str  # the router, whatever its λ
+    method: str  # the router without its λ
     lambda_: float
     right: float  # mean, in [0, 1]
     usd_per_1k: float
@@ -34,11 +35,13 @@ class Contender:
 def learned_verdicts(
     contenders: Iterable[Contender], single: Contender, gap: Callable[[Contender], Interval]
 ) -> list[str]:
-    """A sentence for each router, at the λ that suits it best of those at which it is no dearer than the best constant
-    in training. That λ is chosen on these very questions, so the answer flatters it.
+    """A sentence for each router, at its best λ among those with no higher price than the best constant in training.
+
+    That λ is chosen on the same test questions, so the verdict is somewhat too good.
 
     Args:
-        gap: a contender's share of right answers less the best constant's, question by question.
+        single: the best constant in training.
+        gap: the interval of a contender's share of right answers minus the best constant's, paired by question.
     """
     by_method: dict[str, list[Contender]] = {}
     for contender in contenders:
@@ -64,11 +67,14 @@ def verdicts(
     policies: Sequence[str],
     compare: Callable[..., Mapping[str, Against]],
 ) -> list[str]:
-    """What an evaluation says of its policies and of the routers that learn; nothing where there are none of either,
-    or nothing else beside the policies.
+    """A sentence on each policy and on each router that learns.
+
+    Empty if the evaluation has neither, or if it has only policies.
 
     Args:
-        compare: rows compared with the row of the first name, by their names: those named besides, or else all.
+        policies: names of the policies' rows.
+        compare: takes the name of a reference row and names of other rows, or none for all; returns their comparisons
+            with the reference by name.
     """
     if rows and not any(row.em.mean for row in rows):
         return [NOBODY]
@@ -91,20 +97,27 @@ def verdicts(
 def _of_policy(
     row: RowSummary, by_name: Mapping[str, RowSummary], policies: Sequence[str], others: Mapping[str, Against]
 ) -> str:
-    """Is it the best of all rows except the cheapest right candidate, and of those that cost no more? Is it no dearer
-    than the best constant in training? `others` is what the other rows are more often right than it."""
+    """The verdict on a policy's row. It answers three questions:
+
+    - Is it the best of all rows except the cheapest right candidate?
+    - Is it the best of those of them that cost no more?
+    - Does it cost no more than the best constant in training?
+
+    Args:
+        others: comparisons of the other rows with this row; a difference is the other row minus this one.
+    """
     rivals = [name for name in others if name != CHEAPEST_RIGHT and name not in policies]
     if not rivals:
         return ""
-    said = [f"{row.name}: {_best_of(f'the rows beside {_KNOWING}', rivals, others)}"]
+    said = [f"{row.name}: {_best_of(f'the rows except {_KNOWING}', rivals, others)}"]
     if not (no_dearer := [name for name in rivals if _usd(by_name[name]) <= _usd(row) * _SAME_PRICE]):
         said.append("cheaper than all of them")
     elif len(no_dearer) < len(rivals):
-        said.append(_best_of("those of them that cost no more", no_dearer, others))
+        said.append(_best_of("those rows that cost no more", no_dearer, others))
     if BEST_CONSTANT_TRAINING in others:
         said.append(f"{_ahead(others[BEST_CONSTANT_TRAINING])} against {_SINGLE}")
     if (single := by_name.get(BEST_CONSTANT_TRAINING)) is None:
-        said.append(f"its price has no {BEST_CONSTANT_TRAINING!r} to be compared with")
+        said.append(f"there is no row {BEST_CONSTANT_TRAINING!r} to compare its price with")
     else:
         dearer = _share(_usd(row), _contender(single, BEST_CONSTANT_TRAINING, 0.0)) > _SAME_PRICE
         said.append(
@@ -117,18 +130,18 @@ def _of_policy(
 
 
 def _best_of(whom: str, rivals: Sequence[str], others: Mapping[str, Against]) -> str:
-    """Whether a row is the best of its rivals, by its lead over the best of these."""
+    """Whether a row is better than all its rivals, with its lead over the best of them."""
     first = max(rivals, key=lambda name: others[name].comparison.difference.mean)
     behind = others[first].comparison.difference
     if behind.mean > 0:
-        place = "NOT the best of " + whom + (", by no more than the interval can tell" if not behind.low > 0 else "")
+        place = "NOT the best of " + whom + (", but the interval includes 0" if not behind.low > 0 else "")
     else:
-        place = "the best of " + whom + (", by no more than the interval can tell" if not behind.high < 0 else "")
+        place = "the best of " + whom + (", but the interval includes 0" if not behind.high < 0 else "")
     return f"{place}, {_ahead(others[first])} against {first}"
 
 
 def _ahead(other: Against) -> str:
-    """The row that another was compared with, less that other."""
+    """The difference with the opposite sign: this row minus the other one."""
     gap = other.comparison.difference
     turned = Interval(0.0 - gap.mean, 0.0 - gap.high, 0.0 - gap.low, gap.questions)
     return f"{interval_text(turned, '+.3f')}, p = {other.p_holm:.2g} by Holm,"
@@ -143,7 +156,7 @@ def _usd(row: RowSummary) -> float:
 
 
 def _share(usd: float, single: Contender) -> float:
-    """Of the best constant's price; of one that is free, everything paid is infinitely more."""
+    """The price as a share of the best constant's; infinite if only the best constant is free."""
     if not single.usd_per_1k:
         return float("inf") if usd else 1.0
     return usd / single.usd_per_1k
@@ -155,5 +168,5 @@ def _judge(difference: Interval) -> str:
     if difference.high < 0:
         return f"WORSE than {_SINGLE}"
     if difference.mean < 0:
-        return f"NOT as good as {_SINGLE}, by less than the interval can tell"
-    return f"at least as good as {_SINGLE}, by no more than the interval can tell"
+        return f"NOT as good as {_SINGLE}, but the interval includes 0"
+    return f"at least as good as {_SINGLE}, but the interval includes 0"

@@ -1,4 +1,4 @@
-"""Baselines of the world: the most competent expert, the best constant one in hindsight, and random routing."""
+"""Baselines of the world: the most competent expert, the best constant in hindsight, and random routing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Choose = Callable[[Hop], Expert]
 
 
 def play(question: Question, world: World, choose: Choose) -> Outcome:
-    """Answer a question hop by hop, asking the chosen expert each time and believing it."""
+    """Answer a question hop by hop; each hop's expert is chosen by `choose`, and its reply is believed."""
     asked: list[str] = []
     cost, answer = 0.0, ""
     for index, hop in enumerate(hops_of(question.text, world)):
@@ -32,7 +32,7 @@ def play(question: Question, world: World, choose: Choose) -> Outcome:
 
 
 def baselines(questions: Sequence[Question], cohort: Cohort, seed: int) -> dict[str, Evaluation]:
-    """Results of the methods that need only the world's rules, by their names in `benchmarks.evaluation.methods`."""
+    """Results of the methods that follow from the world's rules, by their names in `benchmarks.evaluation.methods`."""
     world = World()
     pool = experts(cohort)
     rng = random.Random(f"random-routing-{seed}")
@@ -51,7 +51,10 @@ def baselines(questions: Sequence[Question], cohort: Cohort, seed: int) -> dict[
 def best_constant(
     questions: Sequence[Question], cards: Sequence[ModelCard], *, cohort: Cohort = "seen", seed: int = 0
 ) -> Constant | None:
-    """The best constant policy on these questions: played in the embedded world, else by the cards; None if unknown."""
+    """The best constant policy on these questions; None if unknown.
+
+    On questions of the embedded world it is found by play, otherwise by the accuracies on the cards.
+    """
     if questions and all(question.dataset.startswith("world-") for question in questions):
         return measured_constant(baselines(questions, cohort, seed)[BEST_CONSTANT_HINDSIGHT])
     return constant_of_cards(cards, Counter(question.dataset for question in questions))

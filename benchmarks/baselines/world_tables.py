@@ -1,6 +1,6 @@
 """Reply tables of the world: its experts on whole questions or hop by hop, without an engine or a server.
 
-A pool that is left out is the seen cast.
+In every function here, a pool of None is the seen cast.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from benchmarks.world.experts import Expert, count_tokens, experts
 from benchmarks.world.facts import Hop, World, hops_of, question_text
 from rewards.outcome import outcomes
 
-_NOWHERE = "http://127.0.0.1:8900/v1"  # nobody is asked there
+_NOWHERE = "http://127.0.0.1:8900/v1"  # a card needs a URL; nothing is ever sent there
 _NOTE = "assumed: latencies are the experts' medians"
 _BY_HOP = (
-    "each hop is asked as its true sub-question, which a policy has to find out for itself, and a router chooses anew "
-    "for it, unlike those of the paper, which choose once for a whole question"
+    "each hop is asked as its true sub-question, which a policy would have to find by itself, and a router chooses a "
+    "candidate for each hop, while the paper's routers choose once for a whole question"
 )
 
 
 def whole_table(questions: Sequence[Question], pool: Sequence[Expert] | None = None) -> ReplyTable:
-    """Every expert answers every question on its own: the second hop asks for what it said to the first."""
+    """Every expert answers every question alone: its second hop asks about its own reply to the first hop."""
     world, pool = World(), pool or experts()
     return _table(questions, pool, [[_answer_all(q, expert, world) for expert in pool] for q in questions])
 
 
 def hop_table(questions: Iterable[Question], pool: Sequence[Expert] | None = None) -> ReplyTable:
-    """Every expert answers every sub-question of the questions, each once: what a router that chooses anew for each
-    hop is trained on."""
+    """Every expert answers every distinct sub-question of the questions: training data for routers that choose for
+    each hop."""
     world, pool = World(), pool or experts()
     hops = dict.fromkeys(hop for question in questions for hop in hops_of(question.text, world))
     return _hop_table({hop.query: hop for hop in hops}, pool, world)
 
 
 def play_by_hop(router: Router, questions: Sequence[Question], pool: Sequence[Expert] | None = None) -> list[Outcome]:
-    """Answer questions hop by hop; the router chooses for each hop, and the reply is believed."""
+    """Answer questions hop by hop; the router chooses a candidate for each hop, and its reply is believed."""
     world, pool = World(), pool or experts()
     chains = {question.id: hops_of(question.text, world) for question in questions}
     answers = dict.fromkeys(chains, "")
@@ -49,7 +49,7 @@ def play_by_hop(router: Router, questions: Sequence[Question], pool: Sequence[Ex
             for key, hops in chains.items()
             if step < len(hops)
         }
-        # Each hop is a question of its own, so that a router which draws by the id draws anew.
+        # Each hop has its own id, so that a router whose random draw depends on the id draws again for each hop.
         table = _hop_table({f"{key}#{step}": hop for key, hop in hops.items()}, pool, world)
         for key, columns, outcome in zip(hops, router.route(table), router.play(table), strict=True):
             answers[key] = pool[columns[-1]].answer(hops[key], world)
@@ -58,7 +58,7 @@ def play_by_hop(router: Router, questions: Sequence[Question], pool: Sequence[Ex
 
 
 def _chained(scores: tuple[float, float], hops: Sequence[Outcome]) -> Outcome:
-    """The outcome of a question: its scores, and what its hops took together."""
+    """The outcome of a question: its scores, and the sums over its hops."""
     return Outcome(
         *scores,
         cost_usd=sum(hop.cost_usd for hop in hops),
@@ -66,12 +66,12 @@ def _chained(scores: tuple[float, float], hops: Sequence[Outcome]) -> Outcome:
         prompt_tokens=sum(hop.prompt_tokens for hop in hops),
         completion_tokens=sum(hop.completion_tokens for hop in hops),
         latency_s=sum(hop.latency_s for hop in hops),
-        held=scores[0],  # answers are words, not sentences
+        held=scores[0],  # an answer is one word, so that containing it is the same as matching it
     )
 
 
 def _hop_table(hops: dict[str, Hop], pool: Sequence[Expert], world: World) -> ReplyTable:
-    """Sub-questions by id."""
+    """The table of sub-questions; `hops` maps ids to them."""
     questions = [Question(key, "world-hop", question_text((hop,)), (world.fact(hop),)) for key, hop in hops.items()]
     replies = [[_answer(hop, expert, world) for expert in pool] for hop in hops.values()]
     return _table(questions, pool, replies, f"{_NOTE}; {_BY_HOP}")
@@ -85,7 +85,7 @@ def _table(
 
 
 def _answer_all(question: Question, expert: Expert, world: World) -> Reply:
-    """The replies to all hops as one: the last one's text, the tokens of all."""
+    """The replies to all hops as one reply: the last one's text, the sums of tokens, cost and latency."""
     replies: list[Reply] = []
     answer = ""
     for index, hop in enumerate(hops_of(question.text, world)):

@@ -1,1 +1,1 @@
-"""Benches of single parts: caller, learner, rollout, sync, scoring. Benches of whole runs are in cluster/benches."""
+"""Benches of single parts: caller, learner, rollout, sync, scoring, start-up. cluster/benches holds those of runs."""

@@ -1,4 +1,4 @@
-"""The bare loop: GRPO's update in plain PyTorch, what the learner's update is measured against."""
+"""The bare loop: GRPO's update in plain PyTorch. The learner bench compares the learner's update with it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from learner.settings import LearnerSettings
 
 
 class BareLoop:
-    """Forward, loss, backward, clip, step over micro-batches packed beforehand; no checks, no metrics."""
+    """Forward, loss, backward, clip and step on micro-batches packed beforehand, without checks and metrics."""
 
     def __init__(self, checkpoint: Path, trajectories: Sequence[Trajectory], settings: LearnerSettings) -> None:
         torch.set_num_threads(settings.threads)
@@ -37,7 +37,10 @@ class BareLoop:
         self.optimizer.zero_grad()
 
     def loss(self, batch: MicroBatch) -> torch.Tensor:
-        """PPO's clipped surrogate at a clip of 0.2, summed over the batch, over all trained tokens."""
+        """PPO's clipped surrogate loss (clip 0.2): the sum over the batch, divided by the number of trained tokens.
+
+        Schulman et al., arXiv 1707.06347, equation 7.
+        """
         inputs = packed_inputs(torch.from_numpy(batch.token_ids), torch.from_numpy(batch.boundaries))
         hidden = self.model.model(**inputs).last_hidden_state[0, torch.from_numpy(batch.positions)]
         logprobs = torch.log_softmax(self.model.lm_head(hidden), -1)
@@ -48,7 +51,7 @@ class BareLoop:
 
     @torch.no_grad()
     def logprobs(self, token_ids: Sequence[int]) -> list[float]:
-        """Log-probabilities (nats) of all tokens but the first."""
+        """Log-probabilities (nats) of all tokens except the first, `[T - 1]`."""
         ids = torch.tensor(token_ids)
         hidden = self.model.model(**packed_inputs(ids, torch.tensor([0, len(ids)], dtype=torch.int32)))
         logprobs = torch.log_softmax(self.model.lm_head(hidden.last_hidden_state[0, :-1]), -1)

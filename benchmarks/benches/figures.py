@@ -1,4 +1,4 @@
-"""Figures: what a measurement found, beside its target, as a table or as JSON."""
+"""Figures: measured numbers with their targets, as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ class Figure:
     figure: str
     value: float
     unit: str
-    target: str  # the target in words, such as `<= 0.7`; empty for none
-    holds: bool | None  # None where there is no target
-    spread: tuple[float, float] | None = None  # lowest and highest of the repetitions
-    note: str = ""  # defines a word of the figure
+    target: str  # the target in words, such as `<= 0.7`; empty if there is none
+    holds: bool | None  # whether the value meets the target; None without a target
+    spread: tuple[float, float] | None = None  # lowest and highest value of the repetitions
+    note: str = ""  # explains a word in `figure`
 
 
 def at_most(figure: str, values: Sequence[float], unit: str, limit: float) -> Figure:
-    """The median of repeated measurements, which should not be above `limit`."""
+    """The median of repeated measurements, with the target of at most `limit`."""
     value = statistics.median(values)
     return Figure(figure, value, unit, f"<= {limit:g}", value <= limit, (min(values), max(values)))
 
 
 def at_least(figure: str, values: Sequence[float], unit: str, limit: float) -> Figure:
-    """The median of repeated measurements, which should not be below `limit`."""
+    """The median of repeated measurements, with the target of at least `limit`."""
     value = statistics.median(values)
     return Figure(figure, value, unit, f">= {limit:g}", value >= limit, (min(values), max(values)))
 
 
 def report(figures: Sequence[Figure], out: IO[str], *, as_json: bool) -> int:
-    """Write a row per figure to `out`; return 1 where a target does not hold, else 0."""
+    """Write a row for each figure to `out`; return 1 if a target is missed, else 0."""
     if as_json:
         rows = [{key: value for key, value in asdict(each).items() if key != "note" or value} for each in figures]
         out.write(json.dumps(rows, indent=2) + "\n")

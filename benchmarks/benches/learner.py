@@ -1,7 +1,7 @@
-"""The learner bench: updates of the product's gang beside a bare PyTorch loop and TRL's trainer, and peak memory.
+"""The learner bench: updates of our learner gang, a bare PyTorch loop and TRL's trainer; and the gang's peak memory.
 
-All train one 4M-parameter Llama with random weights on the same 64 trajectories, by GRPO without a reference
-policy. Each has a process of its own and one thread; they take turns, so that a slow minute of the machine hits all.
+All three train the same random Llama of 4M parameters on the same 64 trajectories, with GRPO and without a reference
+policy. Each has its own process with one thread. They take turns, so that a slow minute of the machine affects all.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class WayProcess:
-    """The Ray actor around a way to train; it keeps torch and TRL out of the driver."""
+    """The Ray actor around one trainer ("way"); it keeps torch and TRL out of the driver's process."""
 
     def __init__(self, module: str, name: str, *arguments: Any) -> None:
         self.way = getattr(import_module(module), name)(*arguments)
@@ -45,8 +45,8 @@ class WayProcess:
 
 
 def run() -> list[Figure]:
-    """Measure `ROUNDS` rounds after one of warm-up, then memory."""
-    os.environ["DS_ACCELERATOR"] = "cpu"  # looking for another, DeepSpeed would write to where the rows go
+    """Measure `ROUNDS` rounds after a warm-up round, then memory."""
+    os.environ["DS_ACCELERATOR"] = "cpu"  # else DeepSpeed searches for one, and prints on stdout among the rows
     ray.init(address="local", num_cpus=8, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
     try:
         with tempfile.TemporaryDirectory(prefix="router-r1-bench-") as folder:
@@ -58,7 +58,7 @@ def run() -> list[Figure]:
 
 
 def measure(checkpoint: Path, trajectories: Sequence[Trajectory], rounds: int) -> dict[str, list[float]]:
-    """Update tokens/s of every way in every round, on a running Ray. TRL's is missing where TRL is not installed."""
+    """Tokens per second of every way's update in every round; needs a running Ray. Leaves TRL out if not installed."""
     tokens = sum(len(t.token_ids) for t in trajectories)
     rates: dict[str, list[float]] = {}
     with ExitStack() as stack:
@@ -78,9 +78,9 @@ def measure(checkpoint: Path, trajectories: Sequence[Trajectory], rounds: int) -
 def start_ways(
     checkpoint: Path, trajectories: Sequence[Trajectory], rounds: int, stack: ExitStack
 ) -> dict[str, Callable[[], object]]:
-    """Start the processes; each returned function makes one update and returns when it is done.
+    """Start the processes; each returned function makes one update and waits for its end.
 
-    `stack` ends the gangs, and the others end with the last reference to them.
+    `stack` ends the gangs. The other processes end when the last reference to their actor goes.
     """
     arguments = (checkpoint, trajectories, learner_settings())
     ways: dict[str, Callable[[], object]] = {"bare": _start("benchmarks.benches.bare_loop", "BareLoop", *arguments)}
@@ -94,13 +94,13 @@ def start_ways(
 
 
 def _start(module: str, name: str, *arguments: Any) -> Callable[[], object]:
-    """Start a way in a process of its own, with as many threads as a rank of the gang."""
+    """Start a way in its own process, with as many threads as a rank of the gang."""
     process = ray.remote(WayProcess).options(num_cpus=learner_settings().threads).remote(module, name, *arguments)
     return lambda: ray.get(process.update.remote(), timeout=TIMEOUT_S)
 
 
 def judge(rates: dict[str, list[float]]) -> list[Figure]:
-    """Rates and their ratios, round by round."""
+    """The figures: rates, and their ratios in each round."""
 
     def over(mine: str, theirs: str) -> list[float]:
         return [a / b for a, b in zip(rates[mine], rates[theirs], strict=True)]

@@ -1,4 +1,4 @@
-"""Learner memory: how much a rank holds at most while it trains on one large micro-batch, by vocabulary."""
+"""Learner memory: a rank's peak memory while it trains on one large micro-batch, for two vocabulary sizes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _MIB = 2**20
 
 
 class MemoryBenchError(ExplainedError, RuntimeError):
-    """The process that was to be measured failed; the message holds its output."""
+    """The measured process failed; the message holds its output."""
 
 
 def figures() -> list[Figure]:
-    """Peak memory at both vocabularies, and their ratio."""
+    """Peak memory with both vocabularies, and its ratio."""
     small, large = (peak_in_process(vocab) for vocab in (SMALL_VOCAB, LARGE_VOCAB))
     where = f"peak memory, {MICRO_BATCH_TOKENS} tokens"
     return [
@@ -33,10 +33,10 @@ def figures() -> list[Figure]:
 
 
 def peak_in_process(vocab: int) -> int:
-    """`peak_bytes` in a process of its own.
+    """`peak_bytes` in a new process.
 
     Raises:
-        MemoryBenchError: the process failed, or was not done within `TIMEOUT_S`.
+        MemoryBenchError: the process failed or took longer than `TIMEOUT_S`.
     """
     with tempfile.TemporaryDirectory(prefix="router-r1-bench-") as folder:
         save_model(Path(folder), vocab)
@@ -51,9 +51,9 @@ def peak_in_process(vocab: int) -> int:
 
 
 def peak_bytes(checkpoint: Path) -> int:
-    """The most that a rank holds during an update on one micro-batch of `MICRO_BATCH_TOKENS`, to be called once.
+    """A rank's peak memory in an update on one micro-batch of `MICRO_BATCH_TOKENS`; call it once in a process.
 
-    Model, gradients and optimizer state are part of it; what the process held once all was imported is not.
+    It includes model, gradients and optimizer state, but not the memory that the process had after its imports.
     """
     from torch.distributed import TCPStore
 
@@ -69,13 +69,13 @@ def peak_bytes(checkpoint: Path) -> int:
     store = TCPStore("127.0.0.1", 0, 1, is_master=True, wait_for_workers=False)
     rank = LearnerRank(settings, checkpoint=checkpoint, temperature=1.0, rank=0, store=store)
     chunk = settings.logit_chunk(rank.vocabulary_size())
-    for _ in range(2):  # the first makes the optimizer's state
+    for _ in range(2):  # the first step creates the optimizer's state
         rank.train_step(split_over_ranks(fullest, 1, MICRO_BATCH_TOKENS, chunk))
     return _status_bytes("VmHWM") - imported
 
 
 def _status_bytes(name: str) -> int:
-    """A figure of this process; the kernel's own account, since `ru_maxrss` counts the parent's memory too."""
+    """A memory figure of this process from /proc, because `ru_maxrss` includes the parent's memory."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""What the learner benches train: a random Llama, made-up trajectories, and the learner's settings."""
+"""Material of the learner benches: a random Llama, made-up trajectories, and the learner's settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rewards.presets import RewardBreakdown
 from rewards.transcript import StopReason, Transcript
 
 TRAJECTORIES, GROUP_SIZE, SHORTEST, LONGEST = 64, 8, 60, 400
-FEWEST_WORDS = 1024  # token ids of the trajectories lie below
+FEWEST_WORDS = 1024  # all token ids of the trajectories are smaller
 
 
 def make_trajectories(count: int = TRAJECTORIES, seed: int = 0) -> list[Trajectory]:
@@ -54,7 +54,7 @@ def make_trajectories(count: int = TRAJECTORIES, seed: int = 0) -> list[Trajecto
     return out
 
 
-# Shapes of a Llama with a tied embedding: 3.8M parameters besides it, and SmolLM2-135M's.
+# Shapes of a Llama with tied embeddings: one with 3.8M parameters besides the embedding, and SmolLM2-135M's.
 SMALL = {
     "hidden_size": 256,
     "intermediate_size": 896,
@@ -72,7 +72,7 @@ SMOLLM2 = {
 
 
 def save_model(checkpoint: Path, vocab: int, *, shape: Mapping[str, int] = SMALL, seed: int = 0) -> None:
-    """Write a random Llama, float32, with a tokenizer of made-up words."""
+    """Write a random Llama in float32 and a tokenizer of made-up words."""
     import torch
     from tokenizers import Tokenizer, models
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -92,6 +92,6 @@ def save_model(checkpoint: Path, vocab: int, *, shape: Mapping[str, int] = SMALL
 
 
 def learner_settings(zero_stage: int = 0, **changes: Any) -> LearnerSettings:
-    """The gang's settings: one rank, one thread, no reference policy."""
+    """The gang's settings: by default one rank, one thread, no reference policy."""
     base = {"zero_stage": zero_stage, "kl_coef": 0.0, "optimizer": OptimizerSettings(lr=1e-4)}
     return LearnerSettings.model_validate(base | changes)

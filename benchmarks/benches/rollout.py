@@ -1,10 +1,12 @@
-"""The rollout bench: how busy one engine stays while episodes wait for candidates, against other ways of working.
+"""The rollout bench: how busy one engine stays while episodes wait for candidates, compared with lockstep play.
 
-Every mode plays the same episodes: as many rounds, tokens and seconds of waiting, from the same seeds. A random
-4M-parameter Llama on one vLLM engine; latencies are lognormal, with a median of 0.8 s and a 99th percentile of 8 s.
+Every mode plays the same episodes, with the same numbers of rounds and tokens, the same waiting times and the same
+seeds. The policy is a random Llama of 4M parameters on one vLLM engine. Latencies are lognormal with a median of 0.8 s
+and a 99th percentile of 8 s.
 
-Continuous modes are measured while there is an episode to start, as there always is in a run, where the next step's
-episodes follow without a pause. Lockstep modes are measured over whole batches: they wait for the last at every turn.
+Continuous modes are measured only while episodes are left to start: in a run there are always some, because the next
+step's episodes follow without a pause. Lockstep modes are measured over whole batches, because they wait for the
+slowest episode at every turn.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ from actors.settings import EngineSettings, SamplingSettings
 from benchmarks.benches.figures import Figure, at_least
 from benchmarks.benches.learner_model import save_model
 
-TARGET = 64  # sequences that generate at a time, and episodes of a lockstep batch
+TARGET = 64  # sequences that generate at the same time, and episodes of a lockstep batch
 EPISODES = 448
-LOCKSTEP_EPISODES = 128  # a rate needs fewer of them, at several times the seconds each
+LOCKSTEP_EPISODES = 128  # fewer, because each takes several times as long in lockstep
 ROUNDS, TURN_TOKENS, PROMPT_TOKENS, REPLY_TOKENS = (1, 4), (24, 64), 40, 16
 MEDIAN_S, P99_S, CALL_THREADS, VOCAB, REPETITIONS = 0.8, 8.0, 10, 4096, 3
 
@@ -38,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What an episode does: tokens of each turn, and the seconds of the call after each but the last."""
+    """A planned episode: the tokens of each turn, and the seconds of the call after each turn except the last."""
 
     number: int
     turns: tuple[int, ...]
@@ -47,7 +49,7 @@ class Script:
 
 
 def write_scripts(count: int) -> list[Script]:
-    """Episodes to play; the first of a longer list are those of a shorter one."""
+    """Episodes to play; a longer list starts with the episodes of a shorter one."""
     sigma = math.log(P99_S / MEDIAN_S) / statistics.NormalDist().inv_cdf(0.99)
     scripts = []
     for number in range(count):
@@ -65,14 +67,14 @@ def write_scripts(count: int) -> list[Script]:
 
 
 class Player:
-    """Plays scripts on an engine, and counts the tokens that it generates."""
+    """Plays scripts on an engine, and counts the generated tokens."""
 
     def __init__(self, engine: PolicyEngine) -> None:
         self.engine = engine
         self.tokens = 0
 
     async def turn(self, script: Script, context: list[int], number: int) -> None:
-        """Sample one turn and append it, and the candidate's reply after it."""
+        """Sample one turn; append it and the candidate's reply to `context`."""
         wanted = script.turns[number]
         sampled = await self.engine.generate(
             context, max_tokens=wanted, stop=[], sampling=SamplingSettings(), seed=script.number * 16 + number
@@ -81,7 +83,14 @@ class Player:
         context += sampled.token_ids + list(script.prompt[:REPLY_TOKENS])
 
     async def continuous(self, scripts: list[Script], *, scale: float) -> float:
-        """A coroutine an episode, started as the engine has room; tokens a second while there is one to start."""
+        """Play each episode in its own coroutine, started when the engine has room.
+
+        Args:
+            scale: factor on the calls' latencies.
+
+        Returns:
+            Tokens per second until the last episode starts.
+        """
         admission, began, waiting = Admission(TARGET), time.perf_counter(), len(scripts)
         started: asyncio.Event = asyncio.Event()
 
@@ -108,7 +117,11 @@ class Player:
         return rate
 
     async def lockstep(self, scripts: list[Script], *, threads: int) -> float:
-        """Batches of `TARGET` episodes: all sample a turn, then all calls are made, `threads` at a time."""
+        """Play batches of `TARGET` episodes: all sample a turn, then all make their calls, `threads` at a time.
+
+        Returns:
+            Tokens per second.
+        """
         self.tokens, began, gate = 0, time.perf_counter(), asyncio.Semaphore(threads)
 
         async def call(seconds: float) -> None:
@@ -126,14 +139,14 @@ class Player:
 
 
 def run() -> list[Figure]:
-    """Measure all modes in turn, `REPETITIONS` times; about fifteen minutes."""
+    """Measure all modes in turn, `REPETITIONS` times; takes about fifteen minutes."""
     with tempfile.TemporaryDirectory(prefix="router-r1-bench-") as folder:
         save_model(Path(folder), VOCAB)
         return judge(asyncio.run(measure(Path(folder), REPETITIONS)))
 
 
 async def measure(checkpoint: Path, repetitions: int) -> dict[str, list[float]]:
-    """Tokens a second of each mode, in turns on one engine."""
+    """Tokens per second of each mode; the modes take turns on one engine."""
     settings = EngineSettings(max_model_len=512, max_num_seqs=TARGET, kv_cache_gib=2, threads=2)
     engine = PolicyEngine(checkpoint, settings, weight_backend="gloo")
     await engine.start()
@@ -157,7 +170,7 @@ async def measure(checkpoint: Path, repetitions: int) -> dict[str, list[float]]:
 
 
 def judge(rates: dict[str, list[float]]) -> list[Figure]:
-    """The figures of each mode's tokens a second."""
+    """The figures: each mode's tokens per second, and their ratios."""
 
     def over(one: str, other: str) -> list[float]:
         return [a / b for a, b in zip(rates[one], rates[other], strict=True)]

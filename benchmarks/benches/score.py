@@ -1,4 +1,4 @@
-"""Scoring: how many finished episodes of 2 KB `router-r1 score` judges in a second on one core."""
+"""The scoring bench: how many finished episodes of 2 KB `router-r1 score` judges per second on one core."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ PRESETS = ("reference", "paper", "default")
 LINES = 100_000
 REPETITIONS = 3
 _TIMEOUT_S = 120.0
-_BYTES = 2048  # of a transcript
+_BYTES = 2048  # length of a transcript
 
-# What the installed script does, in an interpreter of its own.
+# Does the same as the installed script, in a new interpreter.
 _SCORE = "import sys; sys.argv = ['router-r1', 'score', *sys.argv[1:]]; from cluster.cli.app import main; main()"
 _NAMES = ("Qwen2.5-7B-Instruct", "LLaMA-3.1-8B-Instruct", "Mistral-7B-Instruct", "Mixtral-8x22B-Instruct")
 _WORDS = (
@@ -43,7 +43,7 @@ def transcript(rng: random.Random) -> str:
 
 
 def write_lines(path: Path, lines: int = LINES, seed: int = 0) -> None:
-    """Write a file of made-up episodes as `router-r1 score` reads them."""
+    """Write a file of made-up episodes in the format of `router-r1 score`."""
     rng = random.Random(seed)
     rows = (
         {"id": f"q{i}", "response": transcript(rng), "answers": ["Danube", "the Danube"], "cost": rng.uniform(0, 900)}
@@ -54,7 +54,7 @@ def write_lines(path: Path, lines: int = LINES, seed: int = 0) -> None:
 
 
 def lines_per_s(path: Path, preset: str, lines: int = LINES) -> float:
-    """Lines scored per second of the command's wall-clock time, its start included."""
+    """Lines scored per second of the command's wall-clock time, including its start."""
     with path.open("rb") as source:
         started = time.perf_counter()
         command = [sys.executable, "-c", _SCORE, "--preset", preset, "--alpha", "0.5"]
@@ -83,5 +83,5 @@ def run() -> list[Figure]:
 
 
 def _prose(rng: random.Random, characters: int) -> str:
-    """Words of about this many characters in all."""
+    """Words of about `characters` characters in total."""
     return " ".join(rng.choices(_WORDS, k=max(1, characters // 6)))

@@ -1,7 +1,7 @@
-"""The scripted worker: stands where a rollout worker does, and plays episodes from scripts, without an engine.
+"""The scripted worker: takes the place of a rollout worker and plays episodes from scripts, without an engine.
 
-What it returns is like what a rollout worker returns, and as large: 150 to 300 tokens, one to three turns, a call after
-each but the last. Its module loads neither torch nor vllm, so that such actors start fast.
+Its trajectories have the form and size of a rollout worker's: 150 to 300 tokens, one to three turns, and a call after
+each turn except the last. This module imports neither torch nor vllm, so that the actors start fast.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from actors.settings import EpisodeSettings
 from rewards.grammar import parse_turn
 from rewards.transcript import CallStatus, RouteCall, StopReason, Transcript, Turn
 
-SCRIPTS = 64  # of a worker: more than a group has members, so that no two of them share an array
+SCRIPTS = 64  # scripts of a worker: more than a group has members, so that no two members share an array
 TURNS, PROMPT_TOKENS, TURN_TOKENS, REPLY_TOKENS, VOCAB = (1, 3), (110, 120), (40, 46), (16, 20), 4096
-AHEAD = 1  # windows that are played before the learner wants them
+AHEAD = 1  # how many windows the workers play ahead of the learner
 _MODELS = ("geologist", "historian", "poet", "chemist")
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """An episode but for what its request says: the searches, what was replied, and arrays `[T]`."""
+    """The parts of an episode that don't depend on its request: searches with their replies, and arrays `[T]`."""
 
     searches: tuple[Turn, ...]
     thought: str  # before the answer
@@ -37,7 +37,7 @@ class Script:
 
 
 def write_script(seed: int) -> Script:
-    """The script of a seed."""
+    """Draw a script with this seed."""
     rng = random.Random(seed)
     buffer, searches = TokenBuffer(), []
     buffer.extend_context(_tokens(rng, PROMPT_TOKENS))
@@ -61,7 +61,7 @@ def write_script(seed: int) -> Script:
 
 
 def play(script: Script, request: EpisodeRequest) -> Trajectory:
-    """The trajectory of a request; every other answer, by its seed, is right."""
+    """The trajectory of a request; its seed decides whether the answer is right, which half of them are."""
     right = random.Random(request.seed).random() < 0.5
     text = f"<think> {script.thought} </think> <answer> {request.question.answers[0] if right else '?'} </answer>"
     blocks, faults = parse_turn(text)
@@ -82,28 +82,28 @@ def play(script: Script, request: EpisodeRequest) -> Trajectory:
 
 
 class ScriptedWorker:
-    """What `cluster.workers.fleet.Fleet` calls of a `RolloutWorker`. Made an actor by whoever places it."""
+    """The methods of a `RolloutWorker` that `cluster.workers.fleet.Fleet` calls. The bench makes it a Ray actor."""
 
     def __init__(self, index: int) -> None:
         self._scripts = [write_script(index * SCRIPTS + number) for number in range(SCRIPTS)]
 
     async def start(self, pause_s: float = 0.0) -> None:
-        """Return `pause_s` seconds from now: there is no engine to load."""
+        """Wait `pause_s` seconds; there is no engine to load."""
         await asyncio.sleep(pause_s)
 
     async def ping(self) -> None:
-        """Return: there is no engine to ask."""
+        """Return at once; there is no engine to check."""
 
     async def rollout(self, requests: list[EpisodeRequest]) -> list[Trajectory]:
-        """The episodes, at once."""
+        """The trajectories of all requests, at once."""
         return [play(self._scripts[request.seed % SCRIPTS], request) for request in requests]
 
     async def salvage(self) -> dict[str, Trajectory]:
-        """Nothing is under way for long enough."""
+        """Nothing: no episode takes long enough to be interrupted."""
         return {}
 
     async def shutdown(self) -> None:
-        """There is nothing to stop."""
+        """Do nothing; there is no engine to stop."""
 
 
 def _tokens(rng: random.Random, bounds: tuple[int, int]) -> list[int]:
@@ -116,5 +116,5 @@ def _sample(rng: random.Random, buffer: TokenBuffer) -> None:
 
 
 def _prose(rng: random.Random) -> str:
-    """About as many words as `TURN_TOKENS` has room for."""
+    """About as many words as fit in `TURN_TOKENS`."""
     return " ".join(f"w{rng.randrange(VOCAB)}" for _ in range(30))

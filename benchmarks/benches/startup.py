@@ -1,4 +1,4 @@
-"""Start-up: how long the command line takes to answer, and what it must not import for that."""
+"""The start-up bench: how long the command line takes to answer, and which heavy modules it imports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REPETITIONS = 5
 HEAVY = ("torch", "ray", "vllm", "transformers", "wandb", "matplotlib", "aiohttp")
 _TIMEOUT_S = 60.0
 
-# What the installed script does, in an interpreter of its own.
+# Does the same as the installed script, in a new interpreter.
 _HELP = "import sys; sys.argv = ['router-r1', '--help']; from cluster.cli.app import main; main()"
 _REPORT = (
     "import atexit, json, sys; "
@@ -23,14 +23,14 @@ _REPORT = (
 
 
 def help_seconds() -> float:
-    """Wall-clock seconds of `router-r1 --help`, interpreter included."""
+    """Wall-clock seconds of `router-r1 --help`, including the interpreter's start."""
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", _HELP], check=True, capture_output=True, timeout=_TIMEOUT_S)
     return time.perf_counter() - started
 
 
 def heavy_imports(arguments: str = "--help") -> list[str]:
-    """Those of `HEAVY` that `router-r1 ARGUMENTS` imports."""
+    """The modules of `HEAVY` that `router-r1 ARGUMENTS` imports."""
     code = _REPORT + _HELP.replace("'--help'", ", ".join(map(repr, arguments.split())))
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=_TIMEOUT_S, text=True)
     imported = json.loads(done.stderr.splitlines()[-1])
@@ -38,8 +38,8 @@ def heavy_imports(arguments: str = "--help") -> list[str]:
 
 
 def run() -> list[Figure]:
-    """Median time of `--help`, and the number of heavy modules it imports."""
-    help_seconds()  # once for the disk cache and the byte code
+    """Median time of `--help`, and the number of heavy modules that it imports."""
+    help_seconds()  # fills the disk cache and writes the byte code
     heavy = heavy_imports()
     return [
         at_most("router-r1 --help", [help_seconds() for _ in range(REPETITIONS)], "s", TARGET_S),

@@ -1,6 +1,7 @@
-"""The sync bench: how long engines stand still for new weights, beside the time that a copy of the bytes takes.
+"""The sync bench: how long engines pause for new weights, compared with the time that a copy of the bytes takes.
 
-A random Llama of SmolLM2-135M's shape in float32; two ranks under ZeRO-3, two engines that generate meanwhile.
+The model is a random Llama of SmolLM2-135M's shape in float32. The learner has two ranks under ZeRO-3; two engines
+generate during the sync.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ logger = logging.getLogger(__name__)
 
 
 class TimedEngine(PolicyEngine):
-    """An engine that generates all the time, and knows when it said something."""
+    """An engine that generates all the time, and records when each piece of text arrives."""
 
     async def generate_on(self, seed: int) -> None:
-        """Keep `SEQUENCES` short turns going."""
+        """Generate `SEQUENCES` sequences of short turns, one turn after another, until `be_quiet`."""
         self.spoke_at: list[float] = []
         self._busy = [asyncio.create_task(self._turns(seed * SEQUENCES + i)) for i in range(SEQUENCES)]
 
@@ -51,7 +52,7 @@ class TimedEngine(PolicyEngine):
             )
 
     async def be_quiet(self) -> list[float]:
-        """End the turns; returns the seconds between one piece of text and the next."""
+        """Stop generating; return the seconds between each piece of text and the next."""
         for task in self._busy:
             task.cancel()
         ended = await asyncio.gather(*self._busy, return_exceptions=True)
@@ -62,7 +63,7 @@ class TimedEngine(PolicyEngine):
 
 
 def run() -> list[Figure]:
-    """Measure `ROUNDS` syncs after one that warms up."""
+    """Measure `ROUNDS` syncs after a warm-up sync."""
     ray.init(address="local", num_cpus=8, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
     try:
         with tempfile.TemporaryDirectory(prefix="router-r1-bench-") as folder:
@@ -74,7 +75,11 @@ def run() -> list[Figure]:
 
 
 def measure(learner: Path, start: Path) -> list[Figure]:
-    """On a running Ray; engines start from another checkpoint than the learner's, so that the probe says something."""
+    """The figures of `ROUNDS` syncs; needs a running Ray.
+
+    The engines start from another checkpoint (`start`) than the learner, so that only a successful sync can make the
+    probe's log-probabilities equal.
+    """
     settings = EngineSettings(max_model_len=512, max_num_seqs=SEQUENCES, kv_cache_gib=0.25)
     actor = ray.remote(TimedEngine).options(num_cpus=1)
     engines = [actor.remote(start, settings, seed=i, weight_backend="gloo") for i in range(ENGINES)]
@@ -95,7 +100,8 @@ def measure(learner: Path, start: Path) -> list[Figure]:
 
 
 def _round(gang: LearnerGang, engines: list[Any], version: int) -> tuple[SyncReport, float, float]:
-    """A sync amid generation: its report, seconds of a copy of its bytes, and the longest silence of an engine."""
+    """A sync during generation: its report, the seconds that a copy of its bytes takes, and an engine's longest pause
+    between pieces of text in seconds."""
     for seed, engine in enumerate(engines):
         ray.get(engine.generate_on.remote(seed), timeout=TIMEOUT_S)
     time.sleep(2)
@@ -108,7 +114,7 @@ def _round(gang: LearnerGang, engines: list[Any], version: int) -> tuple[SyncRep
 
 
 def copy_seconds(size: int) -> float:
-    """Seconds to copy `size` bytes once, by torch on one thread, from memory in use to memory in use."""
+    """Seconds to copy `size` bytes once with torch on one thread; both buffers are touched before the copy."""
     import torch
 
     torch.set_num_threads(1)
@@ -119,7 +125,7 @@ def copy_seconds(size: int) -> float:
 
 
 def judge(rounds: list[tuple[SyncReport, float, float]]) -> list[Figure]:
-    """The figures, over the rounds."""
+    """The figures of all rounds."""
     reports, copies, silences = zip(*rounds, strict=True)
 
     def plain(name: str, values: list[float], unit: str = "s") -> Figure:

@@ -1,4 +1,4 @@
-"""TRL's update: its GRPO trainer on given trajectories, one optimizer step at a call. Needs the extra `bench`."""
+"""TRL's update: its GRPO trainer on given trajectories, one optimizer step for each call. Needs the extra `bench`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from actors.episodes.trajectory import Trajectory
 from learner.losses.credit import assign_credit
 from learner.settings import LearnerSettings
 
-MICRO_BATCH = 8  # trajectories of a forward pass, TRL's default
+MICRO_BATCH = 8  # trajectories in a forward pass; TRL's default
 TIMEOUT_S = 600.0
 
 
 class GivenTrajectories(GRPOTrainer):  # type: ignore[misc]  # TRL has no stubs
-    """GRPO's trainer with the rollout taken out: every batch is the same trajectories, padded as TRL pads."""
+    """GRPO's trainer without its rollout: every batch is the same given trajectories, padded as TRL pads."""
 
     given: dict[str, torch.Tensor]
 
@@ -34,7 +34,7 @@ class GivenTrajectories(GRPOTrainer):  # type: ignore[misc]  # TRL has no stubs
 
 
 class TrlUpdate:
-    """The trainer's loop in a thread of its own, held before every optimizer step until it is asked for."""
+    """Runs the trainer's loop in its own thread; it waits before every optimizer step until `update` is called."""
 
     def __init__(
         self, checkpoint: Path, trajectories: Sequence[Trajectory], settings: LearnerSettings, updates: int
@@ -52,7 +52,7 @@ class TrlUpdate:
             adam_epsilon=settings.optimizer.eps,
             lr_scheduler_type="constant",
             max_grad_norm=settings.max_grad_norm,
-            loss_type="dapo",  # the mean over tokens, as the learner's
+            loss_type="dapo",  # the mean over tokens, as in the learner
             beta=0.0,
             bf16=False,
             use_cpu=True,
@@ -78,7 +78,7 @@ class TrlUpdate:
         """One optimizer step on all trajectories.
 
         Raises:
-            RuntimeError: the trainer has ended; it takes no more than the `updates` it was made for.
+            RuntimeError: the trainer has ended, because it has made the `updates` of its constructor.
             TimeoutError: the step took longer than `TIMEOUT_S`.
         """
         deadline = time.monotonic() + TIMEOUT_S
@@ -92,7 +92,7 @@ class TrlUpdate:
 
     @torch.no_grad()
     def logprobs(self, token_ids: Sequence[int]) -> list[float]:
-        """Log-probabilities (nats) of all tokens but the first."""
+        """Log-probabilities (nats) of all tokens except the first, `[T - 1]`."""
         ids = torch.tensor(token_ids)
         logprobs = torch.log_softmax(self.model(input_ids=ids[None]).logits[0, :-1], -1)
         return [float(x) for x in logprobs.gather(-1, ids[1:, None])[:, 0]]
@@ -111,9 +111,9 @@ class _Turnstile(TrainerCallback):  # type: ignore[misc]  # transformers' stubs 
 
 
 def padded(trajectories: Sequence[Trajectory], advantages: Sequence[float]) -> dict[str, torch.Tensor]:
-    """What TRL's loss takes: prompts `[B, P]` padded on the left, the rest `[B, C]` on the right, masks beside.
+    """The inputs of TRL's loss: prompts `[B, P]` padded on the left, completions `[B, C]` padded on the right, masks.
 
-    Replies are masked out of the loss as TRL masks what tools say.
+    Candidates' replies are masked out of the loss by TRL's mask for the output of tools.
     """
     prompts, completions, spoken, old = [], [], [], []
     for t in trajectories:

@@ -27,8 +27,8 @@ def load_source(source: str, *, limit: int | None, two_hop_share: float) -> list
     - `world:train` or `world:heldout`;
     - `SET` or `SET/SPLIT` of the seven QA sets; without a split, test if the set has it, else dev;
     - `flashrag:NAME/SPLIT`, any set of that collection;
-    - a file, optionally with its columns: `FILE:id=COLUMN:question=COLUMN:answers=COLUMN:dataset=COLUMN`. `id=#` numbers
-      the rows. `name=SET` gives the data set of rows that state none; without it, that is the file's name.
+    - a file, optionally with its columns: `FILE:id=COLUMN:question=COLUMN:answers=COLUMN:dataset=COLUMN`. `id=#`
+      numbers the rows. `name=SET` gives the data set of rows that state none; without it, that is the file's name.
 
     Raises:
         QuestionError: the source is unknown, missing or malformed, or holds an id twice.

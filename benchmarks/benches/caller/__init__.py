@@ -1,1 +1,1 @@
-"""`router-r1 bench caller`: how fast, how careful with money and how steady the candidate callers are."""
+"""`router-r1 bench caller`: how fast, how careful with money and how robust the candidate callers are."""

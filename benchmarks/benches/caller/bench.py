@@ -1,7 +1,7 @@
-"""The bench of the candidate callers: what is measured, how often, and against which targets.
+"""The bench of the candidate callers: its measurements, repetitions and targets.
 
-The provider is a process of its own on loopback, the client is one process; on two cores each has one. Set
-ROUTER_R1_BENCH_LEDGER to a PostgreSQL URL to run the same with the ledger there.
+Provider and client are two processes, connected over loopback; on two cores each has one. To measure with a PostgreSQL
+ledger, set ROUTER_R1_BENCH_LEDGER to its URL.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured. The defaults are the figures' own; tests take less."""
+    """How much to measure. The bench uses the defaults; tests take less."""
 
     repetitions: int = 3
-    calls: int = 8000  # of the bare loop and of ours, each repetition
+    calls: int = 8000  # calls of the bare loop and of our caller, in each repetition
     litellm_calls: int = 1000
-    slow_calls: int = 2560  # of ours at the threads' latency
+    slow_calls: int = 2560  # our caller's calls at the latency of the comparison with threads
     threads_calls: int = 100
-    crowd: int = 2000
-    hits: int = 500
-    race: int = 10_000
-    paid_for: int = 1000
-    storm: int = 3000
-    before_s: float = 4.0
+    crowd: int = 2000  # calls in flight at the same time
+    hits: int = 500  # repeated calls that the cache answers
+    race: int = 10_000  # calls that compete for the run's cap
+    paid_for: int = 1000  # calls that this cap can pay for
+    storm: int = 3000  # calls to the provider with faults
+    before_s: float = 4.0  # seconds before, during and after the outage
     down_s: float = 20.0
     after_s: float = 6.0
-    kill: int = 200
-    rivals: bool = True  # LiteLLM and the threads
-    actor: bool = True  # the caller as a Ray actor
+    kill: int = 200  # calls through the caller that is killed
+    rivals: bool = True  # whether to measure LiteLLM and the threads
+    actor: bool = True  # whether to measure the killed caller, a Ray actor
 
 
 def run() -> list[Figure]:
-    """Measure everything; about eight minutes."""
+    """Measure everything; takes about eight minutes."""
     return measure(Size())
 
 
 def measure(size: Size, ledger: str | None = None) -> list[Figure]:
-    """Measure at a size; `ledger` is the URL of a database, in place of a SQLite file for each run."""
+    """Measure with this size; `ledger` is the URL of a database to use instead of a SQLite file for each run."""
     _allow_connections()
     with tempfile.TemporaryDirectory(prefix="bench-caller-") as folder:
         return asyncio.run(_measure(size, Ledgers(Path(folder), ledger or ledger_url())))
@@ -80,7 +80,7 @@ async def _speed(size: Size, provider: Provider, ledgers: Ledgers) -> list[Figur
     await provider.set()
     bare, ours, litellm = [], [], []
     python = await speed.litellm_python() if size.rivals else None
-    for number in range(size.repetitions):  # turn about, so that a slow minute of the machine meets all of them
+    for number in range(size.repetitions):  # in turns, so that a slow minute of the machine affects all of them
         logger.info("calls per second: repetition %d of %d", number + 1, size.repetitions)
         bare.append(await speed.bare_rate(provider, size.calls))
         ours.append(await speed.product_rate(provider, ledgers, _name("speed"), size.calls))
@@ -170,7 +170,7 @@ async def _repeat(size: Size, once: Callable[[int], Awaitable[_T]]) -> list[_T]:
 
 
 def _name(row: str) -> str:
-    """A run of its own, also in a database that has others."""
+    """A unique name of a run, so that a shared database keeps the runs apart."""
     return f"bench-{row}-{uuid.uuid4().hex[:8]}"
 
 
@@ -183,20 +183,20 @@ def _seen(figure: str, values: Sequence[float], unit: str = "calls/s") -> Figure
 
 
 def _worst(figure: str, values: Sequence[float], unit: str, limit: float) -> Figure:
-    """A bound that every repetition must keep."""
+    """The highest of repeated measurements, with the target of at most `limit`: every repetition must meet it."""
     worst = max(values)
     return Figure(figure, worst, unit, f"<= {limit:g}, always", worst <= limit, (min(values), worst))
 
 
 def _allow_connections() -> None:
-    """Thousands of calls are thousands of open sockets."""
+    """Raise the limit of open files as far as allowed: each call in flight has an open socket."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextmanager
 def _ray() -> Iterator[None]:
-    """A Ray of our own, whose workers find our packages; one that runs already is used as it is."""
+    """Start Ray so that its workers find our packages, and stop it at the end; use a Ray that is already running."""
     import ray
 
     if ray.is_initialized():

@@ -1,4 +1,4 @@
-"""The bench's side of a call: a caller as a run has it, and many calls through it."""
+"""The client side of the bench: a caller with a run's settings, and many calls through it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from actors.pool.cards import ModelCard
 from actors.pool.settings import PoolSettings
 from rewards.transcript import RouteCall
 
-QUESTION = "Which town is meant in question number {}?"  # of the same length in tokens up to number 9,999
-LEDGER_ENV = "ROUTER_R1_BENCH_LEDGER"  # URL of a PostgreSQL ledger in place of SQLite
+QUESTION = "Which town is meant in question number {}?"  # all equally long in tokens up to number 9,999
+LEDGER_ENV = "ROUTER_R1_BENCH_LEDGER"  # URL of a PostgreSQL ledger to use instead of SQLite
 
 
 @dataclass(frozen=True, slots=True)
 class Ledgers:
-    """Where the ledgers of a bench go: a file of its own for each run in `folder`, or all into one database."""
+    """The places of the bench's ledgers: a SQLite file in `folder` for each run, or one database (`url`) for all."""
 
     folder: Path
     url: str | None = None
@@ -35,7 +35,7 @@ class Ledgers:
 async def open_caller(
     cards: Sequence[ModelCard], ledgers: Ledgers, run: str, **settings: Any
 ) -> AsyncIterator[CandidateCaller]:
-    """A caller with everything on: its ledger in `record` unless told otherwise, limits, and a cap on the run."""
+    """A caller with all features: a ledger (mode `record` by default), limits, and a cap on the run."""
     common = {"ledger": "record", "cap_usd_per_run": 1e6, "max_in_flight": 256}
     caller = CandidateCaller(cards, PoolSettings.model_validate(common | settings), ledger_url=ledgers.of(run), run=run)
     try:
@@ -52,7 +52,10 @@ async def ask_all(
     first: int = 0,
     more: Callable[[int], str] | None = None,
 ) -> list[RouteCall]:
-    """Ask questions number `first` to `first + count - 1`, so many at a time; `more` is added to a question's text."""
+    """Ask the questions number `first` to `first + count - 1`, `in_flight` at a time.
+
+    `more` returns text to append to the question of a number.
+    """
     numbers = iter(range(first, first + count))
     calls: list[RouteCall] = []
 
@@ -67,7 +70,7 @@ async def ask_all(
 
 
 def request(number: int, model: str = "candidate", more: str = "") -> CallRequest:
-    """Question number `number`, with more text behind it, in an episode of its own."""
+    """A call with question number `number` and `more` text after it, in its own episode."""
     return CallRequest(model, model, QUESTION.format(number) + more, episode=f"e{number}")
 
 

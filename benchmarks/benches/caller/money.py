@@ -1,4 +1,4 @@
-"""Money: a cache that pays once, a cap that many calls race for, and books that agree with the provider's."""
+"""Money: a cache that pays once, a cap that many calls compete for, and books that agree with the provider's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.benches.caller.client import QUESTION, Ledgers, ask_all, open_ca
 from benchmarks.benches.caller.provider import CallerBenchError, Provider
 from rewards.transcript import CallStatus, RouteCall
 
-# The provider that misbehaves, by the share of requests. A 429 asks for a short pause.
+# Faults of the misbehaving provider, as shares of requests. A 429 asks for a short pause.
 FAULTS = {
     "rate_limit": 0.20,
     "server_error": 0.10,
@@ -22,8 +22,8 @@ FAULTS = {
     "wrong_usage": 0.02,
 }
 _DEADLINE_S = 60.0
-# Four attempts in nine go wrong, so a call needs nine attempts to be lost less often than once in a thousand. And
-# where hangs alone are left at the end, the breaker may take the provider for down: calls then wait for it.
+# Four of nine attempts fail, so a call needs nine attempts to fail less often than once in a thousand. If only hanging
+# calls are left at the end, the breaker may open because it takes the provider for down; calls then wait for it.
 PATIENCE = {
     "max_attempts": 16,
     "backoff_s": 0.02,
@@ -36,17 +36,17 @@ _FIRST = 32  # calls before the faults
 
 @dataclass(frozen=True, slots=True)
 class CacheCost:
-    """What repeated questions came to."""
+    """Times and costs of repeated questions."""
 
-    hits_s: list[float]  # seconds of each call that the ledger answered
-    paid: int  # calls that the provider billed for identical calls sent at once
-    booked_usd: float  # for the same, by the ledger, over the price of one
+    hits_s: list[float]  # seconds of each call that the cache answered
+    paid: int  # number of calls that the provider billed, for identical calls sent at once
+    booked_usd: float  # the ledger's total for these calls, divided by the provider's bill
 
 
 async def cache(provider: Provider, ledgers: Ledgers, run: str, identical: int, hits: int) -> CacheCost:
-    """Send identical calls at once, then one by one."""
+    """Send `identical` equal calls at once, then `hits` more, one after another."""
     await provider.set(median_s=0.05)
-    asked = replace(request(0), query=QUESTION.format(run))  # that no run before has asked
+    asked = replace(request(0), query=QUESTION.format(run))  # a new question in each run, which no cache holds
     async with open_caller([provider.card()], ledgers, run, ledger="cache") as caller:
         answered = await asyncio.gather(*(caller.ask(asked) for _ in range(identical)))
         _all_ok(answered)
@@ -63,23 +63,23 @@ async def cache(provider: Provider, ledgers: Ledgers, run: str, identical: int, 
 
 @dataclass(frozen=True, slots=True)
 class Race:
-    """What a race for the run's cap came to."""
+    """The results of many calls that compete for the run's cap."""
 
     served: int  # calls that ended ok
     over_budget: int
-    spent_share: float  # what the provider billed, over the cap
-    booked_share: float  # what the ledger says, over the cap
+    spent_share: float  # the provider's bill divided by the cap
+    booked_share: float  # the ledger's total divided by the cap
 
 
 async def cap(provider: Provider, ledgers: Ledgers, run: str, calls: int, paid_for: int) -> Race:
-    """Send more calls at once than the cap pays for: exactly `paid_for` at their real price."""
+    """Send `calls` calls at once under a cap that pays for exactly `paid_for` of them at their real price."""
     await provider.set(median_s=0.02, sigma=0.5)
     async with open_caller([provider.card()], ledgers, f"{run}-price", max_in_flight=1) as caller:
         widest = calls - 1  # no question is longer than the last
         _all_ok(await ask_all(caller, 1, 1, first=widest))
     price = (await provider.books())["usd"]
     await provider.set(median_s=0.02, sigma=0.5)
-    cap_usd = price * paid_for * (1 + 1e-9)  # sums of floats
+    cap_usd = price * paid_for * (1 + 1e-9)  # room for the rounding of a sum of floats
     async with open_caller([provider.card()], ledgers, run, cap_usd_per_run=cap_usd) as caller:
         answered = await ask_all(caller, calls, calls)
     by_status = Counter(call.status for call in answered)
@@ -90,21 +90,21 @@ async def cap(provider: Provider, ledgers: Ledgers, run: str, calls: int, paid_f
 
 @dataclass(frozen=True, slots=True)
 class Storm:
-    """What calls to a provider that misbehaves came to."""
+    """The results of calls to a misbehaving provider."""
 
-    ok_share: float  # that ended ok within their deadline
-    off_usd: float  # the ledger's total less the provider's
+    ok_share: float  # share of calls that ended ok within their deadline
+    off_usd: float  # the ledger's total minus the provider's bill
     billed_usd: float
     attempts: float  # requests per call
     errors: Counter[str]
 
 
 async def faults(provider: Provider, ledgers: Ledgers, run: str, calls: int, seed: int) -> Storm:
-    """Send calls to a provider at its worst, all of which it would answer in the end.
+    """Send calls to a misbehaving provider, which would answer each of them after enough attempts.
 
-    Some go to it in good order first: a caller prices what it can't see, as a reply cut off, by its question's length
-    and recent calls. Questions are of many lengths; replies are of one, for what a reply that never came would have
-    taken nobody can know to the cent.
+    The first calls go to it without faults. From these the caller learns to estimate the price of a reply that it did
+    not receive whole, by the question's length and recent calls. Questions have many lengths, but all replies have the
+    same length, because nobody can know the exact cost of a reply that never arrived.
     """
     await provider.set(median_s=0.05, sigma=0.5)
     async with open_caller([provider.card()], ledgers, run, **PATIENCE) as caller:
@@ -125,12 +125,12 @@ async def faults(provider: Provider, ledgers: Ledgers, run: str, calls: int, see
 
 
 def _more(number: int) -> str:
-    """What makes a question longer: by nothing, or up to six times as long."""
+    """Text that makes a question up to six times as long; empty for some numbers."""
     return " It lies by a lake." * (number * 7 % 13)
 
 
 async def booked_usd(ledgers: Ledgers, run: str) -> float:
-    """What the ledger of a run comes to, read as another process would."""
+    """The total of a run's ledger in USD, read through a new connection."""
     ledger = await Ledger.open(ledgers.of(run), run=run)
     try:
         return sum((await ledger.spent_usd(run=run)).values())

@@ -1,4 +1,4 @@
-"""Outages: a provider that is gone for a while, and a caller that is killed in mid-run."""
+"""Outages: a provider that is down for a while, and a caller that is killed during a run."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from benchmarks.benches.caller.money import booked_usd
 from benchmarks.benches.caller.provider import Provider
 from rewards.transcript import CallStatus, RouteCall
 
-_WORKERS = 16  # per provider
+_WORKERS = 16  # for each provider
 _LATENCY_S = 0.05
-_PAUSE_S = 0.02  # before a call after one that failed, as an episode that starts anew
+_PAUSE_S = 0.02  # after a failed call, before the next one; an episode that starts again has such a pause too
 
 
 @dataclass(slots=True)
 class Outage:
-    """What calls to two providers came to while one of them was gone."""
+    """The results of calls to two providers while one of them was down."""
 
-    opened_s: float  # from the end of the provider to the first call that was refused at once, unsent
-    closed_s: float  # from its return to the first call that it answered
-    others_ok_share: float  # of the other provider's calls during the outage
-    others_rate: float  # its calls per second during the outage, over those before
+    opened_s: float  # from the start of the outage to the first call that was refused without a request
+    closed_s: float  # from the end of the outage to the first call that the provider answered
+    others_ok_share: float  # share of the other provider's calls during the outage that ended ok
+    others_rate: float  # the other provider's calls per second during the outage, divided by those before
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class _Calls:
         return [call for at, call in self.ended if start <= at < end]
 
     def first(self, after: float, *, unsent: bool) -> float:
-        """Seconds until a call ended ok, or was refused without a request; infinite where none did."""
+        """Seconds from `after` until a call ended ok, or was refused without a request; infinite if none did."""
         for at, call in self.ended:
             refused = call.status is not CallStatus.OK and call.attempts == 0
             if at >= after and (refused if unsent else call.status is CallStatus.OK):
@@ -48,7 +48,7 @@ class _Calls:
 async def outage(
     gone: Provider, other: Provider, ledgers: Ledgers, run: str, *, before_s: float, down_s: float, after_s: float
 ) -> Outage:
-    """Ask two providers in turn, one of which goes away and comes back."""
+    """Call two providers at the same time; one of them (`gone`) goes down and comes back."""
     for provider in (gone, other):
         await provider.set(median_s=_LATENCY_S)
     seen = {"gone": _Calls(), "other": _Calls()}
@@ -90,15 +90,15 @@ async def outage(
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """What calls through a caller came to that was killed in mid-run."""
+    """The results of calls through a caller that was killed meanwhile."""
 
     ok_share: float
-    booked: float  # what the ledger booked, in calls at their price
+    booked: float  # the ledger's total divided by the price of one call
     calls: int
 
 
 async def kill(provider: Provider, ledgers: Ledgers, run: str, calls: int) -> Kill:
-    """Send calls through a real Ray actor, and kill its process with -9 while they are under way."""
+    """Send calls through a real Ray actor, and kill its process with SIGKILL while they are in flight."""
     import ray
 
     from actors.pool.pool import CandidatePool
@@ -112,7 +112,7 @@ async def kill(provider: Provider, ledgers: Ledgers, run: str, calls: int) -> Ki
         [caller] = pool.callers
         pid = await asyncio.to_thread(ray.get, caller.__ray_call__.remote(_pid), timeout=60)
         asked = asyncio.gather(*(pool.ask(request(1000 + number)) for number in range(calls)))
-        await asyncio.sleep(0.6)  # some have ended, some are under way, some wait
+        await asyncio.sleep(0.6)  # now some have ended, some are in flight, some wait
         os.kill(pid, signal.SIGKILL)
         answered = await asked
     finally:

@@ -1,4 +1,4 @@
-"""The bench's hold on its provider: starts the server process, sets how it behaves, reads its books."""
+"""The bench's control of its provider: starts the server process, sets its behaviour, reads its books."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from actors.errors import ExplainedError
 from actors.pool.cards import ModelCard
 from benchmarks.benches.caller.server import REPLY_TOKENS
 
-PRICE_IN = 10.0  # USD per million tokens: dear, so that a few calls booked wrongly come to a cent
+PRICE_IN = 10.0  # USD per million tokens: high, so that a few wrongly booked calls make a cent
 PRICE_OUT = 30.0
-MAX_TOKENS = 4 * REPLY_TOKENS  # a reply may be four times as long as it is
+MAX_TOKENS = 4 * REPLY_TOKENS  # the limit on a reply, four times its real length
 _ANSWER_S = 30.0  # deadline of a command
-_ROOT = str(Path(__file__).resolve().parents[3])  # where the server's process finds our packages
+_ROOT = str(Path(__file__).resolve().parents[3])  # the folder of our packages, for the server process
 
 
 class CallerBenchError(ExplainedError, RuntimeError):
@@ -54,11 +54,18 @@ class Provider:
         await self._say(do="down")
 
     async def set(self, *, median_s: float = 0.0, sigma: float = 0.0, seed: int = 0, **faults: float) -> None:
-        """Behave so from now on, with new books. Latency is lognormal; at a median of 0, answers come at once."""
+        """Set the provider's behaviour from now on, and start new books.
+
+        Args:
+            median_s: median of the lognormal latency; 0 answers at once.
+            sigma: standard deviation of the latency's logarithm.
+            seed: seed of latencies and faults.
+            faults: fields of `FaultSettings`.
+        """
         await self._say(do="set", median_s=median_s, sigma=sigma, seed=seed, faults=faults)
 
     async def books(self) -> dict[str, Any]:
-        """See `server.Books`; with `usd`, what the billed calls come to."""
+        """The fields of `server.Books`, and `usd`, the price of the billed calls."""
         books = await self._say(do="books")
         usd = (books["prompt_tokens"] * PRICE_IN + books["completion_tokens"] * PRICE_OUT) / 1e6
         return books | {"usd": usd}
@@ -73,17 +80,17 @@ class Provider:
                 line = await stdout.readline()
         except TimeoutError:
             raise CallerBenchError(
-                f"the bench's provider did not obey {command['do']!r} within {_ANSWER_S:g} s"
+                f"the bench's provider did not answer the command {command['do']!r} within {_ANSWER_S:g} s"
             ) from None
         if not line:
-            raise CallerBenchError(f"the bench's provider ended at {command['do']!r}; its message is above")
+            raise CallerBenchError(f"the bench's provider ended during {command['do']!r}; its message is above")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
 
 @asynccontextmanager
 async def start_provider() -> AsyncIterator[Provider]:
-    """A provider that listens and answers at once; ended with the block, or with this process."""
+    """A provider that listens, and answers at once until `set`. It ends with the block, or with this process."""
     paths = [_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -92,7 +99,7 @@ async def start_provider() -> AsyncIterator[Provider]:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-        start_new_session=True,  # Ctrl-C ends it through us
+        start_new_session=True,  # Ctrl-C reaches only this process, which then ends the provider
     )
     provider = Provider(process)
     try:

@@ -1,7 +1,7 @@
-"""What the caller is compared with: LiteLLM's Router, and ten threads with the `openai` client.
+"""The caller's rivals: LiteLLM's Router, and ten threads with the `openai` client.
 
-A program of its own, run by an interpreter that has the rival and nothing of ours: it imports no room. Prints the
-calls per second as JSON. Usage: python rivals.py litellm|threads BASE_URL CALLS IN_FLIGHT
+This is a separate program. It runs in an interpreter that has the rival and may lack our packages, so it imports none
+of them. It prints the calls per second as JSON. Usage: python rivals.py litellm|threads BASE_URL CALLS IN_FLIGHT
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 QUESTION = "Which town is meant in question number {}?"
-KEY = "none"  # the server asks for none, the clients do
+KEY = "none"  # the server needs no key, but the clients insist on one
 
 
 def threads(base_url: str, calls: int, workers: int) -> float:
-    """Calls per second of a thread pool with one synchronous client, as the published code has it."""
+    """Calls per second of a thread pool with one synchronous client, as in the code of the Router-R1 paper."""
     from openai import OpenAI
 
     client = OpenAI(base_url=base_url, api_key=KEY, max_retries=0)
@@ -27,7 +27,7 @@ def threads(base_url: str, calls: int, workers: int) -> float:
         client.chat.completions.create(model="candidate", messages=_messages(number), max_tokens=88)
 
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(ask, range(workers)))  # connections are made
+        list(pool.map(ask, range(workers)))  # opens the connections
         started = time.perf_counter()
         list(pool.map(ask, range(calls)))
         return calls / (time.perf_counter() - started)
@@ -47,7 +47,7 @@ async def litellm(base_url: str, calls: int, in_flight: int) -> float:
     async def work(numbers: Iterator[int]) -> None:
         await asyncio.gather(*(ask_all(numbers) for _ in range(in_flight)))
 
-    await work(iter(range(in_flight)))  # connections are made
+    await work(iter(range(in_flight)))  # opens the connections
     started = time.perf_counter()
     await work(iter(range(calls)))
     return calls / (time.perf_counter() - started)

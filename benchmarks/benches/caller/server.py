@@ -1,7 +1,8 @@
-"""A provider for benches, in a process of its own: lean enough not to be what is measured, and with books of its own.
+"""A provider for benches in its own process: fast enough not to limit the measurement, and with its own books.
 
-It speaks as much of OpenAI's protocol as a chat completion takes, straight on asyncio's transports. Commands come
-as JSON lines on standard input, each answered by one on standard output; it ends when its standard input does.
+It implements the part of OpenAI's protocol that a chat completion needs, directly on asyncio's transports. Commands
+arrive as JSON lines on standard input, and each is answered by one JSON line on standard output. The process ends when
+its standard input closes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, cast
 
 from benchmarks.world.faults import FaultSettings
 
-CHARACTERS_PER_TOKEN = 3.6  # not what callers estimate with: they have to learn it from the usage that is reported
+CHARACTERS_PER_TOKEN = 3.6  # differs from the callers' first estimate, so that they have to learn it from the usage
 REPLY = "The answer to this is not known for certain, but the best guess is the town of Example."
 REPLY_TOKENS = math.ceil(len(REPLY) / CHARACTERS_PER_TOKEN)
 _MODELS = b'{"object":"list","data":[]}'
@@ -25,10 +26,10 @@ _MODELS = b'{"object":"list","data":[]}'
 
 @dataclass(slots=True)
 class Books:
-    """What the provider has seen.
+    """The provider's account of its requests.
 
-    It bills what it generates, as providers do: also a completion that then goes out garbled, goes out in part or
-    never goes out, as long as the client has not hung up before.
+    Like real providers, it bills each completion that it generates, even if it then sends that garbled, partly or not
+    at all. It generates none for a client that has already disconnected.
     """
 
     requests: int = 0
@@ -47,7 +48,7 @@ class Books:
 
 
 class Provider:
-    """The state that all connections share, and what the commands change."""
+    """The state that all connections share and commands change."""
 
     def __init__(self) -> None:
         self.books = Books()
@@ -68,7 +69,7 @@ class Provider:
         return self._port
 
     def down(self) -> None:
-        """Be gone: no new connection is taken, those there are break."""
+        """Go down: accept no new connections, and break those that are open."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -76,7 +77,7 @@ class Provider:
             connection.abort()
 
     def set(self, *, median_s: float, sigma: float, seed: int, faults: dict[str, float]) -> None:
-        """Behave so from now on, with new books."""
+        """Set the behaviour from now on, and start new books; see `provider.Provider.set`."""
         self.faults = FaultSettings.model_validate(faults)
         self.median_s, self.sigma = median_s, sigma
         self._random = random.Random(seed)
@@ -92,7 +93,7 @@ class Provider:
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection: a request at a time."""
+    """One client's connection, with one request at a time."""
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider

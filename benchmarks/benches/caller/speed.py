@@ -1,4 +1,4 @@
-"""Speed: calls per second beside the bare loop and the rivals, and two thousand calls that wait for nobody."""
+"""Speed: calls per second compared with the bare loop and the rivals, and two thousand calls at once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ THREADS = 10
 THREADS_LATENCY_S = 0.2
 LATENCY_MEDIAN_S, LATENCY_P99_S = 0.8, 8.0
 LITELLM = "litellm==1.106.2"
-_LITELLM_FOLDER = Path("runs/bench-caller/litellm")  # one that is there already is not installed again
+_LITELLM_FOLDER = Path("runs/bench-caller/litellm")  # kept, so that only the first bench installs it
 _INSTALL_S = 600.0
 _RIVAL_S = 300.0
 _MIB = 2**20
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 async def bare_rate(provider: Provider, calls: int) -> float:
-    """Calls per second of an aiohttp loop that posts, reads and decodes, and does nothing else."""
+    """Calls per second of an aiohttp loop that only posts, reads and decodes."""
     url = f"{provider.base_url}/chat/completions"
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
@@ -56,17 +56,17 @@ async def bare_rate(provider: Provider, calls: int) -> float:
             numbers = iter(range(count))
             await asyncio.gather(*(work(numbers) for _ in range(IN_FLIGHT)))
 
-        await ask(IN_FLIGHT)  # connections are made
+        await ask(IN_FLIGHT)  # opens the connections
         started = time.perf_counter()
         await ask(calls)
         return calls / (time.perf_counter() - started)
 
 
 async def product_rate(provider: Provider, ledgers: Ledgers, run: str, calls: int) -> float:
-    """Calls per second of the caller with everything on.
+    """Calls per second of the caller with all features.
 
     Raises:
-        CallerBenchError: a call did not end well, so that the rate says nothing.
+        CallerBenchError: a call failed, so that the rate would be meaningless.
     """
     async with open_caller([provider.card()], ledgers, run) as caller:
         await ask_all(caller, IN_FLIGHT, IN_FLIGHT)
@@ -88,7 +88,7 @@ async def litellm_rate(python: str, provider: Provider, calls: int) -> float:
 
 
 async def litellm_python() -> str | None:
-    """An interpreter that has LiteLLM, in an environment of its own beside ours; None where it can't be had."""
+    """The interpreter of a separate environment with LiteLLM; None if that can't be installed."""
     python = _LITELLM_FOLDER / "bin" / "python"
     if python.is_file():
         return str(python)
@@ -100,29 +100,29 @@ async def litellm_python() -> str | None:
         code, output = await _run(command, _INSTALL_S)
         if code != 0:
             logger.warning(
-                "%s was not installed, so it is not compared with; install it by hand: %s\n%s",
+                "could not install %s, so the comparison with it is left out; install it by hand: %s\n%s",
                 LITELLM,
                 " ".join(command),
                 output[-1000:],
             )
-            python.unlink(missing_ok=True)  # half an environment is none
+            python.unlink(missing_ok=True)  # so that the next bench does not take half an environment for a whole one
             return None
     return str(python)
 
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """What many calls at once came to."""
+    """Time and memory of many calls at once."""
 
-    stretch: float  # wall time over the latency of the slowest call
-    peak_mib: float  # resident memory of the client, at most
+    stretch: float  # wall time divided by the latency of the slowest call
+    peak_mib: float  # peak resident memory of the client
 
 
 async def crowd(provider: Provider, ledgers: Ledgers, run: str, calls: int, seed: int) -> Crowd:
-    """Send all calls at once, to a provider whose latency is lognormal.
+    """Send all calls at once to a provider with lognormal latency.
 
     Raises:
-        CallerBenchError: a call did not end well.
+        CallerBenchError: a call failed.
     """
     sigma = _sigma(LATENCY_MEDIAN_S, LATENCY_P99_S)
     await provider.set(median_s=LATENCY_MEDIAN_S, sigma=sigma, seed=seed)
@@ -144,7 +144,7 @@ def _sigma(median: float, p99: float) -> float:
 
 @contextmanager
 def _peak_memory() -> Iterator[list[int]]:
-    """Resident bytes of this process, sampled ten times a second by the loop that the work runs in."""
+    """Samples of this process's resident memory in bytes, taken ten times per second on the running event loop."""
     process = psutil.Process()
     seen = [process.memory_info().rss]
 
@@ -175,7 +175,7 @@ async def _run(command: list[str], timeout_s: float) -> tuple[int, str]:
         *command,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        env=os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True"},  # its prices are not fetched from the network
+        env=os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True"},  # LiteLLM must not fetch prices from the network
     )
     try:
         async with asyncio.timeout(timeout_s):

@@ -1,4 +1,4 @@
-"""Small reply tables whose best routing is known."""
+"""Small reply tables with a known best routing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def card(name: str, descriptor: str = "a model", model: str = "") -> ModelCard:
 def table_of(
     correct: np.ndarray | list[list[float]], costs: np.ndarray | list[list[float]], names: tuple[str, ...] = ()
 ) -> ReplyTable:
-    """A table of these numbers; its questions and replies say nothing."""
+    """A table with these numbers; the texts of its questions and replies carry no information."""
     right, paid = np.asarray(correct, dtype=float), np.asarray(costs, dtype=float)
     names = names or tuple(f"model-{column}" for column in range(right.shape[1]))
     return ReplyTable(
@@ -39,8 +39,11 @@ def table_of(
 
 
 def topics_table(rows: int, seed: int, noise: float = 0.1) -> ReplyTable:
-    """The geographer is right on places, the musician on tunes, each but for the noise; the polymath on 70 % of both.
-    The musician is dearest, the geographer cheapest. Who is wrong says "perhaps"."""
+    """A table of questions about places and tunes, with three candidates.
+
+    The geographer is right on places and the musician on tunes, except for the noise; the polymath is right on 70 % of
+    both. The musician is the most expensive, the geographer the cheapest. A wrong reply says "perhaps".
+    """
     rng = random.Random(f"topics-{seed}")
     questions, replies = [], []
     for row in range(rows):

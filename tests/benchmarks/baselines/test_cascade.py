@@ -1,4 +1,4 @@
-"""The cascade: its plan is the best on the training questions, and every one asked is paid for."""
+"""The cascade: its plan is the best on the training questions, and every candidate that it asks is paid."""
 
 from __future__ import annotations
 

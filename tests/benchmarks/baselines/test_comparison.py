@@ -1,4 +1,4 @@
-"""The comparison: disjoint questions, rows in order, no more training than needed, and plain words about it."""
+"""The comparison: disjoint questions, rows in order, no unnecessary training, and clear verdicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The question embedding: a sentence-transformers model by name or path, or at once a word on why it can't be had."""
+"""The question embedding: a sentence-transformers model by name or path, or an early error with the remedy."""
 
 from __future__ import annotations
 
@@ -63,9 +63,11 @@ def test_routers_choose_by_the_embedding_named(model: Path, monkeypatch: pytest.
     assert hashed.outcomes != embedded.outcomes
 
 
-@pytest.mark.parametrize("name", [name for name in ROUTERS if name not in ("ppo", "largest")])  # Ray; no sizes
+@pytest.mark.parametrize(
+    "name", [name for name in ROUTERS if name not in ("ppo", "largest")]
+)  # PPO needs Ray; the topics' cards state no sizes
 def test_those_that_embed_questions_are_known_by_name(name: str) -> None:
-    router = make_router(name, Terms(embedding=""))  # which names no model
+    router = make_router(name, Terms(embedding=""))  # an empty name is no model's
     refused = pytest.raises(RouterError, match="names no model") if name in EMBEDDED else nullcontext()
     with refused:
         router.fit(topics_table(40, 3))

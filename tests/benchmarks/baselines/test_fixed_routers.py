@@ -1,4 +1,4 @@
-"""Fixed routers: chosen on the training table alone, and the cheapest right candidate, whom nobody beats."""
+"""Fixed routers: they choose by the training table only; and no router beats the cheapest right candidate."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_what_is_cheap_or_good_is_decided_in_training() -> None:
     for kind, name in (
         (Cheapest, "model-2"),
         (BestConstantTraining, "model-1"),
-    ):  # two are right thrice: the cheaper one
+    ):  # model-0 and model-1 are right three times; the cheaper one wins
         router = kind(Terms())
         router.fit(TRAIN)
         assert router.chosen() == name

@@ -1,4 +1,5 @@
-"""Routers that learn: they find who knows what, weigh cost alike, are seeded, and do not look at the answers."""
+"""Routers that learn: they find each candidate's subjects, weigh cost in the same way, follow their seed, and do not
+read the answers."""
 
 from __future__ import annotations
 
@@ -23,12 +24,12 @@ from benchmarks.evaluation.means import summarise
 from benchmarks.evaluation.reply_table import ReplyTable
 
 TRAIN, TEST = topics_table(200, 1, noise=0.02), topics_table(80, 2, noise=0.02)
-QUICK = [name for name in LEARNED if name != "ppo"]  # which starts Ray
+QUICK = [name for name in LEARNED if name != "ppo"]  # PPO starts Ray
 
 
 @pytest.fixture(autouse=True)
 def _little_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few choices to cross-validate, and few long steps: what is learnt here is easy, and tests should be quick."""
+    """Few choices to cross-validate, and a few large steps: the task is easy, and tests should be fast."""
     monkeypatch.setattr(Perceptron, "CHOICES", (10.0,))
     monkeypatch.setattr(cascade, "_STRENGTHS", (1.0,))
     monkeypatch.setattr(cascade, "_FOLDS", 3)
@@ -38,7 +39,7 @@ def _little_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training that need not come to anything."""
+    """Very short training, for tests that do not depend on its success."""
     for module in (contrastive, matrix_factorisation):
         monkeypatch.setattr(module, "minimise", partial(minimise, epochs=3))
 
@@ -101,7 +102,7 @@ def test_the_same_seed_gives_the_same_router(name: str) -> None:
     small = TRAIN.take(range(40))
     routes = []
     for _ in range(2):
-        torch.rand(1)  # the generators of others play no part
+        torch.rand(1)  # torch's global generator must not matter
         again = make_router(name, Terms(0.1, seed=3))
         again.fit(small)
         routes.append(again.route(TEST))
@@ -140,7 +141,9 @@ def test_neighbours_are_the_nearest_by_cosine() -> None:
     for row in range(20):
         nearest = np.argsort(-similar[row])[:k]
         bound = similar[row][nearest].min()
-        if np.isclose(np.sort(similar[row])[::-1][k], bound, atol=1e-6):  # a tie at the edge: any k of them
+        if np.isclose(
+            np.sort(similar[row])[::-1][k], bound, atol=1e-6
+        ):  # a tie for the last place: each of them may be taken
             continue
         assert knn.expect(test[[row]])[0] == pytest.approx(TRAIN.correct[nearest].mean(axis=0))
 
@@ -151,7 +154,7 @@ def test_the_contrastive_loss_is_the_papers_where_gaps_are_one() -> None:
     against = math.exp(-0.2) + math.exp(0.1)
     expected = np.mean([-math.log(math.exp(s) / (math.exp(s) + against)) for s in (0.3, 0.5)])
     assert float(_candidates_loss(scores, utility)) == pytest.approx(expected, rel=1e-5)
-    assert float(_candidates_loss(scores, torch.ones(1, 4))) == 0.0  # nobody is worth less
+    assert float(_candidates_loss(scores, torch.ones(1, 4))) == 0.0  # no candidate has a lower utility
     close = torch.tensor([[1.0, 0.999, 0.999, 0.999]])
     assert float(_candidates_loss(scores, close)) < 0.002
 

@@ -1,4 +1,4 @@
-"""The router of RLlib's PPO: single-step episodes, and it learns who knows what."""
+"""The router of RLlib's PPO: episodes of one step, and it learns each candidate's subjects."""
 
 from __future__ import annotations
 
@@ -42,4 +42,4 @@ def test_it_learns_who_knows_what_and_what_cost_is_worth(monkeypatch: pytest.Mon
     thrifty = PPO(Terms(10.0))
     thrifty.fit(train)
     assert set(thrifty.route(test)) == {(0,)}
-    assert ray.is_initialized()  # it was there before, so it stays
+    assert ray.is_initialized()  # the fixture started it, so the router must not stop it

@@ -1,4 +1,4 @@
-"""Reply tables of recorded replies: each kind of file, what is assumed, and what is refused."""
+"""Reply tables of recorded replies: each kind of file, the assumptions, and the errors."""
 
 from __future__ import annotations
 

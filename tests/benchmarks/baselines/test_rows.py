@@ -1,4 +1,4 @@
-"""Baseline rows: names and weights of cost lead to rows, and tables that nobody asks for are made of recordings."""
+"""Baseline rows: the rows of names and weights of cost, and contests on recorded replies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.evaluation.reply_table import ReplyTableError
 
 @pytest.fixture
 def replies(tmp_path: Path) -> Path:
-    """40 questions of two sets, and two models: ChatGPT-4 is right on the first, BingChat on the second."""
+    """40 questions of two sets, and two models: ChatGPT-4 is right on nq, BingChat on popqa."""
     rows = [
         {"id": f"q{n}", "dataset": name, "question": f"what is number {n}", "model": model, "response": "x",
          "correct": (model == "ChatGPT-4") == (name == "nq")}

@@ -1,4 +1,4 @@
-"""The verdict of an evaluation: plain words about its policy and about each router that learns."""
+"""The verdicts of an evaluation: a clear sentence on its policy and on each router that learns."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FEW = 199
 
 
 def made(row: str, right: int, usd: float) -> list[Item]:
-    """A row over 100 questions, the first of which are right."""
+    """A row of 100 questions; the first `right` of them are answered rightly."""
     return [item(row, f"q{n:03}", float(n < right), cost_usd=usd) for n in range(100)]
 
 
@@ -53,9 +53,9 @@ SINGLE = made("best_constant_training", 50, 0.002)
         (
             50,
             0.002,
-            "knn at λ=0.1: at least as good as the best constant in training, by no more than the interval can tell;",
+            "knn at λ=0.1: at least as good as the best constant in training, but the interval includes 0;",
         ),
-        (49, 0.002, "knn at λ=0.1: NOT as good as the best constant in training, by less than the interval can tell;"),
+        (49, 0.002, "knn at λ=0.1: NOT as good as the best constant in training, but the interval includes 0;"),
         (10, 0.001, "knn at λ=0.1: WORSE than the best constant in training; 0.100 against 0.500, -0.400 ("),
         (90, 0.003, "knn: NOT at equal or lower price, dearer than the best constant in training at every λ tried"),
     ],
@@ -87,14 +87,14 @@ def test_without_a_best_constant_there_is_none_on_routers() -> None:
 @pytest.mark.parametrize(
     ("right", "usd", "said"),
     [
-        (80, 0.001, ["the best of the rows beside the cheapest right candidate, +0.200 (", "against cot",
-                     "the best of those of them that cost no more, +0.300 (", "against random",
+        (80, 0.001, ["the best of the rows except the cheapest right candidate, +0.200 (", "against cot",
+                     "the best of those rows that cost no more, +0.300 (", "against random",
                      "+0.300 (", "against the best constant in training", "at equal or lower price"]),
-        (61, 0.002, ["the best of the rows beside the cheapest right candidate, by no more than the interval can tell, "
-                     "+0.010 (", "against cot", "the best of those of them that cost no more, +0.110 (",
+        (61, 0.002, ["the best of the rows except the cheapest right candidate, but the interval includes 0, "
+                     "+0.010 (", "against cot", "the best of those rows that cost no more, +0.110 (",
                      "against best_constant_training",
                      "+0.110 (", "against the best constant in training", "at equal or lower price"]),
-        (55, 0.003, ["NOT the best of the rows beside the cheapest right candidate, -0.050 (", "against cot",
+        (55, 0.003, ["NOT the best of the rows except the cheapest right candidate, -0.050 (", "against cot",
                      "+0.050 (", "against the best constant in training", "NOT at equal or lower price"]),
     ],
 )  # fmt: skip
@@ -111,7 +111,7 @@ def test_the_policy_is_judged_against_every_row_but_the_cheapest_right(right: in
 def test_a_policy_that_is_cheaper_than_every_row_is_said_to_be() -> None:
     [found] = verdict([made("policy", 40, 0.001), SINGLE], policies=["policy"])
     assert found.split("; ")[1] == "cheaper than all of them"
-    assert found.startswith("policy: NOT the best of the rows beside the cheapest right candidate, -0.100 (")
+    assert found.startswith("policy: NOT the best of the rows except the cheapest right candidate, -0.100 (")
 
 
 def test_where_nobody_is_right_nothing_is_told() -> None:
@@ -125,13 +125,13 @@ def test_its_own_tokens_are_of_the_policys_price_and_what_can_not_be_compared_is
     [found] = verdict([own, SINGLE, strange], policies=["policy"])
     assert "NOT at equal or lower price than the best constant in training, 3 against 2 USD" in found
     assert found.endswith("; not comparable with alone:a")
-    assert found.startswith("policy: the best of the rows beside the cheapest right candidate, +0.300 (")
+    assert found.startswith("policy: the best of the rows except the cheapest right candidate, +0.300 (")
 
 
 def test_a_policy_alone_is_not_judged_and_one_without_a_best_constant_has_no_price_to_beat() -> None:
     assert verdict([made("policy", 80, 0.001)], policies=["policy"]) == []
     [found] = verdict([made("policy", 80, 0.001), made("cot", 60, 0.0)], policies=["policy"])
-    assert found.endswith("; its price has no 'best_constant_training' to be compared with")
+    assert found.endswith("; there is no row 'best_constant_training' to compare its price with")
 
 
 def test_an_evaluation_says_of_recorded_replies_what_the_comparison_of_baselines_says(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The world's reply tables: what its experts say one by one, on whole questions and hop by hop."""
+"""The world's reply tables: its experts' replies to whole questions and to single hops."""
 
 from __future__ import annotations
 

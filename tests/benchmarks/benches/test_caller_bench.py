@@ -1,4 +1,4 @@
-"""The bench of the callers: its provider keeps honest books, and every row is measured, small, on both ledgers."""
+"""The bench of the callers: its provider keeps correct books, and a small bench measures every row on both ledgers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL = bench.Size(
     crowd=100,
     hits=20,
     race=900,
-    paid_for=500,  # the last few calls are refused: they might cost more than is left
+    paid_for=500,  # the last few calls are refused, because their reservation is larger than the rest of the cap
     storm=200,
     before_s=1.0,
     down_s=4.0,
@@ -30,7 +30,7 @@ SMALL = bench.Size(
     rivals=False,
     actor=False,
 )
-# Speed says nothing at this size, or beside other tests, and the memory is that of the whole test session.
+# Speed is meaningless at this size and beside other tests, and the memory includes the whole test session's.
 UNFIT_HERE = (
     "over the bare loop",
     "wall time",
@@ -52,7 +52,7 @@ async def test_the_provider_bills_what_it_generates() -> None:
         status, body = await ask(provider, session)
         usage = json.loads(body)["usage"]
         assert status == 200
-        assert usage["prompt_tokens"] == 12  # of 40 characters
+        assert usage["prompt_tokens"] == 12  # the tokens of 40 characters
         assert usage["completion_tokens"] == REPLY_TOKENS
         assert (await provider.books())["usd"] == pytest.approx((12 * PRICE_IN + REPLY_TOKENS * PRICE_OUT) / 1e6)
 
@@ -84,7 +84,7 @@ async def test_the_provider_bills_what_it_generates() -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(ask(provider, session), 0.05)
         await asyncio.sleep(3.2)
-        assert (await provider.books())["billed"] == 0  # the client had hung up
+        assert (await provider.books())["billed"] == 0  # the client had disconnected
 
 
 async def test_the_provider_goes_and_comes_back_on_its_port() -> None:
@@ -105,7 +105,7 @@ def test_each_run_has_a_ledger_of_its_own_but_in_a_database(tmp_path: Path) -> N
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def ledger(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str | None]:
-    """URL of a ledger, None for SQLite files of the bench's own."""
+    """URL of a ledger; None for the bench's own SQLite files."""
     monkeypatch.delenv(LEDGER_ENV, raising=False)
     if request.param == "sqlite":
         yield None

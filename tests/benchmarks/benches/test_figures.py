@@ -1,4 +1,4 @@
-"""Figures: their rows, and the exit status that follows from them."""
+"""Figures: their rows, and the resulting exit status."""
 
 from __future__ import annotations
 

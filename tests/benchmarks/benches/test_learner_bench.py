@@ -1,4 +1,4 @@
-"""The learner bench: what it compares does the same work, and every row is judged."""
+"""The learner bench: the compared trainers do the same work, and every row is judged."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_rows() -> None:
 
 @pytest.mark.engine
 def test_all_ways_train_alike(tmp_path: Path, ray_cluster: None) -> None:
-    """Two updates by the gang, by the bare loop and by TRL end at the same policy."""
+    """Two updates by the gang, by the bare loop and by TRL give the same policy."""
     from benchmarks.benches.bare_loop import BareLoop
     from benchmarks.benches.learner import measure
     from learner.gang import LearnerGang
@@ -57,7 +57,8 @@ def test_all_ways_train_alike(tmp_path: Path, ray_cluster: None) -> None:
     save_model(tmp_path, FEWEST_WORDS)
     trajectories = make_trajectories(8)
     probe = trajectories[0].token_ids[:20].tolist()
-    # A large eps keeps AdamW well-conditioned: else rounding in a gradient near 0 flips a whole step of lr.
+    # A large eps keeps AdamW well-conditioned: otherwise the rounding of a gradient near 0 changes a weight by a whole
+    # step of lr.
     settings = learner_settings(optimizer={"lr": 1e-2, "eps": 1e-3})
     bare = BareLoop(tmp_path, trajectories, settings)
     before = bare.logprobs(probe)
@@ -66,7 +67,7 @@ def test_all_ways_train_alike(tmp_path: Path, ray_cluster: None) -> None:
         bare.update()
         gang.train_step(trajectories)
     np.testing.assert_allclose(gang.logprobs(probe), bare.logprobs(probe), atol=1e-4)
-    assert np.abs(np.subtract(bare.logprobs(probe), before)).max() > 1e-2, "the policy was to move"
+    assert np.abs(np.subtract(bare.logprobs(probe), before)).max() > 1e-2, "the policy did not change"
     gang.shutdown()
     if find_spec("trl") is not None:
         from benchmarks.benches.trl_update import TrlUpdate

@@ -1,4 +1,4 @@
-"""The world: stable facts, splits without common entities, experts as competent as stated, and the world's baselines."""
+"""The world: stable facts, splits without common entities, experts as competent as stated, and its baselines."""
 
 from __future__ import annotations
 
