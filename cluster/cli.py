@@ -10,7 +10,11 @@ from typing import Annotated
 
 import typer
 
-from cluster import (
+from cluster.one_root import check_packages
+
+check_packages()  # first: an import below would run the file that is in the way
+
+from cluster import (  # noqa: E402
     data_cli,
     evaluate_cli,
     frontier_cli,
@@ -22,8 +26,8 @@ from cluster import (
     train_cli,
     world_cli,
 )
-from cluster.command import fail, stoppable
-from rewards.settings import Metric, Preset
+from cluster.command import fail, stoppable  # noqa: E402
+from rewards.settings import Metric, Preset  # noqa: E402
 
 app = typer.Typer(
     name="router-r1",

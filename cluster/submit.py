@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actors.child_process import ROOT, SAFE_PATH
 from actors.pool.cards import find_pool, load_cards
 from benchmarks.question_sets import file_source, is_named
 from cluster.config import Config, load_config
+from cluster.one_root import PACKAGES
 from cluster.run_folder import default_name
 from cluster.tracking import KEY_VARIABLE
 
-PACKAGES = ("actors", "benchmarks", "cluster", "learner", "rewards")
 _RAY_ADDRESSES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 _CONNECT_TIMEOUT_S = 10.0
 _REPLY_TIMEOUT_S = 300.0  # uploading the working directory included
@@ -124,7 +125,7 @@ def submit(submission: Submission, address: str, emit: Callable[[str], None], *,
         client.submit_job(
             submission_id=job,
             entrypoint=submission.entrypoint,
-            runtime_env={"working_dir": folder, "env_vars": {key: os.environ[key] for key in keys}},
+            runtime_env={"working_dir": folder, "env_vars": SAFE_PATH | {key: os.environ[key] for key in keys}},
         )
     emit(f"job {job} submitted to {address}\n")
     try:
@@ -178,9 +179,8 @@ def _key_variables(config: Config) -> list[str]:
 
 
 def _stage(submission: Submission, folder: Path) -> None:
-    root = Path(__file__).resolve().parents[1]
     for package in PACKAGES:
-        shutil.copytree(root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
     for name, source in submission.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, folder / name)

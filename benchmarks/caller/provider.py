@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
+from actors.child_process import child_environment, python_command
 from actors.pool.cards import ModelCard
 from benchmarks.caller.server import REPLY_TOKENS
 
@@ -18,7 +16,6 @@ PRICE_IN = 10.0  # USD per million tokens: dear, so that a few calls booked wron
 PRICE_OUT = 30.0
 MAX_TOKENS = 4 * REPLY_TOKENS  # a reply may be four times as long as it is
 _ANSWER_S = 30.0  # deadline of a command
-_ROOT = str(Path(__file__).resolve().parents[2])  # where the server's process finds our packages
 
 
 class CallerBenchError(RuntimeError):
@@ -83,14 +80,11 @@ class Provider:
 @asynccontextmanager
 async def start_provider() -> AsyncIterator[Provider]:
     """A provider that listens and answers at once; ended with the block, or with this process."""
-    paths = [_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "benchmarks.caller.server",
+        *python_command("-m", "benchmarks.caller.server"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        env=child_environment(),
         start_new_session=True,  # Ctrl-C ends it through us
     )
     provider = Provider(process)
