@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
+from user_files import Form, were_run, write_user_files
 
 from cluster.reaper import GRACE_S
 
@@ -25,12 +29,18 @@ def command(process: psutil.Process) -> list[str]:
 
 
 class Program:
-    """A Python program in a process group of its own; its output is read line by line."""
+    """A Python program in a process group of its own; its output is read line by line.
 
-    def __init__(self, code: str, arguments: Sequence[str] = ()) -> None:
+    It is started as the installed script is, in a folder of a user whose files are named like our packages.
+    """
+
+    def __init__(self, code: str, arguments: Sequence[str] = (), user_files: Form = "files") -> None:
+        self._user = Path(tempfile.mkdtemp(prefix="router-r1-user-"))
+        write_user_files(self._user, user_files)
         environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments],
+            [sys.executable, "-P", "-c", code, *arguments],
+            cwd=self._user,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -97,7 +107,7 @@ class Program:
         return self.process.wait(timeout_s)
 
     def left(self, timeout_s: float = GRACE_S + 20) -> list[str]:
-        """What of its family still runs `timeout_s` after its end; those are killed.
+        """What of its family still runs `timeout_s` after its end; those are killed. The user's folder goes.
 
         The reaper is of the family and may take its whole grace, so that less time than that would tell nothing.
         """
@@ -111,4 +121,7 @@ class Program:
                     process.kill()
             except psutil.NoSuchProcess:
                 continue  # ended as it was looked at
+        wrongly_run = were_run(self._user)
+        shutil.rmtree(self._user, ignore_errors=True)
+        assert wrongly_run == [], "files of the user's were run in place of our packages"
         return names

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from user_files import were_run, write_user_files
 
 from cluster.config import ConfigError
 from cluster.submit import SubmitError, plan, submit
@@ -109,8 +110,16 @@ def _free_ports(count: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def dashboard() -> Iterator[str]:
-    """A Ray head node of one CPU; the URL of its dashboard."""
+def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It holds packages that are named like ours."""
+    folder = tmp_path_factory.mktemp("user")
+    write_user_files(folder, "packages")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dashboard(user_folder: Path) -> Iterator[str]:
+    """A Ray head node of one CPU, started in a user's folder; the URL of its dashboard."""
     gcs, http, client, agent = _free_ports(4)
     url = f"http://127.0.0.1:{http}"
     programs = Path(sys.executable).parent
@@ -124,6 +133,7 @@ def dashboard() -> Iterator[str]:
     environment.pop("RAY_ADDRESS", None)
     node = subprocess.Popen(
         command,
+        cwd=user_folder,
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -161,8 +171,9 @@ def _kill_group(group: int) -> None:
 
 @pytest.mark.engine
 def test_a_job_runs_with_its_files_and_keys_and_its_log_comes_back(
-    dashboard: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dashboard: str, user_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(user_folder)
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")  # Ray would prefer it to the address asked for
     recipe = tmp_path / "mine.yaml"
@@ -179,6 +190,7 @@ def test_a_job_runs_with_its_files_and_keys_and_its_log_comes_back(
     assert "'inputs'" in text
     assert ".git" not in text
     assert SECRET not in text
+    assert were_run(user_folder) == []
 
 
 @pytest.mark.engine
