@@ -14,6 +14,7 @@ import transformers
 from torch import Tensor, nn
 
 from learner.settings import LearnerSettings, OptimizerSettings
+from learner.zero import partitioned
 
 
 def import_deepspeed(device: str) -> Any:  # the module; its stubs are not followed
@@ -89,7 +90,7 @@ def gathered(parameters: Sequence[nn.Parameter], *, modify: bool = False) -> Ite
     """
     import deepspeed
 
-    enabled = any(hasattr(p, "ds_id") for p in parameters)
+    enabled = any(map(partitioned, parameters))
     with deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=0 if modify else None, enabled=enabled):
         yield
 
@@ -111,6 +112,11 @@ class TrainedModule:
         self.engine.train()
         self.steps = 0  # optimizer steps taken: all that there is to the schedule
         self.lr_share = 1.0  # of the schedule's rate, for the next step
+
+    @property
+    def adamw(self) -> torch.optim.Optimizer:
+        """The optimizer itself, which DeepSpeed's own wraps."""
+        return self.engine.basic_optimizer  # type: ignore[no-any-return]
 
     @property
     def lr(self) -> float:
@@ -136,7 +142,7 @@ class TrainedModule:
 
         If that is not finite the step is not taken: parameters and optimizer stay as they were.
         """
-        for group in self.engine.basic_optimizer.param_groups:
+        for group in self.adamw.param_groups:
             group["lr"] = self.lr
         if self._settings.zero_stage == 0:
             norm = self._whole_grad_norm()

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from learner.deepspeed_engine import gathered
 from learner.settings import LoraSettings
+from learner.zero import whole_shape
 
 _ADAPTER = "default"  # peft's name for a model's only adapter
 
@@ -68,7 +69,7 @@ class Weight:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the whole parameter, which under ZeRO-3 stands on no rank."""
-        return tuple(getattr(self.parameter, "ds_shape", self.parameter.shape))
+        return whole_shape(self.parameter)
 
     @torch.no_grad()
     def whole(self) -> Tensor:
