@@ -33,7 +33,7 @@ def start_reaper() -> None:
     said = tempfile.TemporaryFile()  # noqa: SIM115  # the thread below reads it
     try:
         reaper = subprocess.Popen(
-            python_command("-m", "cluster.reaper", str(os.getpid())),
+            python_command("-m", __name__, str(os.getpid())),
             env=child_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
