@@ -169,6 +169,15 @@ def _kill_group(group: int) -> None:
         return
 
 
+# In a job: where a Ray worker of its driver has our packages from.
+_WORKER = """
+import ray
+from actors.ray_start import init_ray
+init_ray(address="auto")
+print("a worker imports", ray.get(ray.remote(lambda: __import__("rewards").__file__).remote()))
+"""
+
+
 @pytest.mark.engine
 def test_a_job_runs_with_its_files_and_keys_and_its_log_comes_back(
     dashboard: str, user_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -181,13 +190,15 @@ def test_a_job_runs_with_its_files_and_keys_and_its_log_comes_back(
     planned = plan(str(recipe), ["run.steps=3"])
     check = "python -c 'import os; assert len(os.environ[\"WANDB_API_KEY\"]) == 18; print(os.listdir())'"
     log: list[str] = []
-    dry = replace(planned, entrypoint=f"{check} && {planned.entrypoint} --dry-run")
+    worker = shlex.join(["python", "-c", _WORKER])
+    dry = replace(planned, entrypoint=f"{check} && {worker} && {planned.entrypoint} --dry-run")
     assert submit(dry, dashboard, log.append) == 0
     text = "".join(log)
     assert "about: made for this test" in text
     assert "steps: 3" in text
     assert "learner rank 0" in text
     assert "'inputs'" in text
+    assert "working_dir_files" in text.partition("a worker imports ")[2].splitlines()[0]
     assert ".git" not in text
     assert SECRET not in text
     assert were_run(user_folder) == []
