@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from actors.errors import ExplainedError
+
 ROW_NUMBER = "#"  # as the id's column: rows are named by their number
 
 
@@ -20,7 +22,7 @@ class Question:
     answers: tuple[str, ...]
 
 
-class QuestionError(ValueError):
+class QuestionError(ExplainedError, ValueError):
     """Questions that can't be had or used; the message names file, line, fault and remedy."""
 
 

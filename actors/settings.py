@@ -7,8 +7,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from actors.prompt import Template
-
 
 class Settings(BaseModel):
     """Base of every settings class: frozen, and unknown keys are refused. Pydantic repeats nothing of what was refused:
@@ -143,3 +141,6 @@ class EpisodeSettings(Settings):
     def without_retries(self) -> EpisodeSettings:
         """The same, but that no failed call is made anew."""
         return self.model_copy(update={"on_failed_call": "void"}) if self.on_failed_call == "retry" else self
+
+
+Template = Literal["instruct", "compact", "paper_qwen", "paper_llama"]

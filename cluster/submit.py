@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from actors.child_process import ROOT, SAFE_PATH
+from actors.errors import ExplainedError
 from actors.pool.cards import find_pool, load_cards
-from benchmarks.question_sets import file_source, is_named
-from cluster.config import Config, load_config
+from benchmarks.questions.sources import file_source, is_named
+from cluster.config.loading import load_config
+from cluster.config.settings import Config
 from cluster.one_root import PACKAGES
-from cluster.run_folder import default_name
-from cluster.tracking import KEY_VARIABLE
+from cluster.runs.folder import default_name
+from cluster.tracking.wandb_run import KEY_VARIABLE
 
 _RAY_ADDRESSES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 _CONNECT_TIMEOUT_S = 10.0
@@ -31,7 +33,7 @@ _END_TIMEOUT_S = 60.0  # from the end of the log to the end of the job
 _LOST_CONTACT = 5  # consecutive failures to follow the log
 
 
-class SubmitError(RuntimeError):
+class SubmitError(ExplainedError, RuntimeError):
     """A job that can't be submitted or followed; the message names the cluster's address and the remedy."""
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from actors.trajectory import Trajectory
+from actors.episodes.trajectory import Trajectory
 
 
 @dataclass(frozen=True, slots=True)

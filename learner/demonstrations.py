@@ -25,19 +25,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from actors.episodes.reply_tokens import Reader
+from actors.errors import ExplainedError
 from actors.json_lines import json_values
-from actors.reading import Reader
 from learner.sft import SftExample
 from rewards.grammar import CLOSE, OPEN, TAGS
 from rewards.transcript import BlockKind
 
 _FIELDS = ("id", "dataset", "prompt", "segments", "about")
-# An episode reads a reply and its two tags as separate texts (`actors.prompt.information_parts`), so that no token
-# spans them.
+# An episode reads a reply and its two tags as separate texts (`information_parts` of `actors.episodes.prompt`), so that
+# no token spans them.
 _READ_APART = re.compile(rf"(\n?{OPEN[BlockKind.INFORMATION]}| ?{CLOSE[BlockKind.INFORMATION]}\n?)")
 
 
-class DemonstrationError(ValueError):
+class DemonstrationError(ExplainedError, ValueError):
     """Demonstrations that can't be used; the message names file and line or id, field, value and remedy."""
 
 

@@ -15,9 +15,9 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.episodes.trajectory import Trajectory
+from actors.errors import ExplainedError
 from actors.stacks import Whereabouts, save_stacks
-from actors.trajectory import Trajectory
-from learner.bad_batches import BadBatches, NonFiniteError, bad_input, bad_scores, some
 from learner.batching import (
     OptimizerStep,
     Sample,
@@ -27,14 +27,15 @@ from learner.batching import (
     plan_steps,
     split_over_ranks,
 )
-from learner.credit import credited_samples
 from learner.flops import peak_flops, work_metrics
+from learner.losses.bad_batches import BadBatches, NonFiniteError, bad_input, bad_scores, some
+from learner.losses.credit import credited_samples
+from learner.losses.scores import SampleScores
 from learner.metrics import SFT_METRICS, merge_reports
 from learner.rank_process import RankProcess
-from learner.scores import SampleScores
 from learner.settings import LearnerSettings
 from learner.sft import SftExample, make_sft_samples
-from learner.sync_report import SyncReport
+from learner.sync.sync_report import SyncReport
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ GRACE_S = 5.0
 neighbour went away."""
 
 
-class LearnerError(RuntimeError):
+class LearnerError(ExplainedError, RuntimeError):
     """A rank failed, died or overran its deadline; the gang can't be used any more."""
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from learner.batching import MicroBatch
 from learner.critic import CriticModel, ValueHead
 from learner.deepspeed_engine import TrainedModule
-from learner.losses import TokenScores
+from learner.losses.policy_loss import TokenScores
 from learner.policy import TokenScorer, load_model, score
 from learner.settings import LearnerSettings
 

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from learner.attention import PACKED, packed_inputs
-from learner.losses import TokenScores, score_logits
+from learner.losses.policy_loss import TokenScores, score_logits
 
 _CHECK_TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 0.3}
 """Nats by which rounding may set two ways of computing a log-probability apart."""

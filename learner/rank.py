@@ -15,18 +15,18 @@ from torch.distributed import TCPStore
 from learner.batching import OptimizerStep
 from learner.deepspeed_engine import import_deepspeed
 from learner.flops import ModelShape
-from learner.kl import adapted_coef
+from learner.losses.kl import adapted_coef
+from learner.losses.scores import SampleScores
 from learner.metrics import RankReport
 from learner.networks import Networks
 from learner.policy import score
-from learner.scores import SampleScores
 from learner.settings import LearnerSettings
 from learner.sft_update import fine_tune_step, measure_nll
-from learner.sync_report import SyncReport
+from learner.sync.sync_report import SyncReport
 from learner.update import score_batch, train_batch
 
 if TYPE_CHECKING:
-    from learner.weight_sync import WeightSender
+    from learner.sync.weight_sync import WeightSender
 
 _STATE_FILE = "learner.json"
 
@@ -227,7 +227,7 @@ class LearnerRank:
         self, workers: list[Any], backend: Literal["gloo", "nccl"], ranks_per_engine: int, dtype: str
     ) -> None:
         """Form the weight-sync group with the rollout workers' engines; collective. `dtype` is the engines'."""
-        from learner.weight_sync import WeightSender
+        from learner.sync.weight_sync import WeightSender
 
         if self.sender is not None:
             # Engines that wait in the group before leave it once they hear that it is closed, and it is not closed by

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from actors.settings import Settings
-from learner.aggregation import Aggregation
-from learner.importance import ImportanceCorrection
-from learner.kl import KlEstimator
+
+ImportanceCorrection = Literal["clip", "truncate", "mask"]
+KlEstimator = Literal["k1", "k2", "k3"]
+Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum_token_norm"]
 
 _DEEPSPEED_OWNED = {
     "optimizer": "learner.optimizer",
@@ -144,7 +145,7 @@ class LearnerSettings(Settings):
     max_grad_norm: float = Field(1.0, gt=0, description="Global gradient norm is clipped to this.")
     loss: Literal["ppo", "gspo", "cispo"] = Field(
         "ppo",
-        description="Surrogate, as learner/surrogates.py tells. The clips below suit ppo; gspo's ratio hardly leaves 1 "
+        description="Surrogate (learner/losses/surrogates.py). The clips below suit ppo; gspo's ratio hardly leaves 1 "
         "(its paper clips at 3e-4 and 4e-4), and cispo's usual clip_low is 1.",
     )
     clip_low: float = Field(
@@ -155,7 +156,7 @@ class LearnerSettings(Settings):
         None, gt=1, description="With ppo: where the advantage is negative, ratios above this add no loss."
     )
     aggregation: Aggregation = Field(
-        "token_mean", description="How token losses become one, as learner/aggregation.py tells."
+        "token_mean", description="How token losses become one, as learner/losses/aggregation.py tells."
     )
     aggregation_tokens: int | None = Field(
         None, ge=1, description="The constant of aggregation=sequence_sum_token_norm; usually the longest response."
@@ -165,7 +166,7 @@ class LearnerSettings(Settings):
     )
     kl_estimator: KlEstimator = Field(
         "k3",
-        description="Estimator of that KL, as learner/kl.py tells. k1 only with kl_in=reward: as a term of the loss "
+        description="Estimator of that KL (learner/losses/kl.py). k1 only with kl_in=reward: as a term of the loss "
         "its gradient is 0 in expectation, whatever the reference.",
     )
     kl_in: Literal["loss", "reward"] = Field(
@@ -181,7 +182,7 @@ class LearnerSettings(Settings):
     importance: Literal["auto", "off"] | ImportanceCorrection = Field(
         "auto",
         description="Correction for what sets the sampling engine's log-probabilities apart from the learner's, as "
-        "learner/importance.py tells. With auto, off at staleness 0, above it clip for ppo, else truncate.",
+        "learner/losses/importance.py tells. With auto, off at staleness 0, above it clip for ppo, else truncate.",
     )
     importance_cap: float = Field(
         2.0,
@@ -196,13 +197,13 @@ class LearnerSettings(Settings):
     )
     entropy_coef: float = Field(0.0, ge=0, description="Weight of the entropy bonus.")
     estimator: Literal["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gae"] = Field(
-        "grpo", description="What a trajectory's reward is compared with, as learner/advantages.py tells."
+        "grpo", description="What a trajectory's reward is compared with, as learner/losses/advantages.py tells."
     )
     critic: CriticSettings = Field(CriticSettings(), description="The critic of estimator=gae.")
     advantages_by: Literal["total", "components"] = Field(
         "total",
         description="Compare trajectories by their total reward, or by each component, as "
-        "learner/component_advantages.py tells.",
+        "learner/losses/component_advantages.py tells.",
     )
     component_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
         {},

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from learner.aggregation import StepTotals, aggregate
 from learner.batching import MicroBatch, OptimizerStep, collate
+from learner.losses.aggregation import StepTotals, aggregate
 from learner.metrics import RankReport
 from learner.networks import Networks
 from learner.update import finish_step

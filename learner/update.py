@@ -8,17 +8,17 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from learner.aggregation import StepTotals
 from learner.batching import MicroBatch, OptimizerStep, collate
 from learner.deepspeed_engine import TrainedModule
-from learner.effective_sample import effective_share
-from learner.kl import kl_estimate
-from learner.losses import LossTerms, TokenScores, TrainedTokens, policy_loss
+from learner.losses.aggregation import StepTotals
+from learner.losses.effective_sample import effective_share
+from learner.losses.kl import kl_estimate
+from learner.losses.policy_loss import LossTerms, TokenScores, TrainedTokens, policy_loss
+from learner.losses.scores import SampleScores
+from learner.losses.value_loss import ValueTerms, value_loss
 from learner.metrics import BadStep, RankReport
 from learner.networks import Networks
-from learner.scores import SampleScores
 from learner.settings import LearnerSettings
-from learner.value_loss import ValueTerms, value_loss
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 from user_files import Form, were_run, write_user_files
 
-from cluster.reaper import GRACE_S
+from cluster.session.reaper import GRACE_S
 
 
 def command(process: psutil.Process) -> list[str]:

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from copy import copy
 from typing import Any
 
+from actors.json_bytes import encode
+from actors.ledger.database import absolute, database_url
+from actors.ledger.entry import CANCELLED
+from actors.ledger.ledger import CallEntry, Ledger, Place, Settled, request_hash
 from actors.load import Load
 from actors.pool.calls import CANDIDATE_PROMPT, CallRequest
 from actors.pool.candidate import Candidate, Endpoint
 from actors.pool.cards import ModelCard, check_names, resolve
 from actors.pool.joining import Joining
-from actors.pool.json_bytes import encode
-from actors.pool.ledger import CallEntry, Ledger, Place, Settled, request_hash
-from actors.pool.ledger_database import absolute, database_url
-from actors.pool.ledger_entry import CANCELLED
 from actors.pool.purchase import EndpointDown, Means, OverBudget, Purchase
 from actors.pool.reply import Reply
 from actors.pool.settings import PoolSettings

@@ -12,10 +12,12 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from actors.errors import ExplainedError
+
 _SECRET_FIELDS = ("base_url", "api_key_env")  # where people paste keys by mistake: their values are never shown
 
 
-class CardError(ValueError):
+class CardError(ExplainedError, ValueError):
     """Cards that can't be used; the message names file, card, field, value and remedy."""
 
 

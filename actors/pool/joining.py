@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from actors.pool.ledger_entry import Settled
+from actors.ledger.entry import Settled
 from actors.pool.stats import CallerStats
 
 

@@ -13,12 +13,12 @@ import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayError, RayTaskError, TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.ledger.database import absolute, database_url
+from actors.ledger.ledger import LedgerError
 from actors.pool.caller import CandidateCaller
 from actors.pool.calls import CallRequest
 from actors.pool.candidate import host_of, worst_usd
 from actors.pool.cards import ModelCard
-from actors.pool.ledger import LedgerError
-from actors.pool.ledger_database import absolute, database_url
 from actors.pool.settings import PoolSettings
 from actors.pool.shared_purse import SharedPurse
 from actors.pool.spend import Purse, caps_of

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from uuid import uuid4
 
+from actors.ledger.entry import Settled
 from actors.pool.breaker import BreakerState
 from actors.pool.calls import CallRequest
 from actors.pool.candidate import Candidate
 from actors.pool.hedging import first_good
-from actors.pool.ledger_entry import Settled
 from actors.pool.reply import Reply, Usage
 from actors.pool.settings import PoolSettings
 from actors.pool.spend import Charge, Funds

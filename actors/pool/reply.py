@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from actors.pool.json_bytes import decode
+from actors.json_bytes import decode
 from rewards.transcript import CallStatus
 
 _MOST_TOKENS = 10_000_000  # more than any model takes: a usage beyond it is nonsense

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from actors.pool.settings import PoolSettings
 
 if TYPE_CHECKING:
-    from actors.pool.ledger import Ledger
+    from actors.ledger.ledger import Ledger
 
 _NANO = 1_000_000_000  # money is summed in billionths of a dollar: integers, whose sums are exact
 _DAY_S = 86_400.0
@@ -303,7 +303,7 @@ class Purse:
         self._day_ends_s = time.monotonic() + self._midnight + _DAY_S - wall
         if self._ledger_url is None or not caps.any:
             return
-        from actors.pool.ledger import Ledger  # SQLAlchemy, which a purse without a ledger does not need
+        from actors.ledger.ledger import Ledger  # SQLAlchemy, which a purse without a ledger does not need
 
         ledger = await Ledger.open(self._ledger_url, run=self._run)
         try:

@@ -11,6 +11,7 @@ import aiohttp
 from aiohttp.payload import BytesPayload
 from yarl import URL
 
+from actors.errors import ExplainedError
 from actors.pool.reply import Reply, read_reply
 from actors.pool.settings import PoolSettings
 
@@ -19,7 +20,7 @@ SHORTEST_SECRET = 8  # characters; a dummy key such as `EMPTY` is no secret, and
 _JSON = "application/json"
 
 
-class PoolError(RuntimeError):
+class PoolError(ExplainedError, RuntimeError):
     """The pool can't be used as configured; the message names the endpoint or card and the remedy."""
 
 

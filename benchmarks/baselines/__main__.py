@@ -7,15 +7,15 @@ import sys
 from pathlib import Path
 
 from benchmarks.baselines.comparison import NAMES, Row, sweep
+from benchmarks.baselines.contests import TRAIN_SHARE, world_training
 from benchmarks.baselines.embedding import check_embedding
+from benchmarks.baselines.recorded_table import recorded_table
 from benchmarks.baselines.report import table, verdicts
 from benchmarks.baselines.router import HASHING
-from benchmarks.contests import TRAIN_SHARE, world_training
-from benchmarks.protocol import TWO_HOP_SHARE
-from benchmarks.question_sets import load_source
-from benchmarks.recorded_table import recorded_table
-from benchmarks.reply_table import split
-from benchmarks.world.tables import hop_table, play_by_hop, whole_table
+from benchmarks.baselines.world_tables import hop_table, play_by_hop, whole_table
+from benchmarks.evaluation.protocol import TWO_HOP_SHARE
+from benchmarks.evaluation.reply_table import split
+from benchmarks.questions.sources import load_source
 
 _WORLD_TEST = 500  # held-out questions of the world
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.baselines.router import Asked, Router, check_enough, cost_scale
-from benchmarks.reply_table import Floats, ReplyTable
+from benchmarks.evaluation.reply_table import Floats, ReplyTable
 
 _LONGEST = 3  # candidates of a cascade, as in the paper
 _SHORTLIST = 8  # candidates that cascades are made of, where there are more: the best on the mean and the cheapest

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from benchmarks.baselines.router import HASHING, Router, RouterError, Terms
-from benchmarks.evaluation import Evaluation, Outcome, summarise
-from benchmarks.reply_table import ReplyTable, check_apart
+from benchmarks.evaluation.means import Evaluation, Outcome, summarise
+from benchmarks.evaluation.reply_table import ReplyTable, check_apart
 
 # name -> module and class; imported only when it is asked for
 ROUTERS = {

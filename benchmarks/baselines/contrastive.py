@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from benchmarks.baselines.embedding import Embedder, Embeddings
 from benchmarks.baselines.router import Asked, Router, best_columns, check_enough, cost_scale, utilities
 from benchmarks.baselines.torch_fit import minimise, seeded
-from benchmarks.reply_table import Floats, ReplyTable
+from benchmarks.evaluation.reply_table import Floats, ReplyTable
 
 _WIDTH = 32
 _CLUSTERS = 5  # of questions, as in the paper

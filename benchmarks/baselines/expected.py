@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.baselines.embedding import Embedder, Embeddings, widen
 from benchmarks.baselines.router import Asked, Router, best_columns, check_enough, cost_scale
-from benchmarks.reply_table import Floats, ReplyTable
+from benchmarks.evaluation.reply_table import Floats, ReplyTable
 
 _FOLDS = 5
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from actors.pool.cards import ModelCard
 from benchmarks.baselines.router import Asked, Router, RouterError, Terms, always, column_of, utilities
-from benchmarks.reply_table import ReplyTable
+from benchmarks.evaluation.reply_table import ReplyTable
 
 # `70B`, `8x22B`, `1.5b`; not the `v0.3` or `2b` of another word
 _SIZE = re.compile(r"(?<![\w.])(?:(\d+)x)?(\d+(?:\.\d+)?)b(?![a-z0-9])", re.IGNORECASE)

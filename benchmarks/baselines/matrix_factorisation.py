@@ -8,7 +8,7 @@ import torch
 from benchmarks.baselines.embedding import Embeddings
 from benchmarks.baselines.expected import ExpectedRouter
 from benchmarks.baselines.torch_fit import minimise, seeded
-from benchmarks.reply_table import Floats
+from benchmarks.evaluation.reply_table import Floats
 
 _FACTORS = 16
 

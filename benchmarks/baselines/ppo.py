@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.baselines.embedding import Embedder, Embeddings, widen
 from benchmarks.baselines.router import Asked, Router, best_columns, check_enough, cost_scale, utilities
-from benchmarks.reply_table import Floats, ReplyTable
+from benchmarks.evaluation.reply_table import Floats, ReplyTable
 
 ITERATIONS = 40
 _QUESTIONS_AT_ONCE = 32  # environments in the sampling process

@@ -7,10 +7,10 @@ from itertools import groupby
 
 from benchmarks.baselines.comparison import LEARNED, Row
 from benchmarks.baselines.router import RouterError
-from benchmarks.evaluation_table import interval_text
-from benchmarks.frontier import SINGLE
-from benchmarks.statistics import Comparison, compare, mean_interval
-from benchmarks.verdicts import NO_SINGLE, Contender, learned_verdicts
+from benchmarks.baselines.verdicts import NO_SINGLE, Contender, learned_verdicts
+from benchmarks.evaluation.frontier import SINGLE
+from benchmarks.evaluation.statistics import Comparison, compare, mean_interval
+from benchmarks.evaluation.table import interval_text
 
 _HEAD = "| router | λ | right, 95 % | USD per 1k | against the best single, 95 % | p | chose |"
 

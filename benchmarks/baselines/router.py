@@ -10,8 +10,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from benchmarks.evaluation import Outcome
-from benchmarks.reply_table import Floats, ReplyTable
+from actors.errors import ExplainedError
+from benchmarks.evaluation.means import Outcome
+from benchmarks.evaluation.reply_table import Floats, ReplyTable
 
 Asked = tuple[int, ...]  # columns of the table in the order of asking; the last one's reply is the answer
 HASHING = "hashing"  # the question embedding that needs no model
@@ -19,7 +20,7 @@ _FEWEST = 10  # training questions of a router that learns from them
 _TIE = 1e-9  # of a normalised cost: enough to choose the cheaper of two that are alike
 
 
-class RouterError(ValueError):
+class RouterError(ExplainedError, ValueError):
     """A router that can't be made or trained as told; the message names the reason and the remedy."""
 
 

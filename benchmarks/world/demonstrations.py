@@ -12,9 +12,9 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from actors.menu import Menu, MenuItem, draw_menu
+from actors.episodes.menu import Menu, MenuItem, draw_menu
+from actors.episodes.prompt import COMPACT_BUDGETS_PER_USD, compact_budget, render_information, render_prompt
 from actors.pool.cards import ModelCard
-from actors.prompt import COMPACT_BUDGETS_PER_USD, compact_budget, render_information, render_prompt
 from benchmarks.world.experts import GENERALIST, LATENCIES, PRICES, PROFESSIONS, SPECIALISTS_OF, experts
 from benchmarks.world.facts import Hop, World
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from actors.menu import INVENTED_NAMES
+from actors.episodes.menu import INVENTED_NAMES
 from benchmarks.world.experts import LATENCIES, PRICES, PROFESSIONS
 from benchmarks.world.facts import DOMAIN_OF, DOMAINS, ENTITY_SYLLABLES
 from rewards.grammar import TAGS

@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from typing import IO
 
 from actors.child_process import child_environment, python_command
+from actors.errors import ExplainedError
 
 _PARENT_POLL_S = 0.25
 _READY_POLL_S = 0.05
 
 
-class ServerError(RuntimeError):
+class ServerError(ExplainedError, RuntimeError):
     """The server can't be had; the message names its address and the remedy."""
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from actors.errors import ExplainedError
 from actors.json_lines import json_objects
 from actors.pool.cards import ModelCard, check_base_url, load_cards
 from benchmarks.world.chat_format import Answer, UnknownModel
@@ -29,7 +30,7 @@ _WORD = re.compile(r"\w+")
 _PIECE = re.compile(r"\w{1,6}|[^\w\s]")
 
 
-class RepliesError(ValueError):
+class RepliesError(ExplainedError, ValueError):
     """A file of replies that can't be used; the message names file, line, field and remedy."""
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
-from actors.episode import Ask, Episode, EpisodeRequest, Observer
-from actors.generation import Generation
-from actors.menu import Menu, draw_menu
+from actors.engine.generation import Generation
+from actors.episodes.episode import Ask, Episode, EpisodeRequest, Observer
+from actors.episodes.menu import Menu, draw_menu
+from actors.episodes.trajectory import Trajectory
 from actors.pool.calls import CallRequest
 from actors.questions import Question
 from actors.settings import EpisodeSettings, SamplingSettings
-from actors.trajectory import Trajectory
 from benchmarks.world.experts import experts
 from benchmarks.world.language import build_tokenizer
 from rewards.transcript import CallStatus, RouteCall

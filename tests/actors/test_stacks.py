@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from actors.stacks import dump_family, write_stacks
-from cluster.watchdog import Watchdog
+from cluster.session.watchdog import Watchdog
 
 _CODE = """
 import multiprocessing, time

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from benchmarks.item import Item
+from benchmarks.evaluation.item import Item
 
 
 def item(

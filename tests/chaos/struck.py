@@ -15,11 +15,11 @@ import psutil
 import yaml
 from processes import Program
 
-from benchmarks.question_sets import load_sources
+from benchmarks.questions.sources import load_sources
 from benchmarks.world.experts import experts
-from cluster.run_folder import RunFolder
+from cluster.runs.folder import RunFolder
 
-CODE = "import sys; sys.argv[0] = 'router-r1'; from cluster.cli import main; main()"
+CODE = "import sys; sys.argv[0] = 'router-r1'; from cluster.cli.app import main; main()"
 GROUPS, GROUP_SIZE = 4, 4
 _SMALL = (
     f"run.groups_per_step={GROUPS}", f"run.group_size={GROUP_SIZE}", "data.eval_questions=16", "run.retry_pause_s=1",

@@ -11,7 +11,7 @@ from endpoints import Endpoints, Words
 @pytest.fixture
 def endpoints(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoints]:
     """Loopback models, and words for the policy's tokens: importing transformers takes seconds."""
-    monkeypatch.setattr("cluster.evaluation_policy.load_tokenizer", lambda _: Words())
+    monkeypatch.setattr("cluster.players.players.load_tokenizer", lambda _: Words())
     made = Endpoints()
     yield made
     made.stop()

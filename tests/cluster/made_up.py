@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from actors.episodes.trajectory import TokenBuffer, Trajectory
 from actors.questions import Question
-from actors.trajectory import TokenBuffer, Trajectory
+from cluster.runs.manifest import Manifest
 from rewards.grammar import parse_turn
 from rewards.presets import RewardBreakdown
 from rewards.transcript import CallStatus, RouteCall, StopReason, Transcript, Turn
+
+MANIFEST = Manifest(7, 84, {8: 72}, "abc", {"normaliser": {"window": [0.5]}}, {"small": 0.25}, 12.5, {"before": None})
 
 
 def make_trajectory(question: str = "who wrote it ?", reply: str = "it is Ada .") -> Trajectory:
@@ -46,3 +49,22 @@ def write_checkpoint(path: Path) -> None:
     data = np.zeros(4, dtype=np.float32).tobytes()
     header = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, len(data)]}}).encode()
     (path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + data)
+
+
+def trajectory(group: str, *, answer: str = "sena", version: int = 3, void: bool = False) -> Trajectory:
+    """A route and an answer, unjudged; a void one ends at its call, which came too late."""
+    buffer = TokenBuffer()
+    buffer.extend_context([1, 2, 3])
+    buffer.extend_sampled([4, 5], [-0.1, -0.2], [version, version + 1])
+    text = f"<think> a </think> <answer> {answer} </answer>"
+    status = CallStatus.TIMEOUT if void else CallStatus.OK
+    call = RouteCall("zumo", "geologist", "q", status, cost_usd=0.002, latency_s=1.0, error="late" if void else "")
+    search = "<think> a </think> <search> zumo : q </search>"
+    turns = [Turn(search, parse_turn(search)[0], (call,))]
+    if not void:
+        turns.append(Turn(text, parse_turn(text)[0]))
+    transcript = Transcript(tuple(turns), StopReason.VOID if void else StopReason.ANSWERED)
+    question = Question("q", "world", "what ?", ("sena",))
+    return Trajectory.freeze(
+        buffer, question=question, group=group, seed=0, transcript=transcript, prompt="", wall_s=1.0
+    )

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.cli.app import app
 from cluster.score import BadLine, parse_line, score_line, score_settings, score_stream
 from rewards.presets import Judge
 from rewards.settings import Preset, RewardSettings
 
 EXAMPLES = Path(__file__).parents[1] / "rewards" / "reward_examples.jsonl"
 ROWS = [json.loads(line) for line in EXAMPLES.open(encoding="utf-8")]
-COMMAND = [sys.executable, "-c", "import sys; from cluster.cli import main; main()", "score"]
+COMMAND = [sys.executable, "-c", "import sys; from cluster.cli.app import main; main()", "score"]
 GOOD = "<think> a </think><search> gemma-2-27b-instruct: q </search><information> r </information>"
 GOOD += "<think> b </think><answer> Paris </answer>"
 

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from user_files import were_run, write_user_files
 
-from cluster.config import ConfigError
+from cluster.config.loading import ConfigError
 from cluster.submit import SubmitError, plan, submit
 
 SECRET = "k3y-that-is-secret"

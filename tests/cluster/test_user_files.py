@@ -19,7 +19,7 @@ from actors.child_process import ROOT
 from cluster import one_root
 from cluster.one_root import PACKAGES
 
-_CLI = [sys.executable, "-P", "-c", "from cluster.cli import main; main()"]
+_CLI = [sys.executable, "-P", "-c", "from cluster.cli.app import main; main()"]
 
 
 @pytest.mark.engine

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from actors.episodes.trajectory import NOT_SAMPLED, Trajectory
 from actors.questions import Question
-from actors.trajectory import NOT_SAMPLED, Trajectory
 from rewards.presets import RewardBreakdown
 from rewards.transcript import StopReason, Transcript
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.prompt import information_parts
-from actors.reading import Reader
+from actors.episodes.prompt import information_parts
+from actors.episodes.reply_tokens import Reader
 from benchmarks.world.language import EOS, build_tokenizer
 from learner.demonstrations import (
     Demonstration,

@@ -13,7 +13,7 @@ import torch
 from forked_gang import forked_gang
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.trajectory import Trajectory
+from actors.episodes.trajectory import Trajectory
 from learner.gang import LearnerGang
 from learner.metrics import CRITIC_METRICS, LEARNER_METRICS
 from learner.settings import LearnerSettings

@@ -13,7 +13,7 @@ from forked_gang import forked_gang
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from actors.trajectory import Trajectory
+from actors.episodes.trajectory import Trajectory
 from learner.settings import LearnerSettings
 
 pytestmark = pytest.mark.engine

@@ -15,9 +15,9 @@ import torch
 from forked_gang import forked_gang
 from transformers import AutoModelForCausalLM
 
-from actors.trajectory import Trajectory
-from learner.bad_batches import NonFiniteError
+from actors.episodes.trajectory import Trajectory
 from learner.gang import LearnerGang
+from learner.losses.bad_batches import NonFiniteError
 from learner.rank import LearnerRank
 from learner.settings import LearnerSettings
 

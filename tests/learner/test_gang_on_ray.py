@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from ray.exceptions import RayActorError, RayTaskError
 
-from actors.trajectory import Trajectory
+from actors.episodes.trajectory import Trajectory
 from learner.gang import LearnerError, LearnerGang, RankLost, lost
 from learner.settings import LearnerSettings
 

@@ -15,7 +15,7 @@ from forked_gang import ForkedGang
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from actors.trajectory import Trajectory
+from actors.episodes.trajectory import Trajectory
 from learner.gang import LearnerError, LearnerGang
 from learner.metrics import LEARNER_METRICS
 from learner.settings import LearnerSettings

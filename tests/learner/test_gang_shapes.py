@@ -15,7 +15,7 @@ from forked_gang import ForkedGang, forked_gang
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from actors.trajectory import Trajectory
+from actors.episodes.trajectory import Trajectory
 from learner.settings import LearnerSettings
 
 pytestmark = pytest.mark.engine

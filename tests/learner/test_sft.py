@@ -150,7 +150,7 @@ def test_the_gang_learns_as_plain_pytorch_does(gang: dict[str, Any], tiny_checkp
 def test_a_loss_that_is_not_finite_ends_it_and_names_the_rate(tiny_checkpoint: Path) -> None:
     from forked_gang import forked_gang
 
-    from learner.bad_batches import NonFiniteError
+    from learner.losses.bad_batches import NonFiniteError
 
     sft = SftSettings(lr=1e30, warmup_share=0.0, schedule="constant")
     settings = sft.learner_settings(LearnerSettings(start_timeout_s=120), steps=9)

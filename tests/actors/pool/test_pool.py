@@ -16,10 +16,10 @@ import pytest
 import ray
 from ray.exceptions import RayActorError
 
+from actors.ledger.ledger import Ledger
 from actors.pool.caller import CallerStats
 from actors.pool.calls import CallRequest
 from actors.pool.cards import ModelCard
-from actors.pool.ledger import Ledger
 from actors.pool.pool import CandidatePool, _strategy, assign_endpoints
 from actors.pool.settings import PoolSettings
 from actors.pool.transport import PoolError

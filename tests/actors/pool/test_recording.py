@@ -16,10 +16,10 @@ from aiohttp import web
 from pydantic import ValidationError
 from sqlalchemy import create_engine, text
 
+from actors.ledger.database import database_url
+from actors.ledger.ledger import CallEntry, Ledger, LedgerError, Place, Settled
 from actors.pool.caller import CandidateCaller
 from actors.pool.calls import CallRequest
-from actors.pool.ledger import CallEntry, Ledger, LedgerError, Place, Settled
-from actors.pool.ledger_database import database_url
 from actors.pool.settings import PoolSettings
 from actors.pool.transport import PoolError
 from benchmarks.world.server import CandidateServer
@@ -425,7 +425,7 @@ import asyncio, resource, signal, sys
 from actors.pool.caller import CandidateCaller
 from actors.pool.calls import CallRequest
 from actors.pool.cards import ModelCard
-from actors.pool.ledger import LedgerError
+from actors.ledger.ledger import LedgerError
 from actors.pool.settings import PoolSettings
 
 async def main(base_url, path):

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors.ledger.ledger import CallEntry, Ledger, Place, Settled
 from actors.pool.calls import CallRequest
 from actors.pool.candidate import worst_usd
-from actors.pool.ledger import CallEntry, Ledger, Place, Settled
 from actors.pool.settings import PoolSettings
 from actors.pool.shared_purse import SharedPurse
 from actors.pool.spend import Caps, Charge, Purse, caps_of

@@ -8,7 +8,7 @@ import numpy as np
 
 from actors.pool.cards import ModelCard
 from actors.questions import Question
-from benchmarks.reply_table import Reply, ReplyTable
+from benchmarks.evaluation.reply_table import Reply, ReplyTable
 
 NAMES = ("geographer", "musician", "polymath")
 _COSTS = (0.001, 0.003, 0.002)

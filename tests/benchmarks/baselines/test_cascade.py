@@ -8,7 +8,7 @@ from router_tables import table_of, topics_table
 
 from benchmarks.baselines.cascade import Cascade
 from benchmarks.baselines.router import Terms, cost_scale
-from benchmarks.evaluation import summarise
+from benchmarks.evaluation.means import summarise
 
 TRAIN, TEST = topics_table(200, 1), topics_table(120, 2)
 

@@ -11,8 +11,8 @@ from benchmarks.baselines.expected import NearestNeighbours
 from benchmarks.baselines.fixed import BestUtility
 from benchmarks.baselines.report import table, verdicts
 from benchmarks.baselines.router import RouterError, Terms
-from benchmarks.evaluation import Outcome, summarise
-from benchmarks.reply_table import ReplyTable, ReplyTableError
+from benchmarks.evaluation.means import Outcome, summarise
+from benchmarks.evaluation.reply_table import ReplyTable, ReplyTableError
 
 TRAIN, TEST = topics_table(60, 1), topics_table(30, 2)
 

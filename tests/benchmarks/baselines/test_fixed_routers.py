@@ -13,7 +13,7 @@ from router_tables import NAMES, card, table_of, topics_table
 
 from benchmarks.baselines.fixed import Alone, BestConstant, BestUtility, Cheapest, Largest, Oracle, Uniform, billions
 from benchmarks.baselines.router import RouterError, Terms, cost_scale, utilities
-from benchmarks.evaluation import summarise
+from benchmarks.evaluation.means import summarise
 
 TRAIN = table_of([[1, 0, 0], [1, 1, 0], [0, 1, 0], [1, 1, 0]], [[0.4, 0.2, 0.1]] * 4)
 TEST = table_of([[0, 1, 1], [0, 0, 1]], [[0.1, 0.2, 0.4]] * 2)

@@ -19,8 +19,8 @@ from benchmarks.baselines.embedding import Embedder
 from benchmarks.baselines.expected import NearestNeighbours, Perceptron
 from benchmarks.baselines.router import Router, RouterError, Terms
 from benchmarks.baselines.torch_fit import minimise
-from benchmarks.evaluation import summarise
-from benchmarks.reply_table import ReplyTable
+from benchmarks.evaluation.means import summarise
+from benchmarks.evaluation.reply_table import ReplyTable
 
 TRAIN, TEST = topics_table(200, 1, noise=0.02), topics_table(80, 2, noise=0.02)
 QUICK = [name for name in LEARNED if name != "ppo"]  # which starts Ray

@@ -9,7 +9,7 @@ from router_tables import topics_table
 from benchmarks.baselines import ppo
 from benchmarks.baselines.ppo import PPO, RoutingEnv
 from benchmarks.baselines.router import Terms
-from benchmarks.evaluation import summarise
+from benchmarks.evaluation.means import summarise
 
 
 def test_an_episode_is_one_question_one_candidate_one_reward() -> None:

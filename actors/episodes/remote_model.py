@@ -1,0 +1,226 @@
+"""The teacher: another model that plays the policy, asked as a chat over an OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import openai
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+from actors.engine.generation import Generation
+from actors.errors import ExplainedError
+from actors.pool.cards import check_base_url
+from actors.pool.transport import SHORTEST_SECRET
+from actors.settings import SamplingSettings
+from rewards.grammar import CLOSE, OPEN, TurnParser
+from rewards.transcript import BlockKind, RouteCall
+
+_INFORMATION = OPEN[BlockKind.INFORMATION]
+_LONGEST_COMPLAINT = 300  # characters of what a provider says
+# The teacher's tokens are not the policy's: it may write so many more of them, and is cut by the policy's.
+_TOKENS_PER_POLICY_TOKEN = 2
+
+
+class TeacherError(ExplainedError, RuntimeError):
+    """The teacher can't be asked; the message names the endpoint and the remedy, and holds no key."""
+
+
+class TeacherRefusal(RuntimeError):
+    """The teacher's provider did not take one conversation, such as one that is too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One reply of the teacher."""
+
+    text: str  # ends with the stop string where one was met
+    finish_reason: Literal["stop", "length"]
+    prompt_tokens: int  # the teacher's own; 0 where it reports none
+    completion_tokens: int
+
+
+class Teacher:
+    """One model at one endpoint; use it from a single event loop and close it."""
+
+    def __init__(
+        self, base_url: str, model: str, *, key: str | None = None, timeout_s: float = 120.0, attempts: int = 5
+    ) -> None:
+        """`timeout_s` is the deadline of one attempt; `attempts` are made where a failure may pass.
+
+        Raises:
+            TeacherError: `base_url` is no such URL.
+        """
+        try:
+            self.base_url = check_base_url(base_url)
+        except ValueError as error:
+            raise TeacherError(f"the base URL of {model} {error}") from error
+        self.model = model
+        self._key = key
+        self._attempts = attempts
+        self._timeout_s = timeout_s
+        self._client = AsyncOpenAI(
+            base_url=self.base_url,
+            api_key=key or "none",
+            timeout=timeout_s,
+            max_retries=attempts - 1,
+            http_client=DefaultAsyncHttpxClient(follow_redirects=False),  # the key goes to the host named, no other
+        )
+
+    async def say(
+        self, messages: list[dict[str, str]], *, max_tokens: int, stop: list[str], temperature: float
+    ) -> Said:
+        """Its reply to a conversation, up to the first of the strings in `stop`.
+
+        Raises:
+            TeacherRefusal: the provider did not take this conversation.
+            TeacherError: the teacher can't be asked at all, or all attempts failed.
+        """
+        # Nothing that some providers do not know, such as a seed.
+        request: Any = {"model": self.model, "messages": messages, "max_tokens": max_tokens, "stop": stop}
+        request["temperature"] = temperature
+        try:
+            reply: Any = await self._client.chat.completions.create(**request)
+        except openai.APIStatusError as error:
+            raise self._explain(error) from None
+        except openai.APITimeoutError:
+            raise TeacherError(
+                f"{self.base_url} did not answer within {self._timeout_s:g} s, {self._attempts} times (--timeout-s); "
+                "raise it, or ask fewer at a time (--concurrency)"
+            ) from None
+        except openai.APIConnectionError as error:
+            raise TeacherError(
+                f"{self.base_url} can't be reached ({self._clean(str(error.__cause__ or error))}); start the server, "
+                "or correct its URL"
+            ) from None
+        except json.JSONDecodeError:
+            raise self._no_completion() from None
+        choices = getattr(reply, "choices", None)
+        choice: Any = choices[0] if choices else None
+        if getattr(choice, "message", None) is None:
+            raise self._no_completion()
+        content = getattr(choice.message, "content", None)  # none where it only thought, or called a tool
+        # A lone surrogate is legal in JSON and breaks every tokenizer and file after it.
+        text = content.encode("utf-8", "replace").decode() if isinstance(content, str) else ""
+        return Said(
+            *end_turn(text, stop, getattr(choice, "finish_reason", None), getattr(choice, "stop_reason", None)),
+            prompt_tokens=_count(reply, "prompt_tokens"),
+            completion_tokens=_count(reply, "completion_tokens"),
+        )
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    def _explain(self, error: openai.APIStatusError) -> RuntimeError:
+        status, said = error.status_code, self._clean(error.message)
+        if status in (400, 413, 422):
+            return TeacherRefusal(f"{self.base_url}: HTTP {status}: {said}")
+        if status in (401, 403):
+            # Providers repeat a part of the key here, so their message is left out.
+            return TeacherError(f"{self.base_url} refused the key (HTTP {status}); check --api-key-env")
+        if status == 404:
+            return TeacherError(
+                f"{self.base_url}: HTTP 404: {said}; check the model's name, {self.model}, and the URL, whose path "
+                "often is /v1"
+            )
+        if 300 <= status < 400:
+            return TeacherError(
+                f"{self.base_url} redirects (HTTP {status}), which is never followed; name the last URL"
+            )
+        return TeacherError(f"{self.base_url}: HTTP {status} after {self._attempts} attempts: {said}; try again later")
+
+    def _no_completion(self) -> TeacherError:
+        return TeacherError(f"{self.base_url} answers with something else than a chat completion; check its URL")
+
+    def _clean(self, message: str) -> str:
+        """A provider's message on one line, short, without the key."""
+        if self._key and len(self._key) >= SHORTEST_SECRET:
+            message = message.replace(self._key, "***")
+        return " ".join("".join(c if c.isprintable() else " " for c in message).split())[:_LONGEST_COMPLAINT]
+
+
+def _count(reply: Any, name: str) -> int:
+    """Reported usage; 0 where there is none, or nonsense."""
+    value = getattr(getattr(reply, "usage", None), name, None)
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def end_turn(
+    text: str, stop: list[str], finish_reason: str | None, matched: object = None
+) -> tuple[str, Literal["stop", "length"]]:
+    """A turn as the policy would have ended it: up to and with its stop string, which providers cut off.
+
+    `matched` is the stop string that ended it, where the provider tells. Else it is the one that closes the block that
+    the text ends in or, where the policy calls for the replies to several searches, the tag that does so.
+    """
+    places = [(place, mark) for mark in stop if (place := text.find(mark)) >= 0]
+    if places:
+        place, mark = min(places)
+        return text[: place + len(mark)], "stop"
+    if finish_reason == "length":
+        return text, "length"
+    if matched in stop:
+        return f"{text}{matched}", "stop"
+    parser = TurnParser()
+    parser.feed(text)
+    blocks = parser.finish()
+    if blocks and not blocks[-1].closed:
+        closing = CLOSE[blocks[-1].kind]
+        return (f"{text}{closing}" if closing in stop else text), "stop"
+    searched = any(block.kind is BlockKind.SEARCH for block in blocks)
+    return (f"{text}{_INFORMATION}" if searched and _INFORMATION in stop else text), "stop"
+
+
+class Player:
+    """A teacher in the policy's place for one episode: its `generate`, and the observer that hears what it reads.
+
+    `messages` is the conversation so far: the prompt, then in turns what the teacher wrote and what it read.
+    """
+
+    def __init__(self, teacher: Teacher, tokenizer: Any, prompt: str) -> None:
+        """`tokenizer` is the policy's, in whose tokens the episode counts; `prompt` is what the teacher reads."""
+        self._teacher = teacher
+        self._tokenizer = tokenizer
+        self.messages = [{"role": "user", "content": prompt}]
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+
+    async def generate(
+        self,
+        prompt_ids: list[int],
+        *,
+        max_tokens: int,
+        stop: list[str],
+        sampling: SamplingSettings,
+        seed: int | None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Generation:
+        """The teacher's turn, in the policy's tokens; no log-probability is known, so all are 0.
+
+        Raises:
+            TeacherError, TeacherRefusal: see `Teacher.say`.
+        """
+        most = max_tokens * _TOKENS_PER_POLICY_TOKEN
+        said = await self._teacher.say(self.messages, max_tokens=most, stop=stop, temperature=sampling.temperature)
+        self.prompt_tokens += said.prompt_tokens
+        self.completion_tokens += said.completion_tokens
+        text, finish_reason = said.text, said.finish_reason
+        token_ids = list(self._tokenizer.encode(text, add_special_tokens=False))
+        if len(token_ids) > max_tokens:
+            token_ids, finish_reason = token_ids[:max_tokens], "length"
+            text = str(self._tokenizer.decode(token_ids))
+        self.messages.append({"role": "assistant", "content": text})
+        if on_text is not None and text:
+            on_text(text)
+        return Generation(token_ids, [0.0] * len(token_ids), [0] * len(token_ids), text, finish_reason)
+
+    def on_text(self, text: str, kind: BlockKind | None) -> None:
+        """It is in `messages` already."""
+
+    def on_call(self, call: RouteCall) -> None:
+        """The transcript has it."""
+
+    def on_read(self, text: str) -> None:
+        self.messages.append({"role": "user", "content": text})

@@ -1,0 +1,1 @@
+"""The ledger of candidate calls and what it tells. It sends nothing to anybody."""

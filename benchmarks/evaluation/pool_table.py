@@ -1,0 +1,197 @@
+"""The pool table: one policy with several pools of candidates side by side, each against the best that its pool allows.
+
+The bounds of a pool are its oracle and its best single candidate, as far as there is a table of everyone's replies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.evaluation.item import Item
+from benchmarks.evaluation.markdown import markdown_table
+from benchmarks.evaluation.row_summary import Against, RowSummary, against, summarise_row
+from benchmarks.evaluation.statistics import RESAMPLES, Interval, holm, ratio_interval
+from benchmarks.evaluation.table import interval_text
+
+_UNKNOWN = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The candidates of some rows."""
+
+    label: str
+    fingerprint: str
+    cards: Mapping[str, Mapping[str, Any]]  # what of each decides replies and their price, by name
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """The items of one row, and those that they are measured by: of the same row with the candidates as trained, and
+    of the bounds of its own pool, which may be missing."""
+
+    pool: str  # label
+    row: str  # the policy's, such as `policy`
+    items: Sequence[Item]
+    lost: int
+    as_trained: Sequence[Item] = ()  # none, where this is that row
+    oracle: Sequence[Item] = ()
+    best_single: Sequence[Item] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRow:
+    """One row of the table. What is not known is None."""
+
+    pool: str
+    row: str
+    summary: RowSummary
+    oracle: float | None  # its exact match
+    oracle_usd_per_1k: float | None
+    of_oracle: Interval | None  # exact match as a share of the oracle's, on the questions that both answered
+    best_single: str | None  # the candidate
+    best_single_em: float | None
+    best_single_usd_per_1k: float | None
+    against_best_single: Against | None
+    against_trained: Against | None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolTable:
+    """All that the table tells."""
+
+    pools: Sequence[Pool]
+    rows: Sequence[PoolRow]
+    notes: Sequence[str] = ()
+
+
+def pool_rows(played: Sequence[Played], resamples: int = RESAMPLES) -> list[PoolRow]:
+    """Sum up the rows; p-values are adjusted among all rows, of each kind of comparison by itself.
+
+    Raises:
+        EvaluationError: a row has no items.
+    """
+    rows = [_pool_row(each, resamples) for each in played]
+    for name in ("against_best_single", "against_trained"):
+        rows = _adjusted(rows, name)
+    return rows
+
+
+def share_of(ours: Sequence[Item], theirs: Sequence[Item], resamples: int = RESAMPLES) -> Interval | None:
+    """Exact match of a row as a share of another's, by macro averages over the questions that both answered; None
+    where there are none, or the other is never right."""
+    mine, others = _means(ours), _means(theirs)
+    sets: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for key in sorted(mine.keys() & others.keys()):
+        sets[key[0]].append((mine[key], others[key]))
+    if not sets:
+        return None
+    found = ratio_interval(
+        [[pair[0] for pair in pairs] for pairs in sets.values()],
+        [[pair[1] for pair in pairs] for pairs in sets.values()],
+        resamples=resamples,
+    )
+    return None if math.isnan(found.mean) else found
+
+
+def render_pools(table: PoolTable) -> str:
+    """The table in Markdown, as a section of an evaluation's."""
+    pools = (f"- {pool.label}: pool `{pool.fingerprint}`, {', '.join(pool.cards)}" for pool in table.pools)
+    return "\n\n".join(
+        (
+            "## With other candidates",
+            "\n".join(pools),
+            markdown_table(_HEAD, map(_line, table.rows)),
+            "Share of the calls:",
+            _shares(table.rows),
+        )
+    )
+
+
+_HEAD = (
+    "pool", "row", "questions", "exact match, 95 %", "F1, 95 %", "USD per 1k", "calls", "no answer", "lost", "oracle",
+    "its USD per 1k", "of the oracle's, 95 %", "best single", "its exact match", "its USD per 1k", "against it, 95 %",
+    "p (Holm)", "against the pool as trained, 95 %", "p (Holm)",
+)  # fmt: skip
+
+
+def _pool_row(each: Played, resamples: int) -> PoolRow:
+    summary = summarise_row(f"{each.row} with {each.pool}", each.items, lost=each.lost, resamples=resamples)
+    oracle = summarise_row("oracle", each.oracle, resamples=resamples) if each.oracle else None
+    best = summarise_row("best single", each.best_single, resamples=resamples) if each.best_single else None
+    return PoolRow(
+        pool=each.pool,
+        row=each.row,
+        summary=summary,
+        oracle=oracle.em.mean if oracle else None,
+        oracle_usd_per_1k=oracle.usd_per_1k if oracle else None,
+        of_oracle=share_of(each.items, each.oracle, resamples),
+        best_single=next(iter(best.call_share), None) if best else None,
+        best_single_em=best.em.mean if best else None,
+        best_single_usd_per_1k=best.usd_per_1k if best else None,
+        against_best_single=_against(each.items, each.best_single, "best single", resamples),
+        against_trained=_against(each.items, each.as_trained, "as trained", resamples),
+    )
+
+
+def _against(ours: Sequence[Item], theirs: Sequence[Item], name: str, resamples: int) -> Against | None:
+    if not theirs:
+        return None
+    return against({"ours": ours, name: theirs}, name, resamples=resamples).get("ours")
+
+
+def _adjusted(rows: Sequence[PoolRow], name: str) -> list[PoolRow]:
+    compared: list[Against] = [found for row in rows if (found := getattr(row, name)) is not None]
+    adjusted = iter(holm([each.comparison.p_value for each in compared]))
+    return [
+        row if (found := getattr(row, name)) is None else replace(row, **{name: replace(found, p_holm=next(adjusted))})
+        for row in rows
+    ]
+
+
+def _means(items: Iterable[Item]) -> dict[tuple[str, str], float]:
+    scores: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for item in items:
+        scores[item.dataset, item.question].append(item.em)
+    return {key: float(np.mean(each)) for key, each in scores.items()}
+
+
+def _line(row: PoolRow) -> list[str]:
+    summary = row.summary
+    usd = f"{summary.usd_per_1k:.4g}" + (f" + {summary.policy_usd_per_1k:.4g}" if summary.policy_usd_per_1k else "")
+    return [
+        row.pool, row.row, str(summary.questions), interval_text(summary.em), interval_text(summary.f1), usd,
+        f"{summary.calls:.2f}", f"{summary.unanswered:.1%}", str(summary.lost), _number(row.oracle),
+        _usd(row.oracle_usd_per_1k), interval_text(row.of_oracle), row.best_single or _UNKNOWN,
+        _number(row.best_single_em), _usd(row.best_single_usd_per_1k),
+        *_gap(row.against_best_single), *_gap(row.against_trained),
+    ]  # fmt: skip
+
+
+def _gap(found: Against | None) -> tuple[str, str]:
+    if found is None:
+        return _UNKNOWN, ""
+    return interval_text(found.comparison.difference, "+.3f"), f"{found.p_holm:.2g}"
+
+
+def _shares(rows: Sequence[PoolRow]) -> str:
+    """Candidates in lines, since there are more of them than rows."""
+    shares: Sequence[Mapping[str, float]] = [row.summary.call_share for row in rows]
+    names = sorted({name for share in shares for name in share}, key=lambda n: [-share.get(n, 0.0) for share in shares])
+    several = len({row.row for row in rows}) > 1
+    head = ("candidate", *(f"{row.pool}, {row.row}" if several else row.pool for row in rows))
+    return markdown_table(head, ([name, *(f"{s[name]:.3f}" if name in s else "" for s in shares)] for name in names))
+
+
+def _number(value: float | None) -> str:
+    return _UNKNOWN if value is None else f"{value:.3f}"
+
+
+def _usd(value: float | None) -> str:
+    return _UNKNOWN if value is None else f"{value:.4g}"

@@ -1,0 +1,78 @@
+"""The protocol of an evaluation: which questions of each set are asked, how often, and how the policy samples."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from actors.questions import Question, QuestionError
+from benchmarks.questions.flashrag import SETS
+from benchmarks.questions.sources import load_source
+
+Name = Literal["paper", "full"]
+PAPER_ITEMS = 500  # of a set, as the paper draws them; Bamboogle has 125
+PAPER_SEED = 42
+SEVEN = "seven"  # stands for the paper's seven sets
+BUDGET = ", budget="  # in a row's name, before US dollars
+TWO_HOP_SHARE = 0.4  # of the world's questions, as in the quickstart
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One way of asking all questions of the policy: a row of the table."""
+
+    row: str
+    temperature: float
+    samples: int
+    budget_usd: float | None = None  # told in every prompt; what the recipe tells, if not given
+
+
+def passes(name: Name, samples: int | None, budgets_usd: Sequence[float] = ()) -> tuple[Pass, ...]:
+    """`paper`: samples at temperature 1, one if not said. `full`: greedy, and samples at temperature 1 if asked for.
+    Each of these once for every budget, where there are some."""
+    made: tuple[Pass, ...]
+    if name == "paper":
+        made = (Pass("policy", 1.0, samples or 1),)
+    else:
+        made = (Pass("policy", 0.0, 1), *((Pass("policy, sampled", 1.0, samples),) if samples else ()))
+    if not budgets_usd:
+        return made
+    return tuple(
+        replace(each, row=f"{each.row}{BUDGET}{usd:g}", budget_usd=usd) for usd in budgets_usd for each in made
+    )
+
+
+def draw(name: Name, questions: Sequence[Question]) -> list[Question]:
+    """Those of a set that are asked, in their order: `paper` draws 500 with seed 42, `full` takes all."""
+    if name == "full" or len(questions) <= PAPER_ITEMS:
+        return list(questions)
+    chosen = random.Random(PAPER_SEED).sample(range(len(questions)), PAPER_ITEMS)
+    return [questions[place] for place in sorted(chosen)]
+
+
+def load_questions(
+    name: Name, sources: Sequence[str], *, limit: int | None = None, two_hop_share: float = TWO_HOP_SHARE
+) -> list[Question]:
+    """The questions asked, source by source, `limit` of each at most; `seven` stands for the paper's sets.
+
+    Raises:
+        QuestionError: a source can't be had, lacks a column or holds questions without answers, or an id comes twice.
+    """
+    spelt = [set_ for source in sources for set_ in (SETS if source == SEVEN else (source,))]
+    if not spelt:
+        raise QuestionError("no data set named; give some in --datasets, such as nq or FILE.jsonl")
+    found: dict[tuple[str, str], Question] = {}
+    for source in spelt:
+        drawn = draw(name, load_source(source, limit=None, two_hop_share=two_hop_share))[:limit]
+        if not drawn:
+            raise QuestionError(f"question source {source!r}: holds no questions")
+        for question in drawn:
+            if (question.dataset, question.id) in found:
+                raise QuestionError(
+                    f"question source {source!r}: id {question.id!r} of data set {question.dataset!r} comes twice; "
+                    "name each set once, or tell two files apart by FILE:name=SET"
+                )
+            found[question.dataset, question.id] = question
+    return list(found.values())

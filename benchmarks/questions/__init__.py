@@ -1,0 +1,1 @@
+"""Questions: where they come from and how sets are drawn. Nothing here asks a model."""

@@ -1,0 +1,99 @@
+"""Question sources: the embedded world's questions, the seven QA sets by name, and files, as one string each."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+from actors.question_files import FORMATS, read_rows
+from actors.questions import Columns, Question, QuestionError, QuestionRow, take_questions
+from benchmarks.questions.flashrag import SETS, flashrag_rows, split_of
+from benchmarks.world.facts import World
+
+WORLD_QUESTIONS = 4000  # of a `world:` source, where no limit is given
+SOURCES = f"world:train, world:heldout, a set or SET/SPLIT of {', '.join(SETS)}, or a file ({FORMATS})"
+
+_MAPPING = re.compile(r"^(?P<rest>.*):(?P<field>[a-z]+)=(?P<column>[^:=]*)$", re.DOTALL)
+_FIELDS = tuple(field.name for field in fields(Columns))
+
+
+def load_source(source: str, *, limit: int | None, two_hop_share: float) -> list[Question]:
+    """Questions of one source, the first `limit` of them if given.
+
+    A source is `world:train`, `world:heldout`, `SET` or `SET/SPLIT` of the seven QA sets (without a split: test,
+    else dev; `flashrag:NAME/SPLIT` names any set of that collection), or a file. A file's columns may be named
+    behind it, `FILE:id=COLUMN:question=COLUMN:answers=COLUMN:dataset=COLUMN`, `id=#` to number its rows, and
+    `name=SET` for the data set of rows that state none (the file's name, if left out).
+
+    Raises:
+        QuestionError: the source is unknown, missing or malformed, or holds an id twice.
+    """
+    if source in ("world:train", "world:heldout"):
+        split = "train" if source == "world:train" else "heldout"
+        drawn = World().questions(split, 0, two_hop_share)  # type: ignore[arg-type]
+        return [question for question, _ in itertools.islice(drawn, limit or WORLD_QUESTIONS)]
+    return take_questions(source_rows(source, limit), limit)
+
+
+def load_sources(
+    sources: Sequence[str], *, two_hop_share: float, limit: int | None = None, total: int | None = None
+) -> list[Question]:
+    """Questions of several sources, taken in turn: `limit` of each at most, `total` in all.
+
+    Raises:
+        QuestionError: a source is unknown, missing or malformed.
+    """
+    if total == 0:
+        return []
+    each = min((n for n in (limit, total) if n is not None), default=None)
+    parts = [load_source(source, limit=each, two_hop_share=two_hop_share) for source in sources]
+    mixed = [question for row in itertools.zip_longest(*parts) for question in row if question is not None]
+    return mixed[:total]
+
+
+def source_rows(source: str, limit: int | None = None) -> Iterator[QuestionRow]:
+    """Rows of a set or a file as they stand, not judged. A limit is a hint that no more will be taken.
+
+    Raises:
+        QuestionError: the source is unknown, missing or malformed.
+    """
+    if source.startswith("world:"):
+        raise QuestionError(
+            f"question source {source!r}: of the world there are world:train and world:heldout, drawn and not read"
+        )
+    if is_named(source):
+        name, slash, split = source.removeprefix("flashrag:").partition("/")
+        return flashrag_rows(name, split_of(name, split if slash else None), limit)
+    path, columns = file_source(source)
+    return read_rows(path, columns)
+
+
+def is_named(source: str) -> bool:
+    """Whether a source is the world's or a set of the collection, and no file."""
+    return source.startswith(("world:", "flashrag:")) or source.partition("/")[0] in SETS
+
+
+def file_source(source: str) -> tuple[Path, Columns]:
+    """The file and the columns that `FILE:field=COLUMN:…` means.
+
+    Raises:
+        QuestionError: a field is unknown or its column empty, or the source means nothing else and is no file.
+    """
+    given: dict[str, str] = {}
+    rest = source
+    while not Path(rest).is_file() and (found := _MAPPING.match(rest)):
+        rest, field, column = found["rest"], found["field"], found["column"]
+        if field not in _FIELDS or not column:
+            raise QuestionError(
+                f"question source {source!r}: '{field}={column}' names no column; behind a file stand "
+                + ", ".join(f"{name}=COLUMN" for name in _FIELDS[:-1])
+                + ", or name=SET"
+            )
+        given[field] = column
+    path = Path(rest)
+    if not path.is_file() and not path.suffix:
+        raise QuestionError(f"question source {source!r}: unknown; give {SOURCES}")
+    return path, replace(Columns(name=path.stem), **given)

@@ -1,0 +1,1 @@
+"""Benches of whole runs. Nothing but the command line imports them."""

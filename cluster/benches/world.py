@@ -1,0 +1,220 @@
+"""The world bench: trains the quickstart over seeds and cost weights α, and holds its figures to their targets."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+import math
+import shutil
+import statistics
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from actors.child_process import child_environment, python_command
+from actors.errors import ExplainedError
+from benchmarks.benches import startup
+from benchmarks.benches.figures import Figure, at_least, at_most
+from benchmarks.world.coldstart import CHECKPOINT
+from benchmarks.world.experts import experts
+
+SEEDS = (0, 1, 2)
+ALPHAS = (0.0, 0.3, 0.6, 0.9)
+# Every seed without and with a cost weight; the points between and beyond, on the first seed alone.
+PLAN = (*((seed, alpha) for seed in SEEDS for alpha in (0.0, 0.6)), (SEEDS[0], 0.3), (SEEDS[0], 0.9))
+FOLDER = Path("runs/bench-world")  # a run that is there already is not trained again
+RUN_TIMEOUT_S = 1800.0
+_GIB = 2**30
+_UNSEEN = ("after_unseen", "oracle_unseen")
+
+logger = logging.getLogger(__name__)
+
+
+class BenchError(ExplainedError, RuntimeError):
+    """A run of the bench did not end well; the message holds its output."""
+
+
+def run() -> list[Figure]:
+    """Train all of `PLAN` (a run takes some minutes) and judge the runs."""
+    return [*figures({(seed, alpha): train_once(seed, alpha) for seed, alpha in PLAN}), *startup.run()]
+
+
+def train_once(seed: int, alpha: float, folder: Path = FOLDER) -> dict[str, Any]:
+    """One run of the quickstart in a process of its own; its summary, with peak memory and wall seconds.
+
+    Raises:
+        BenchError: the run failed or took longer than `RUN_TIMEOUT_S`; its output is told.
+    """
+    name = f"{fingerprint()}-seed{seed}-alpha{alpha:g}"
+    report = folder / name / "bench.json"
+    if report.is_file():
+        return dict(json.loads(report.read_text(encoding="utf-8")))
+    shutil.rmtree(folder / name, ignore_errors=True)  # a run that was cut short
+    logger.info("training %s: some minutes", name)
+    command = python_command("-m", "cluster.cli", "train", "quickstart", f"run.folder={folder}", f"run.name={name}")
+    command += [f"run.seed={seed}", f"rewards.alpha={alpha}"]
+    started = time.monotonic()
+    # In a session of its own, so that Ctrl-C reaches it once, through us.
+    process = subprocess.Popen(
+        command,
+        env=child_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    memory = PeakMemory(process.pid)
+    try:
+        output, _ = process.communicate(timeout=RUN_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        raise BenchError(f"{' '.join(command)} was not done within {RUN_TIMEOUT_S:g} s") from error
+    finally:
+        peak = memory.stop()
+        if process.poll() is None:
+            _end(process)
+    if process.returncode != 0:
+        raise BenchError(f"{' '.join(command)} ended with {process.returncode}:\n{output[-3000:]}")
+    summary = json.loads((folder / name / "summary.json").read_text(encoding="utf-8"))
+    summary |= {"wall_s": time.monotonic() - started, "peak_bytes": peak}
+    report.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return dict(summary)
+
+
+def fingerprint() -> str:
+    """What the figures depend on: recipe, policy and experts. Reports of other ones are not taken for these."""
+    recipe = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
+    digest = hashlib.sha256(recipe.read_bytes())
+    digest.update((CHECKPOINT / "model.safetensors").read_bytes())
+    digest.update(repr((experts("seen"), experts("unseen"))).encode())
+    return digest.hexdigest()[:8]
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(90)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(10)
+
+
+class PeakMemory:
+    """The largest memory that a process and its descendants held, sampled every second.
+
+    Proportional set size: a page that several processes share counts once in all.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._process = psutil.Process(pid)
+        self._peak = 0
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> int:
+        self._stopped.set()
+        self._thread.join()
+        return self._peak
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(1.0):
+            self._peak = max(self._peak, self._held())
+
+    def _held(self) -> int:
+        try:
+            family = [self._process, *self._process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return 0
+        return sum(map(_proportional_bytes, family))
+
+
+def _proportional_bytes(process: psutil.Process) -> int:
+    try:
+        with open(f"/proc/{process.pid}/smaps_rollup", encoding="ascii") as lines:  # noqa: PTH123
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    except (OSError, StopIteration):  # it has ended meanwhile
+        return 0
+
+
+def figures(runs: dict[tuple[int, float], dict[str, Any]]) -> list[Figure]:
+    """Judge summaries by seed and α. A bound on every run is held against the worst of them."""
+    free = [runs[seed, 0.0] for seed in SEEDS]
+    pairs = [(runs[seed, 0.0], runs[seed, 0.6]) for seed in SEEDS]
+    knob = {alpha: runs[SEEDS[0], alpha] for alpha in ALPHAS}
+    return [
+        _worst("wall time of a run", [r["wall_s"] for r in runs.values()], "s", 600),
+        _worst("peak memory of a run", [r["peak_bytes"] / _GIB for r in runs.values()], "GiB", 8),
+        _mean_at_least("exact match over the oracle's, α = 0", _ratios(free, "after", "oracle"), "ratio", 0.9),
+        _mean_at_least("over the best single expert, α = 0", [_lead(r) for r in free], "points", 5),
+        at_most("exact match over the oracle's, before", _ratios(free, "before", "oracle"), "ratio", 0.7),
+        at_least("unseen experts: over the oracle's", _ratios(free, *_UNSEEN), "ratio", 0.85),
+        _worst("largest call share over the oracle's, α = 0", [share_over_oracle(r) for r in free], "ratio", 1.5),
+        at_most("cost, α = 0.6 over α = 0", [_cost(b) / _cost(a) for a, b in pairs], "ratio", 0.5),
+        _mean_at_most("exact match lost, α = 0.6", [_lost(a, b) for a, b in pairs], "points", 8),
+        largest_step([_cost(knob[alpha]) for alpha in ALPHAS]),
+        *(Figure(f"cost per 1k questions, α = {a:g}, seed 0", _cost(run), "USD", "", None) for a, run in knob.items()),
+        *(Figure(f"exact match, α = {a:g}, seed 0", run["after"]["em"], "share", "", None) for a, run in knob.items()),
+        _worst("engine against learner after a sync", [r["probe_max_diff"] for r in runs.values()], "nats", 1e-3),
+        _worst("first-step ratio off 1", [r["first_step_ratio_deviation"] for r in runs.values()], "", 1e-3),
+    ]
+
+
+def share_over_oracle(summary: dict[str, Any]) -> float:
+    """The most overused expert: its share of calls over its share under the oracle.
+
+    An expert that the oracle never asks has no share to compare with; it is held to an even share of the pool.
+    """
+    oracle, after = summary["oracle"]["call_share"], summary["after"]["call_share"]
+    even = 1 / len(summary["random"]["call_share"])
+    return max(share / (oracle.get(name) or even) for name, share in after.items())
+
+
+def largest_step(costs: list[float]) -> Figure:
+    """How much of the whole fall in cost lies between two neighbouring α: a knob that jumps does it all in one.
+
+    Infinite where cost rises with α, or does not fall at all.
+    """
+    falls = [before - after for before, after in itertools.pairwise(costs)]
+    share = max(falls) / sum(falls) if min(falls) >= -0.02 * costs[0] and sum(falls) > 0 else math.inf
+    return Figure("largest step of the cost knob", share, "of the fall", "<= 0.75", share <= 0.75)
+
+
+def _cost(summary: dict[str, Any]) -> float:
+    return float(summary["after"]["cost_usd_per_1k_questions"])
+
+
+def _lead(summary: dict[str, Any]) -> float:
+    return float(100 * (summary["after"]["em"] - summary["best_single"]["em"]))
+
+
+def _lost(free: dict[str, Any], dear: dict[str, Any]) -> float:
+    return float(100 * (free["after"]["em"] - dear["after"]["em"]))
+
+
+def _ratios(summaries: list[dict[str, Any]], mine: str, theirs: str) -> list[float]:
+    return [summary[mine]["em"] / summary[theirs]["em"] for summary in summaries]
+
+
+def _mean(values: list[float]) -> float:
+    return float(statistics.mean(values))
+
+
+def _worst(figure: str, values: list[float], unit: str, limit: float) -> Figure:
+    worst = max(values)
+    return Figure(f"{figure}, worst", worst, unit, f"<= {limit:g}", worst <= limit, (min(values), worst))
+
+
+def _mean_at_least(figure: str, values: list[float], unit: str, limit: float) -> Figure:
+    mean = _mean(values)
+    return Figure(f"{figure}, mean", mean, unit, f">= {limit:g}", mean >= limit, (min(values), max(values)))
+
+
+def _mean_at_most(figure: str, values: list[float], unit: str, limit: float) -> Figure:
+    mean = _mean(values)
+    return Figure(f"{figure}, mean", mean, unit, f"<= {limit:g}", mean <= limit, (min(values), max(values)))

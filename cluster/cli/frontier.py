@@ -1,0 +1,42 @@
+"""`router-r1 frontier`: quality against dollars, of evaluations and runs; what draws is imported by the command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.cli.output import stoppable
+
+
+def frontier(
+    folders: Annotated[list[Path], typer.Argument(help="Evaluation folders, run folders, any number of them.")],
+    out: Annotated[Path, typer.Option(help="Folder for frontier.csv, frontier.png and frontier.html.")] = Path(
+        "runs/frontier"
+    ),
+) -> None:
+    """Draw quality against dollars: baselines over λ, policies over α and budgets.
+
+    Prints the area under each method's frontier, and how much it closes of the gap between the best single candidate
+    and the oracle; of evaluations these are best_constant and oracle, of runs best_in_hindsight and most_competent.
+    A policy under budgets stands beside what the sweep of α reaches for as much, on its convex hull.
+    What is right by another measure than exact match stands apart. Evaluations' own notes are repeated. Rows of the
+    paper on the same data sets stand in the table and the page, marked as published and not drawn: their candidates
+    and prices were others.
+
+    \b
+    Examples:
+      router-r1 evaluate world --lambda 0 --lambda 0.05 --lambda 0.2 --out runs/evaluations/world
+      router-r1 evaluate runs/BUDGETS --budget 0.0001 --budget 0.001 --out runs/evaluations/budgets
+      router-r1 frontier runs/evaluations/budgets runs/evaluations/world runs/NAME --out runs/frontier
+    """
+    with stoppable():
+        from cluster.evaluation.frontier_points import evaluations_notes, published_beside, read_points
+        from cluster.report.frontier import describe, write_frontier
+
+        quoted, carried = published_beside(folders), evaluations_notes(folders)
+        points, notes = read_points(folders)
+        found = write_frontier(points, notes, out, carried=carried, quoted=quoted)
+        typer.echo(describe(points, found, [*notes, *carried]))
+        typer.echo(f"{len(points)} points are in {out}", err=True)

@@ -1,0 +1,35 @@
+"""`router-r1 sft`: a policy fine-tuned on demonstrations."""
+
+from __future__ import annotations
+
+from cluster.cli.arguments import Overrides, Recipe
+from cluster.cli.output import stoppable
+from cluster.cli.train import _named
+
+
+def sft(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Fine-tune a policy on demonstrations, before reinforcement: the cold start.
+
+    Takes a recipe as `train` does; `sft` is its section, and policy, learner, placement and tracking count, too.
+    The loss is taken on the policy's own words only. Makes a run folder whose checkpoint `train` starts from.
+
+    \b
+    Examples:
+      router-r1 sft quickstart sft.demonstrations=demos.jsonl sft.lr=2e-4
+      router-r1 sft router_r1_qwen3b 'sft.demonstrations=[a.jsonl, b.jsonl]' sft.epochs=3
+      router-r1 train router_r1_qwen3b policy.checkpoint=runs/NAME/checkpoints/step_000042
+    """
+    from cluster.config.loading import load_config
+    from cluster.runs.folder import RunFolder, default_name
+
+    config = load_config(recipe, overrides or ())
+    config = _named(config, f"sft-{default_name(recipe)}")
+    folder = RunFolder(config.run.folder / str(config.run.name))
+    from cluster.session.logs import log_to_terminal, quiet_libraries
+
+    quiet_libraries()
+    log_to_terminal()
+    with stoppable(folder.saved):
+        import cluster.training.sft
+
+        cluster.training.sft.fine_tune(config, recipe)

@@ -1,0 +1,1 @@
+"""Which episodes are played, with which candidates, and how they are judged. It starts no engine."""

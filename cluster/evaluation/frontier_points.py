@@ -1,0 +1,157 @@
+"""The points of a frontier, read from the folders of evaluations and runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from scipy import stats
+
+from benchmarks.baselines.rows import UNTRAINED
+from benchmarks.evaluation.frontier import (
+    BY_BUDGET,
+    MOST_COMPETENT,
+    SINGLE_IN_HINDSIGHT,
+    Point,
+)
+from benchmarks.evaluation.means import Evaluation
+from benchmarks.evaluation.protocol import BUDGET
+from benchmarks.evaluation.statistics import Interval
+from cluster.evaluation.record import Quoted, is_evaluation, read_evaluation
+from cluster.runs.files import RunFolderError
+from cluster.runs.record import RunRecord, read_record, setting
+
+# By their names there. An evaluation's oracle and best_constant are other methods.
+_OF_RUN = {"after": "policy", "oracle": MOST_COMPETENT, "best_single": SINGLE_IN_HINDSIGHT, "random": "random"}
+
+
+def read_points(folders: Sequence[Path]) -> tuple[list[Point], list[str]]:
+    """The points of evaluation folders and run folders, and what to be wary of when comparing them.
+
+    Raises:
+        RunFolderError: a folder is neither, or damaged.
+    """
+    points: list[Point] = []
+    measured: dict[str, tuple[str, str]] = {}  # pool and questions, by folder
+    notes: list[str] = []
+    for folder in folders:
+        if (folder / "evaluation.json").is_file():
+            found, measured[str(folder)] = _evaluation_points(folder)
+        else:
+            found = _run_points(read_record(folder))
+            if not found:
+                notes.append(f"{folder}: the run has no evaluation yet, and is left out")
+        points += found
+    if len(set(measured.values())) > 1:
+        told = "; ".join(f"{name}: pool {pool}, questions {asked}" for name, (pool, asked) in measured.items())
+        notes.append(f"these were not measured with the same candidates and questions: {told}")
+    if measured and len(measured) < len(set(map(str, folders))):
+        notes.append("runs tell neither pool nor sets: whether they can be compared with the others is yours to judge")
+    if len(measures := dict.fromkeys(point.measure for point in points)) > 1:
+        notes.append(f"measures differ ({', '.join(measures)}): areas and gaps of different ones can't be compared")
+    return list({(p.method, p.measure, p.knob, p.usd_per_1k, p.em.mean): p for p in points}.values()), notes
+
+
+def evaluations_notes(folders: Sequence[Path]) -> list[str]:
+    """What the evaluations among the folders say of themselves.
+
+    Raises:
+        RunFolderError: an evaluation is not finished or damaged.
+    """
+    records = (read_evaluation(folder) for folder in dict.fromkeys(folders) if is_evaluation(folder))
+    return [f"{record.path}: {note}" for record in records for note in record.notes]
+
+
+def published_beside(folders: Sequence[Path]) -> list[Quoted]:
+    """The paper's rows that stand in the evaluations among the folders, of their data sets alone; each once.
+
+    Raises:
+        RunFolderError: an evaluation is not finished or damaged.
+    """
+    found: dict[tuple[str, str], Quoted] = {}
+    for record in (read_evaluation(folder) for folder in folders if is_evaluation(folder)):
+        for row in record.quoted:
+            if row.metric == "em":
+                scores = {name: score for name, score in row.scores.items() if name in record.sets}
+                before = found.get((row.table, row.label))
+                found[row.table, row.label] = replace(row, scores={**(before.scores if before else {}), **scores})
+    return list(found.values())
+
+
+def _evaluation_points(folder: Path) -> tuple[list[Point], tuple[str, str]]:
+    file = folder / "evaluation.json"
+    try:
+        numbers = json.loads(file.read_text(encoding="utf-8"))
+        asked = json.loads((folder / "asked.json").read_text(encoding="utf-8"))
+        target = str(asked["target"])
+        # Models at endpoints are other methods than a trained policy, and than each other.
+        endpoint = f" ({target})" if "://" in target else ""
+        alpha = "" if endpoint else _alpha(Path(target))
+        pool = str(numbers["pool"]["fingerprint"])
+        points = [replace(_row_point(row, folder, alpha, endpoint), pool=pool) for row in numbers["rows"]]
+        swept = {point.method for point in points if point.knob.startswith("λ")}
+        points = [replace(p, knob="λ=0") if p.method in swept and not p.knob else p for p in points]
+        return points, (pool, str(asked["questions"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{file}: damaged ({error!r}); evaluate anew, or restore it") from error
+
+
+def _row_point(row: dict[str, Any], folder: Path, alpha: str, endpoint: str) -> Point:
+    """Quality against all that was paid, the policy's own tokens included where they have a price."""
+    method, _, knob = str(row["name"]).partition(", λ=")
+    method, _, budget = method.partition(BUDGET)
+    mean, low, high = (
+        math.nan if row["em"][name] is None else float(row["em"][name]) for name in ("mean", "low", "high")
+    )
+    is_policy = method.startswith("policy")
+    if is_policy or method.partition(",")[0] in UNTRAINED:
+        method += endpoint
+    if budget:
+        method, told = f"{method}{BY_BUDGET}", f"budget={budget} USD"
+    else:
+        told = f"λ={knob}" if knob else (alpha if is_policy else "")
+    usd = float(row["usd_per_1k"]) + float(row["policy_usd_per_1k"])
+    em = Interval(mean, low, high, int(row["em"]["questions"]))
+    return Point(method, told, usd, em, str(folder), measure=row["measure"])
+
+
+def _alpha(checkpoint: Path) -> str:
+    """The weight of cost that a checkpoint's run was trained with; empty where it belongs to none."""
+    run = checkpoint.parent.parent
+    if not (run / "config.yaml").is_file():
+        return ""
+    return _knob(read_record(run))
+
+
+def _run_points(record: RunRecord) -> list[Point]:
+    return [
+        Point(
+            method,
+            _knob(record) if name == "after" else "",
+            record.evaluations[name].cost_usd_per_1k_questions,
+            _interval(record.evaluations[name]),
+            str(record.folder.path),
+        )
+        for name, method in _OF_RUN.items()
+        if name in record.evaluations and not math.isnan(record.evaluations[name].em)
+    ]
+
+
+def _knob(record: RunRecord) -> str:
+    if setting(record.config, "episode.budgets_usd"):
+        return "budgets drawn"  # what is told turns it, and no α
+    alpha = setting(record.config, "rewards.alpha")
+    return "" if alpha is None else f"α={float(alpha):g}"
+
+
+def _interval(found: Evaluation) -> Interval:
+    """Wilson's interval of a share of questions: a run keeps its means, not its items."""
+    if found.questions < 2:
+        return Interval(found.em, math.nan, math.nan, found.questions)
+    right = round(found.em * found.questions)
+    bounds = stats.binomtest(right, found.questions).proportion_ci(method="wilson")
+    return Interval(found.em, float(bounds.low), float(bounds.high), found.questions)

@@ -1,0 +1,109 @@
+"""The evaluation's target: the policy that is evaluated, and the candidates that it was trained with."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from actors.pool.cards import CardError, ModelCard, find_pool, load_cards
+from benchmarks.evaluation.pool_fingerprint import difference
+from benchmarks.world.experts import experts
+from benchmarks.world.recorded import RepliesError, recorded_cards
+from cluster.config.loading import ConfigError, load_config
+from cluster.config.settings import Config
+from cluster.evaluation.options import Assignment, EvaluateError
+from cluster.players.players import Endpoint
+from cluster.players.responder import PolicySource, open_source
+
+_NOWHERE = "http://127.0.0.1:1/v1"  # cards are compared; nobody is asked
+_CHAT_CONCURRENCY = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A policy to evaluate: a checkpoint or a model at an endpoint, and the configuration that it plays under."""
+
+    config: Config
+    name: str  # for people
+    source: PolicySource | None = None
+    endpoint: Endpoint | None = None
+
+    @property
+    def identity(self) -> str:
+        """What plays, so that another one does not go on with its items."""
+        if self.endpoint is not None:
+            return f"{self.endpoint.model} at {self.endpoint.url}"
+        assert self.source is not None
+        return str(self.source.checkpoint)
+
+    @property
+    def file_name(self) -> str:
+        return re.sub(r"[^\w.-]+", "-", self.name)
+
+    @property
+    def concurrency(self) -> int:
+        return _CHAT_CONCURRENCY if self.endpoint is not None else self.config.engine.max_num_seqs
+
+
+def open_target(assignment: Assignment) -> Target:
+    """Find the policy.
+
+    Raises:
+        RunFolderError, ConfigError: there is no such run or checkpoint, or its configuration can't be used.
+        EvaluateError: the key's variable is not set.
+    """
+    if not assignment.is_url:
+        source = open_source(assignment.target, assignment.recipe, assignment.overrides)
+        return Target(source.config, source.name, source=source)
+    assert assignment.model is not None
+    endpoint = Endpoint(
+        url=assignment.target,
+        model=assignment.model,
+        key=_read_key(assignment.api_key_env),
+        timeout_s=assignment.timeout_s,
+        price_in=assignment.price_in,
+        price_out=assignment.price_out,
+    )
+    name = f"{assignment.model}-{urlsplit(assignment.target).netloc}"
+    return Target(load_config(assignment.recipe, assignment.overrides), name, endpoint=endpoint)
+
+
+def pool_notes(target: Target, cards: tuple[ModelCard, ...]) -> list[str]:
+    """What is to be said of the pool: that it is not the one trained with, or that this is not known."""
+    if target.source is None:
+        return []
+    if target.source.run is None:
+        return ["the checkpoint belongs to no run, so that the candidates it was trained with are not known"]
+    try:
+        trained = trained_cards(load_config(str(target.source.run / "config.yaml")))
+    except (CardError, RepliesError, ConfigError, OSError) as error:
+        return [f"the candidates that the policy was trained with can't be read ({error})"]
+    changes = difference(cards, trained)
+    return [f"the candidates are not those that the policy was trained with: {'; '.join(changes)}"] if changes else []
+
+
+def trained_cards(config: Config) -> list[ModelCard]:
+    """The cards that a configuration names, as they are now; no server is started.
+
+    Raises:
+        CardError, RepliesError: they can't be read.
+    """
+    candidates = config.candidates
+    if candidates.serve == "world":
+        return [expert.card(_NOWHERE) for expert in experts("seen")]
+    if candidates.serve == "recorded":
+        assert candidates.replies is not None  # the configuration refuses it
+        return recorded_cards(candidates.replies, _NOWHERE)
+    assert candidates.pool.cards is not None  # the configuration refuses it
+    return load_cards(find_pool(candidates.pool.cards))
+
+
+def _read_key(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise EvaluateError(f"--api-key-env {variable}: not set; export the model's API key in it")
+    return key

@@ -1,0 +1,1 @@
+"""HTML pages of runs, evaluations and frontiers. They read folders and change nothing."""

@@ -1,0 +1,190 @@
+"""Frontiers (`router-r1 frontier`): points of evaluations and runs, as a table, a picture and a page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.evaluation.frontier import (
+    BY_BUDGET,
+    BesideSweep,
+    Point,
+    Standing,
+    beside_sweep,
+    gap_of,
+    standings,
+)
+from benchmarks.evaluation.measure import EXACT
+from benchmarks.evaluation.tables import Column, Table
+from cluster.evaluation.record import Quoted
+from cluster.report.evaluation_tables import quoted_table
+from cluster.report.frontier_plot import draw, save_png, svg_of
+from cluster.report.page import Page, Plot, Section, render
+from cluster.runs.files import write_whole, writing
+
+_COLUMNS = ("measure", "points", "area", "best", "USD per 1k there", "of the gap closed")
+
+
+def write_frontier(
+    points: Sequence[Point],
+    notes: Sequence[str],
+    out: Path,
+    *,
+    carried: Sequence[str] = (),
+    quoted: Sequence[Quoted] = (),
+) -> list[Standing]:
+    """Write `frontier.csv`, `frontier.png` and `frontier.html`, and return the methods' standings. Published rows
+    stand in the first and the last, marked as such.
+
+    Args:
+        notes: what to be wary of.
+        carried: what the evaluations say of themselves.
+
+    Raises:
+        FrontierError: there are no points.
+        RunFolderError: they can't be written.
+    """
+    found = standings(points)
+    figure = draw(points, found)
+    with writing(out, "the frontier"):
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / "frontier.csv", _csv(points, quoted))
+        save_png(figure, out / "frontier.png")
+        write_whole(out / "frontier.html", render(_page(points, found, notes, carried, quoted)))
+    return found
+
+
+def describe(points: Sequence[Point], found: Sequence[Standing], notes: Sequence[str]) -> str:
+    """The standings in Markdown, and how policies under budgets stand beside the sweep of α."""
+    head = ["method", *_COLUMNS]
+    rows = [head, ["---"] * len(head), *([standing.method, *_cells(standing)] for standing in found)]
+    lines = [f"- {line}" for line in _under_budgets(points)]
+    budgets = ["", *lines] if lines else []
+    told = [f"Note: {note}" for note in (*_gaps(found), *notes)]
+    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), *budgets, "", *told]).rstrip()
+
+
+def _under_budgets(points: Sequence[Point]) -> list[str]:
+    """How policies under budgets stand beside the sweep of α."""
+    return [
+        f"{beside.point.method.removesuffix(BY_BUDGET)}, {beside.point.knob}: {_right(beside.point)} for "
+        f"{beside.point.usd_per_1k:.4g} USD per 1k, {_judged(beside)}"
+        for beside in beside_sweep(points)
+    ]
+
+
+def _judged(beside: BesideSweep) -> str:
+    if beside.sweep is None:
+        return "cheaper than every run of the sweep of α"
+    words = {
+        "above": "at or above",
+        "within": "below, by no more than the interval can tell,",
+        "below": "BELOW",
+        "none": "without a verdict beside",
+    }
+    return f"{words[beside.verdict]} the {beside.sweep:.3f} that the sweep of α reaches for as much"
+
+
+def _gaps(found: Sequence[Standing]) -> list[str]:
+    """Between which methods the gap is that others close a share of."""
+    pairs = {measure: gap_of(found, measure) for measure in dict.fromkeys(standing.measure for standing in found)}
+    return [f"gap by {measure}: from {pair[0]} to {pair[1]}" for measure, pair in pairs.items() if pair]
+
+
+def _csv(points: Sequence[Point], quoted: Sequence[Quoted]) -> str:
+    """A line for each point. Published rows, whose price in the paper is another one, have none; their exact match is
+    the mean over the sets that are named in their source."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["method", "knob", "usd_per_1k", "em", "em_low", "em_high", "measure", "questions", "source", "pool"]
+    )
+    for point in points:
+        bounds = ("", "") if not point.em.known else (point.em.low, point.em.high)
+        quality = (point.em.mean, *bounds, point.measure, point.em.questions)
+        writer.writerow((point.method, point.knob, point.usd_per_1k, *quality, point.source, point.pool))
+    for each in quoted:
+        source = f"published, not measured here: {each.table}, mean over {', '.join(each.scores)}"
+        mean = math.fsum(each.scores.values()) / len(each.scores)
+        writer.writerow((each.label, "", "", mean, "", "", EXACT, "", source, "; ".join(each.pool or ())))
+    return text.getvalue()
+
+
+def _cells(standing: Standing) -> list[str]:
+    best = standing.best
+    closed = "–" if standing.gap_closed is None else f"{standing.gap_closed:.0%}"
+    return [
+        standing.measure,
+        str(standing.points),
+        f"{standing.area:.3f}",
+        _right(best),
+        f"{best.usd_per_1k:.4g}",
+        closed,
+    ]
+
+
+def _right(point: Point) -> str:
+    em = point.em
+    return f"{em.mean:.3f}" + (f" ({em.low:.3f} - {em.high:.3f})" if em.known else "")
+
+
+def frontier_section(points: Sequence[Point], found: Sequence[Standing], quoted: Sequence[Quoted] = ()) -> Section:
+    """The methods' standings, all points and their picture; published rows beside them, which are not drawn."""
+    gaps = "; ".join(_gaps(found))
+    standing_table = Table(
+        "Methods",
+        [Column("method", numeric=False), *(Column(name, numeric=name != "measure") for name in _COLUMNS)],
+        [[standing.method, *_cells(standing)] for standing in found],
+        note="Area: mean quality of the convex hull over prices from 0 to the dearest point of all."
+        + (f" {gaps[0].upper()}{gaps[1:]}." if gaps else ""),
+    )
+    text = [Column(name, numeric=False) for name in ("method", "knob")]
+    point_table = Table(
+        "Points",
+        [
+            *text,
+            Column("price", "USD per 1k"),
+            Column("right"),
+            Column("measure", numeric=False),
+            Column("pool", "fingerprint", numeric=False),
+        ],
+        [[p.method, p.knob, f"{p.usd_per_1k:.4g}", f"{p.em.mean:.3f}", p.measure, p.pool or None] for p in points],
+        folded=len(points) > 12,
+    )
+    tables = [standing_table, point_table]
+    if quoted:
+        sets = list(dict.fromkeys(name for row in quoted for name in row.scores))
+        tables.append(
+            quoted_table("Published by the paper, not measured here, and not drawn: exact match", quoted, sets)
+        )
+    words = f"{len(points)} points of {len(found)} methods"
+    svg = svg_of(draw(points, found))
+    return Section(
+        "Frontier", "frontier", tables=tables, plots=[Plot("Quality against dollars", svg, words, wide=True)]
+    )
+
+
+def _page(
+    points: Sequence[Point],
+    found: Sequence[Standing],
+    notes: Sequence[str],
+    carried: Sequence[str],
+    quoted: Sequence[Quoted],
+) -> Page:
+    first: dict[str, Standing] = {}  # of each measure
+    for standing in found:
+        first.setdefault(standing.measure, standing)
+    return Page(
+        title="Quality against dollars",
+        status=f"{len(points)} points of {len(found)} methods",
+        result=[
+            *(f"The largest area by {name} is that of {s.method}: {s.area:.3f}." for name, s in first.items()),
+            *_under_budgets(points),
+        ],
+        alarms=notes,
+        sections=[replace(frontier_section(points, found, quoted), facts=carried)],
+    )

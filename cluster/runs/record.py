@@ -1,0 +1,190 @@
+"""The record of a run: what its folder tells of it, whether it is finished, going on or was stopped."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.evaluation.means import Evaluation
+from cluster.runs.files import RunFolderError
+from cluster.runs.folder import RunFolder
+
+State = Literal["finished", "going on", "stopped"]
+Row = Mapping[str, Any]
+
+_RECIPE = re.compile(r"# Resolved from recipe '(.*)'; (\w+) it again")
+_FIELDS = {field.name for field in fields(Evaluation)}
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What is known of a run. `evaluations` are the summary's (`before`, `after`, `oracle`, …); where there is no
+    summary yet, the first and the last that the metrics tell of."""
+
+    folder: RunFolder
+    recipe: str
+    command: str  # `train` or `sft`
+    config: Mapping[str, Any]
+    rows: Sequence[Row]  # of metrics, by step
+    summary: Mapping[str, Any]  # empty until the run ends
+    state: State
+    evaluations: Mapping[str, Evaluation]
+
+    @property
+    def name(self) -> str:
+        return self.folder.path.resolve().name
+
+    @property
+    def step(self) -> int:
+        """The last step that was learnt from."""
+        return max((int(row["step"]) for row in self.rows), default=0)
+
+    @property
+    def trained(self) -> Sequence[Row]:
+        """The rows of training steps; that of step 0 holds the first evaluation alone."""
+        return [row for row in self.rows if row["step"] > 0]
+
+    @property
+    def evaluated(self) -> Sequence[Row]:
+        """The rows with an evaluation in them."""
+        return [row for row in self.rows if row.get("eval/em") is not None]
+
+    @property
+    def held_out(self) -> int:
+        """How many questions an evaluation asks, as far as is known: those of the first one, else as configured."""
+        if "before" in self.evaluations:
+            return self.evaluations["before"].questions
+        return int(setting(self.config, "data.eval_questions") or 0)
+
+    @property
+    def usd(self) -> float | None:
+        """Spent on candidates; None where no step has told."""
+        told = [row["cost/usd_total"] for row in self.rows if row.get("cost/usd_total") is not None]
+        found = self.summary.get("usd_total", told[-1] if told else None)
+        return None if found is None else float(found)
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall-clock time of the run, all its sittings together; None where no step has told."""
+        told = [row["time/elapsed_s"] for row in self.rows if row.get("time/elapsed_s") is not None]
+        found = (self.summary.get("seconds") or {}).get("total", told[-1] if told else None)
+        return None if found is None else float(found)
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read a run folder, without changing it.
+
+    Raises:
+        RunFolderError: it is no run folder, or a file of it is damaged.
+    """
+    if not path.is_dir():
+        raise RunFolderError(f"{path}: no such folder; give the folder of a run (runs/NAME)")
+    folder = RunFolder(path)
+    if not folder.config_file.is_file():
+        raise RunFolderError(f"{path}: holds no config.yaml, so it is no run; give the folder of one (runs/NAME)")
+    config, rows, summary = folder.read_config(), _metrics(folder), _summary(folder)
+    head = _RECIPE.search(folder.config_file.read_text(encoding="utf-8"))
+    questions = int(setting(config, "data.eval_questions") or 0)
+    return RunRecord(
+        folder=folder,
+        recipe=head[1] if head else "",
+        command=head[2] if head else "train",
+        config=config,
+        rows=rows,
+        summary=summary,
+        state=_state(folder, summary, rows),
+        evaluations=_summarised(summary) or _measured(rows, questions),
+    )
+
+
+def setting(config: Mapping[str, Any], path: str) -> Any:
+    """The value of a dotted key, such as `learner.optimizer.lr`; None where an older run has no such key."""
+    value: Any = config
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def row_evaluation(row: Row, questions: int) -> Evaluation:
+    """The evaluation that a row of metrics tells of; metrics do not say of how many questions."""
+    prefix = "eval/call_share/"
+    names = ("em", "f1", "cost_usd_per_1k_questions", "calls_per_question")
+    means = {name: math.nan if row.get(f"eval/{name}") is None else float(row[f"eval/{name}"]) for name in names}
+    return Evaluation(
+        questions=questions,
+        call_share={key.removeprefix(prefix): share for key, share in row.items() if key.startswith(prefix)},
+        em=means["em"],
+        f1=means["f1"],
+        cost_usd_per_1k_questions=means["cost_usd_per_1k_questions"],
+        calls_per_question=means["calls_per_question"],
+    )
+
+
+def _metrics(folder: RunFolder) -> list[dict[str, Any]]:
+    try:
+        rows = folder.read_metrics()
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                raise ValueError(f"row {number} tells no step")
+    except ValueError as error:
+        raise RunFolderError(
+            f"{folder.metrics_file}: damaged ({error}); remove that line, or restore the file"
+        ) from error
+    return rows
+
+
+def _summary(folder: RunFolder) -> dict[str, Any]:
+    if not folder.summary_file.is_file():
+        return {}
+    remedy = "remove it, or restore it from a backup"
+    try:
+        found = json.loads(folder.summary_file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunFolderError(f"{folder.summary_file}: damaged ({error}); {remedy}") from error
+    if not isinstance(found, dict):
+        raise RunFolderError(f"{folder.summary_file}: holds {type(found).__name__}, not a summary; {remedy}")
+    return found
+
+
+def _summarised(summary: Mapping[str, Any]) -> dict[str, Evaluation]:
+    """The summary's evaluations; numbers that are not known, None in JSON, are nan again."""
+    told: dict[str, dict[str, Any]] = {
+        name: {key: math.nan if item is None else item for key, item in value.items() if key in _FIELDS}
+        for name, value in summary.items()
+        if isinstance(value, dict) and value.keys() >= _FIELDS - {"void"}
+    }
+    return {name: Evaluation(**values) for name, values in told.items()}
+
+
+def _measured(rows: Sequence[Row], questions: int) -> dict[str, Evaluation]:
+    found = {}
+    for row in rows:
+        if row.get("eval/em") is not None:
+            before = row.get("eval/version", row["step"]) == 0
+            found["before" if before else "after"] = row_evaluation(row, questions)
+    return found
+
+
+def _state(folder: RunFolder, summary: Mapping[str, Any], rows: Sequence[Row]) -> State:
+    if _is_held(folder.path / "run.lock"):
+        return "going on"
+    last = max((row["step"] for row in rows), default=0)
+    return "finished" if summary and summary.get("steps", last) >= last else "stopped"
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether a process works in the folder. If none does, a shared lock is held for a moment to find that out."""
+    if not lock.is_file():
+        return False
+    with lock.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

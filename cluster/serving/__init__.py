@@ -1,0 +1,1 @@
+"""A checkpoint as an OpenAI-compatible service, and `ask`. It trains nothing."""

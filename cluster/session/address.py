@@ -1,0 +1,10 @@
+"""The address of the Ray cluster that a command joins."""
+
+from __future__ import annotations
+
+import os
+
+
+def cluster_address(configured: str | None) -> str | None:
+    """The Ray cluster to join, by `placement.address` or the environment; None where Ray starts on this machine."""
+    return configured or os.environ.get("RAY_ADDRESS") or None

@@ -1,0 +1,9 @@
+"""Errors of the actors of a run."""
+
+from __future__ import annotations
+
+from actors.errors import ExplainedError
+
+
+class CrewError(ExplainedError, RuntimeError):
+    """An actor failed or was late; the message names it and what it was to do."""

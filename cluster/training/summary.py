@@ -1,0 +1,44 @@
+"""The summary: what a run came to, what that is to be compared with, and what it took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from actors.questions import Question
+from benchmarks.baselines.world_bounds import baselines
+from cluster.config.settings import Config
+from cluster.runs.clock import Clock
+
+
+def summarise_run(
+    config: Config,
+    facts: Mapping[str, Any],
+    heldout: Sequence[Question],
+    *,
+    clock: Clock,
+    usd_total: float,
+    probe_max: float,
+) -> dict[str, Any]:
+    """The contents of `summary.json`.
+
+    Args:
+        facts: the run's evaluations by name, and what else it found on its way.
+        usd_total: spent on candidates.
+        probe_max: largest difference on the probe, nats.
+    """
+    names = ("before", "after", "oracle", "best_single", "random")
+    found: dict[str, Any] = dict.fromkeys(names) | dict(facts)
+    if heldout and all(question.dataset.startswith("world-") for question in heldout):
+        for cohort, suffix in (("seen", ""), ("unseen", "_unseen")):
+            for name, value in baselines(heldout, cohort, config.run.seed).items():  # type: ignore[arg-type]
+                found[f"{name}{suffix}"] = value.as_dict()
+    return {
+        **found,
+        "seed": config.run.seed,
+        "alpha": config.rewards.alpha,
+        "steps": config.run.steps,
+        "probe_max_diff": probe_max,
+        "usd_total": usd_total,
+        "seconds": {**clock.seconds, "total": clock.elapsed_s},
+    }

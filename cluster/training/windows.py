@@ -1,0 +1,164 @@
+"""The windows: each step's questions, played as far ahead of the learner as staleness allows, gathered in order."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from actors.episodes.episode import EpisodeRequest
+from actors.episodes.trajectory import Trajectory
+from actors.pool.cards import ModelCard
+from actors.questions import Question
+from cluster.config.settings import Config
+from cluster.episodes.requests import training_requests
+from cluster.episodes.source import QuestionSource
+from cluster.workers.fleet import Fleet
+from cluster.workers.play import Play
+from rewards.transcript import CallStatus, StopReason
+
+logger = logging.getLogger(__name__)
+
+_REMEMBERED_STEPS = 32  # of those learnt from since the newest checkpoint
+
+
+@dataclass(slots=True)
+class Window:
+    """The questions of one step and their groups."""
+
+    begins: int  # cursor of the source before its questions were drawn
+    questions: list[Question]
+    plays: list[Play] = field(default_factory=list)
+
+
+class Windows:
+    """Step `n` is trained on window `n`, whole: a slow group is waited for, never passed over by a fast one.
+
+    With staleness S the learner at version v has windows v + 1 to v + 1 + S issued, so the oldest token that it ever
+    trains on was sampled S versions before (after AReaL, arXiv 2505.24298, whose capacity is counted in
+    trajectories; here it is in whole windows). With S = 0 a window is issued once the one before was learnt from.
+    """
+
+    def __init__(self, config: Config, source: QuestionSource, cards: Sequence[ModelCard], fleet: Fleet) -> None:
+        self._config = config
+        self._source = source
+        self._cards = cards
+        self._fleet = fleet
+        self._windows: dict[int, Window] = {}
+        self._issued = 0  # the last step of which there was a window
+        self._kept: dict[str, list[Trajectory]] = {}  # groups finished before the run was stopped
+        self._plays: dict[int, dict[str, Play]] = {}  # by step and group, from the newest checkpoint on
+
+    def take_up(
+        self, step: int, cursor: int, begins: Mapping[int, int], groups: Mapping[str, list[Trajectory]]
+    ) -> None:
+        """Go on after `step` as a manifest says: windows issued then are issued again, less their finished groups.
+
+        A run that goes back to `step` plays nothing anew: what it has played since, or is playing, is what it would.
+        """
+        gone = [number for number in self._plays if number <= step or step + 1 not in self._plays]
+        self._fleet.forget([play for number in gone for play in self._plays.pop(number).values()])
+        self._windows.clear()
+        self._kept = dict(groups)
+        self._issued = step
+        for later, start in sorted(begins.items()):
+            if later > self._config.run.steps:  # the run was made shorter
+                cursor = min(cursor, start)
+                continue
+            self._source.cursor = start
+            self._issue(later)
+        self._source.cursor = cursor
+
+    def issue_up_to(self, step: int) -> None:
+        """Issue every window up to that of `step` which was not yet."""
+        for wanted in range(self._issued + 1, step + 1):
+            self._issue(wanted)
+
+    def _issue(self, step: int) -> None:
+        """Draw the questions of a step and have them played."""
+        self._issued = step
+        begins = self._source.cursor
+        window = self._windows[step] = Window(begins, self._source.draw(self._config.run.groups_per_step))
+        window.plays = self._play(step, window.questions)
+
+    def gather(self, step: int) -> list[Trajectory]:
+        """Wait for the window of a step; questions whose groups failed calls have voided are asked anew.
+
+        The trajectories come in the order of the questions, and those asked anew after them; void ones are among them.
+
+        Raises:
+            CrewError: the workers could not play them, or not in time.
+        """
+        window = self._windows[step]
+        run = self._config.run
+        groups = self._fleet.collect(window.plays, run.rollout_timeout_s, "run.rollout_timeout_s")
+        found = [trajectory for group in groups for trajectory in group]
+        asked = list(zip(window.questions, groups, strict=True))
+        for attempt in range(1, run.group_retries + 1):
+            lost = [question for question, group in asked if self._worth_asking_anew(group)]
+            if not lost:
+                break
+            if len(lost) == len(window.questions):
+                logger.warning("step %d: failed calls voided every group; asked anew in %g s", step, run.retry_pause_s)
+                time.sleep(run.retry_pause_s)
+            asked = list(zip(lost, self._play_now(step, lost, attempt), strict=True))
+            found += [trajectory for _, group in asked for trajectory in group]
+        return found
+
+    def done(self, step: int, saved: int) -> None:
+        """The step was learnt from; the newest checkpoint, before which no run goes back, is that of step `saved`."""
+        del self._windows[step]
+        for number in [number for number in self._plays if number <= max(saved, step - _REMEMBERED_STEPS)]:
+            del self._plays[number]
+
+    def refill(self, step: int, count: int, attempt: int) -> list[Trajectory]:
+        """Play groups of further questions for a step, in place of groups that taught nothing.
+
+        Raises:
+            CrewError: as `gather`.
+        """
+        groups = self._play_now(step, self._source.draw(count), self._config.run.group_retries + attempt)
+        return [trajectory for group in groups for trajectory in group]
+
+    def begins_after(self, step: int) -> dict[int, int]:
+        """The cursor at which each window after that of `step` begins, of those issued."""
+        return {later: window.begins for later, window in self._windows.items() if later > step}
+
+    def finished_after(self, step: int) -> dict[str, list[Trajectory]]:
+        """The finished groups of windows after that of `step`, by name."""
+        plays = [play for later, window in self._windows.items() if later > step for play in window.plays]
+        return {
+            play.requests[0].group: trajectories
+            for play in plays
+            if (trajectories := self._fleet.peek(play)) is not None
+        }
+
+    def _play(self, step: int, questions: Sequence[Question], attempt: int = 0) -> list[Play]:
+        requests = training_requests(self._config, step, questions, self._cards, attempt)
+        plays = self._plays.setdefault(step, {})
+        names = []
+        for name, members in groupby(requests, key=lambda request: request.group):
+            names.append(name)
+            if name not in plays:
+                plays[name] = self._kept_or_played(list(members))
+        return [plays[name] for name in names]
+
+    def _kept_or_played(self, group: list[EpisodeRequest]) -> Play:
+        kept = self._kept.pop(group[0].group, None)
+        return Play(group, trajectories=kept) if kept is not None else self._fleet.submit([group])[0]
+
+    def _play_now(self, step: int, questions: Sequence[Question], attempt: int) -> list[list[Trajectory]]:
+        plays = self._play(step, questions, attempt)
+        return self._fleet.collect(plays, self._config.run.rollout_timeout_s, "run.rollout_timeout_s")
+
+    def _worth_asking_anew(self, group: Sequence[Trajectory]) -> bool:
+        """Whether failed calls left too few of a group, and none was refused for a cap or for want of a record."""
+        void = [t for t in group if t.transcript.stop_reason is StopReason.VOID]
+        calls = [call for t in void for call in t.transcript.calls]
+        refused = self._config.candidates.pool.ledger == "replay" or any(
+            call.status is CallStatus.OVER_BUDGET for call in calls
+        )
+        fewest = 2 if self._config.learner.needs_groups else 1
+        return len(group) - len(void) < fewest and not refused

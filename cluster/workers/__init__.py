@@ -1,0 +1,1 @@
+"""Rollout workers and the run's other actors: placed, started, watched, replaced. It decides nothing on learning."""

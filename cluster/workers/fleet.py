@@ -1,0 +1,367 @@
+"""The fleet: the rollout workers of a run, the groups that each plays, and the replacement of those that are lost.
+
+RLlib's `FaultTolerantActorManager` knows actors as healthy or not by a ping, and gives work to whoever answers. An
+engine that answers is not enough here: until it holds the learner's weights, and has shown so on the probe, its
+samples can't be trained on. It also wants RLlib's `apply(function)` on every actor, and costs the driver an import of
+RLlib. So the few lines that decide who may be given work are our own; Ray restarts nothing behind them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayError, RayTaskError
+
+from actors.engine.policy_engine import EngineDied, EngineLost
+from actors.episodes.episode import EpisodeRequest, Unfinished
+from actors.episodes.rollout_worker import WorkerReport
+from actors.episodes.trajectory import Trajectory
+from actors.stacks import save_stacks
+from cluster.session.errors import CrewError
+from cluster.workers.play import Play, Worker
+
+logger = logging.getLogger(__name__)
+
+Fault = Literal["gone", "engine", "hangs"]  # of a worker: its process, its engine's processes, or one that won't answer
+
+_POLL_S = 1.0
+_PING_S = 20.0
+_PING_EVERY_S = 10.0
+_ANSWER_GRACE_S = 5.0  # beyond the worker's own deadline, so that its more telling error comes first
+_SHUTDOWN_S = 30.0
+_REPORT_S = 5.0
+_SALVAGE_S = 3.0
+_FETCH_S = 30.0
+_LONGEST_PAUSE_S = 60.0
+
+
+class EpisodeFailed(CrewError):
+    """An episode failed for a reason of its own, which it bears; another worker would fail at it, too."""
+
+    def __init__(self, message: str, reason: Exception) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Fleet:
+    """Gives groups to the workers, the least laden first, and replaces workers that are lost."""
+
+    def __init__(
+        self,
+        hire: Callable[[int], Any],
+        *,
+        workers: int,
+        max_restarts: int,
+        start_timeout_s: float,
+        answer_timeout_s: float,
+        admit: Callable[[], None],
+        stalls: Path | None = None,
+    ) -> None:
+        """Start all workers.
+
+        Args:
+            hire: makes the actor of worker number so and so.
+            max_restarts: workers replaced in the whole run, at most.
+            start_timeout_s: deadline for a worker to start its engine.
+            answer_timeout_s: deadline for a worker's engine to answer a ping.
+            admit: brings workers that have started up to the learner's weights and marks them ready; called when
+                groups wait and nobody is ready.
+            stalls: folder for the stacks of workers that hang; they are not taken if not given.
+        """
+        self._hire = hire
+        self._max_restarts = max_restarts
+        self._start_timeout_s = start_timeout_s
+        self._answer_timeout_s = answer_timeout_s + _ANSWER_GRACE_S
+        self._admit = admit
+        self._stalls = stalls
+        self.restarts = 0
+        self._lost_at: dict[int, list[float]] = {}
+        self.workers = [self._start(index) for index in range(workers)]
+
+    def wait_started(self, count: int) -> None:
+        """Wait for the engines of the first `count` workers.
+
+        Raises:
+            CrewError: one could not start, or was late.
+        """
+        self.get([worker.starting for worker in self.workers[:count]], self._start_timeout_s, "start its engine")
+
+    def started(self) -> list[Worker]:
+        """Workers whose engine runs. One that failed to start is replaced, or fails the run."""
+        waiting = [worker for worker in self.workers if not worker.ready]
+        done, _ = ray.wait([w.starting for w in waiting], num_returns=len(waiting), timeout=0) if waiting else ([], [])
+        for worker in waiting:
+            if worker.starting in done:
+                try:
+                    ray.get(worker.starting)
+                except RayError as error:
+                    done.remove(worker.starting)
+                    self.lost(worker, f"could not start its engine: {_first_line(error)}")
+        return [worker for worker in self.workers if worker.ready or worker.starting in done]
+
+    def submit(self, groups: Sequence[Sequence[EpisodeRequest]]) -> list[Play]:
+        """Have groups played; each stays with one worker, whose engine computes its prompt once."""
+        plays = [Play(requests) for requests in groups]
+        for play in plays:
+            self._assign(play)
+        return plays
+
+    def collect(self, plays: Sequence[Play], timeout_s: float, setting: str) -> list[list[Trajectory]]:
+        """Wait until all are played; the groups of a worker that is lost are played by another.
+
+        Raises:
+            CrewError: not done within `timeout_s`, which `setting` gives; or as `tend`.
+        """
+        deadline = time.monotonic() + timeout_s
+        while pending := [play for play in plays if play.trajectories is None]:
+            if (left_s := deadline - time.monotonic()) <= 0:
+                raise CrewError(f"{self._who_is_late(pending)} within {timeout_s:g} s ({setting})")
+            self.tend(pending, min(_POLL_S, left_s))
+        return [play.trajectories for play in plays if play.trajectories is not None]
+
+    def tend(self, plays: Sequence[Play], wait_s: float) -> None:
+        """Wait up to `wait_s` seconds for one of these plays to end, and take what it came to; those whose worker is
+        lost, or that had none, are given to others.
+
+        Raises:
+            EpisodeFailed: an episode failed for a reason of its own.
+            CrewError: the budget of restarts is spent.
+        """
+        for play in plays:
+            if play.worker is None:
+                self._assign(play)
+        self._feel_pulses()
+        calls = {play.call: play for play in plays if play.worker is not None}
+        if calls:
+            done, _ = ray.wait(list(calls), timeout=wait_s)
+            for call in done:
+                if calls[call].call == call:  # else its worker was lost with the call before
+                    self._take(calls[call])
+        else:
+            self._wait_for_somebody(wait_s)
+
+    def forget(self, plays: Sequence[Play]) -> None:
+        """Break off plays that nobody waits for any more, and the calls that they are waiting for."""
+        for play in plays:
+            if play.worker is not None:
+                play.worker.drop(play)
+                if play.trajectories is None:
+                    ray.cancel(play.call)
+
+    def peek(self, play: Play) -> list[Trajectory] | None:
+        """What a play has come to, None if it is not done; neither waits nor acts on a failure, which whoever collects
+        the play does."""
+        if play.trajectories is None and play.call is not None:
+            done, _ = ray.wait([play.call], timeout=0, fetch_local=False)  # a result on another node is there, too
+            try:
+                if done:
+                    self._finish(play)
+            except RayError as error:
+                logger.info("a group is not there yet: %s", _first_line(error))
+        return play.trajectories
+
+    def reports(self) -> dict[Worker, WorkerReport]:
+        """What the workers have been doing, of those that say so in time."""
+        calls = {worker.actor.report.remote(): worker for worker in self.workers if worker.ready}
+        done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=_REPORT_S) if calls else ([], [])
+        found = {}
+        for call in done:
+            try:
+                found[calls[call]] = ray.get(call)
+            except RayError as error:
+                logger.info("rollout worker %d gave no report: %s", calls[call].index, _first_line(error))
+        return found
+
+    def drop_dead(self) -> list[int]:
+        """Replace workers that run and do not answer; return their numbers."""
+        calls = {worker.actor.ping.remote(): worker for worker in self.started()}
+        done, late = ray.wait(list(calls), num_returns=len(calls), timeout=_PING_S) if calls else ([], [])
+        dead: dict[Worker, tuple[str, Fault]] = {
+            calls[call]: (f"did not answer within {_PING_S:g} s", "hangs") for call in late
+        }
+        for call in done:
+            try:
+                ray.get(call)
+            except RayError as error:
+                dead[calls[call]] = (_first_line(error), _fault(error))
+        for worker, (why, fault) in dead.items():
+            self.lost(worker, why, fault=fault)
+        return [worker.index for worker in dead]
+
+    def lost(self, worker: Worker, why: str, *, fault: Fault = "gone") -> None:
+        """End a worker and start another in its place, or its engine where only that died; the other workers play its
+        groups on.
+
+        Raises:
+            CrewError: the budget of restarts is spent.
+        """
+        if fault == "hangs":
+            self._save_stacks(worker)
+        for play in [*worker.plays]:
+            self.peek(play)  # what is done is done
+        salvaged = self._salvage(worker)
+        if fault != "engine":
+            ray.kill(worker.actor)
+        logger.warning(
+            "rollout worker %d is lost (%s); of %d groups, %d episodes are played on from what they had come to, and "
+            "the others again",
+            worker.index,
+            why,
+            len(worker.plays),
+            len(salvaged),
+        )
+        orphans = [*worker.plays]
+        for play in orphans:
+            self._take_away(play)
+            play.keep(salvaged)
+        if self.restarts >= self._max_restarts:
+            raise CrewError(
+                f"rollout worker {worker.index} is lost ({why}), after {self.restarts} restarts "
+                f"(placement.max_worker_restarts={self._max_restarts}); look for what ends the workers, such as "
+                "memory, or raise it"
+            )
+        self.restarts += 1
+        self.workers[worker.index] = self._start(worker.index, worker.actor if fault == "engine" else None)
+        for play in orphans:
+            self._assign(play)
+
+    def get(self, calls: list[Any], timeout_s: float, what: str) -> list[Any]:
+        """The results of calls, one of each worker.
+
+        Raises:
+            CrewError: a worker failed or was late.
+        """
+        try:
+            return ray.get(calls, timeout=timeout_s)
+        except GetTimeoutError as error:
+            done, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
+            late = [index for index, call in enumerate(calls) if call not in done]
+            raise CrewError(f"rollout workers {late} did not {what} within {timeout_s:g} s") from error
+        except RayError as error:
+            raise CrewError(f"a rollout worker could not {what}: {_first_line(error)}") from error
+
+    def close(self) -> None:
+        """End every worker, engines first, within a deadline."""
+        calls = [worker.starting for worker in self.workers]
+        started, _ = ray.wait(calls, num_returns=len(calls), timeout=0) if calls else ([], [])
+        # What still starts has nothing to stop in order, and may wait for a place for ever.
+        stopping = [worker.actor.shutdown.remote() for worker in self.workers if worker.starting in started]
+        late = ray.wait(stopping, num_returns=len(stopping), timeout=_SHUTDOWN_S)[1] if stopping else []
+        if late:
+            count = len(stopping)
+            logger.warning("%d of %d engines did not stop in %g s and are killed", len(late), count, _SHUTDOWN_S)
+        for worker in self.workers:
+            ray.kill(worker.actor)
+        self.workers = []
+
+    def _start(self, index: int, actor: Any = None) -> Worker:
+        """Start a worker, or a new engine of one that is there."""
+        before = [at for at in self._lost_at.get(index, []) if time.monotonic() - at < 10 * _LONGEST_PAUSE_S]
+        self._lost_at[index] = [*before, time.monotonic()]
+        pause_s = min(2.0 ** len(before), _LONGEST_PAUSE_S) if len(before) > 1 else 0.0  # once is no pattern
+        if actor is not None:
+            return Worker(index, actor, actor.restart.remote(pause_s))
+        actor = self._hire(index)
+        return Worker(index, actor, actor.start.remote(pause_s))
+
+    def _save_stacks(self, worker: Worker) -> None:
+        """Keep what a worker that hangs is doing, for whoever looks for the reason."""
+        if self._stalls is not None:
+            where = ray.get(worker.starting, timeout=_FETCH_S)  # it has started, or it could not hang
+            file = save_stacks(self._stalls, f"rollout_worker_{worker.index}", [where])
+            logger.warning("rollout worker %d hangs; what it does is in %s", worker.index, file)
+
+    def _salvage(self, worker: Worker) -> dict[str, Trajectory | Unfinished]:
+        """What its episodes have come to, where a worker still answers though its engine does not."""
+        if not worker.plays:
+            return {}
+        try:
+            return ray.get(worker.actor.salvage.remote(), timeout=_SALVAGE_S)
+        except RayError as error:
+            logger.info("nothing of rollout worker %d's episodes could be kept: %s", worker.index, _first_line(error))
+            return {}
+
+    def _assign(self, play: Play) -> None:
+        ready = [worker for worker in self.workers if worker.ready]
+        if not ready:
+            return
+        min(ready, key=lambda worker: (worker.episodes, worker.index)).take(play)
+
+    def _take(self, play: Play) -> None:
+        """Take what a play came to; its worker, or what it had finished, may be lost."""
+        worker = play.worker
+        assert worker is not None, "only calls that were made end"
+        try:
+            self._finish(play)
+        except GetTimeoutError:
+            logger.warning("a group of rollout worker %d did not arrive within %g s", worker.index, _FETCH_S)
+        except ObjectLostError as error:
+            logger.warning("a group is lost with the node that it lay on, and is played again: %s", _first_line(error))
+            self._take_away(play)
+            play.parts = None
+        except RayError as error:
+            if isinstance(error, RayTaskError) and not isinstance(error.cause, EngineLost):
+                why = f"rollout worker {worker.index} could not play an episode: {_first_line(error)}"
+                raise EpisodeFailed(why, error.cause) from error
+            if self.workers[worker.index] is worker:
+                self.lost(worker, _first_line(error), fault=_fault(error))
+
+    def _finish(self, play: Play) -> None:
+        # As fetched, their arrays lie in the object store and fill it for as long as anybody holds them.
+        play.finish([trajectory.copied() for trajectory in ray.get(play.call, timeout=_FETCH_S)])
+        play.call = None
+        if play.worker is not None:
+            play.worker.drop(play)
+
+    def _take_away(self, play: Play) -> None:
+        """Its worker plays it no more; it waits for somebody."""
+        if play.worker is not None:
+            play.worker.drop(play)
+        play.worker = play.call = None
+
+    def _feel_pulses(self) -> None:
+        """Replace workers whose engine hangs, or that hang themselves: they would finish nothing, and say nothing."""
+        now = time.monotonic()
+        for worker in [worker for worker in self.workers if worker.ready]:
+            if worker.ping is None:
+                if now - worker.pinged_at > _PING_EVERY_S:
+                    worker.ping, worker.pinged_at = worker.actor.ping.remote(), now
+            elif ray.wait([worker.ping], timeout=0)[0]:
+                ping, worker.ping = worker.ping, None
+                try:
+                    ray.get(ping)
+                except RayError as error:
+                    self.lost(worker, _first_line(error), fault=_fault(error))
+            elif now - worker.pinged_at > self._answer_timeout_s:
+                self.lost(worker, f"did not answer for {now - worker.pinged_at:.0f} s", fault="hangs")
+
+    def _wait_for_somebody(self, timeout_s: float) -> None:
+        """Nobody may play: wait for a start, and bring whoever has started up to date."""
+        if self.started():
+            self._admit()
+        else:
+            ray.wait([worker.starting for worker in self.workers], timeout=timeout_s)
+
+    def _who_is_late(self, plays: Sequence[Play]) -> str:
+        late = sorted({play.worker.index for play in plays if play.worker is not None})
+        if late:
+            return f"rollout workers {late} did not finish {len(plays)} groups of episodes"
+        return f"no rollout worker was there to play {len(plays)} groups of episodes"
+
+
+def _fault(error: Exception) -> Fault:
+    """What is wrong with a worker whose call failed so."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, EngineDied):
+        return "engine"
+    return "hangs" if isinstance(cause, EngineLost) else "gone"
+
+
+def _first_line(error: Exception) -> str:
+    cause = getattr(error, "cause", None)
+    return f"{type(cause).__name__}: {cause}" if cause is not None else str(error).strip().splitlines()[0]

@@ -1,0 +1,95 @@
+"""The placement: which resources a run asks of Ray, bundle by bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from actors.errors import ExplainedError
+from cluster.config.settings import Config
+from cluster.session.address import cluster_address
+
+if TYPE_CHECKING:
+    from ray.util.placement_group import PlacementGroup
+
+_CPUS_PER_GPU_ACTOR = 4.0
+# On two cores the learner and the engines take turns, so each asks for half of one.
+_CPUS_PER_CPU_ACTOR = 0.5
+# Nothing joins this machine's own Ray, and nobody else uses it: what it has not granted by then it never will.
+_ALONE_S = 60.0
+
+
+class PlacementError(ExplainedError, RuntimeError):
+    """The cluster can't give what the run needs; the message says what was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """The resources of one actor."""
+
+    role: str
+    resources: dict[str, float]
+
+
+def bundles(config: Config) -> list[Bundle]:
+    """Learner ranks first, then the rollout workers that are waited for; the order is that of the placement group."""
+    return rank_bundles(config) + [worker_bundle(config, i) for i in range(config.placement.reserved_workers)]
+
+
+def worker_bundle(config: Config, index: int) -> Bundle:
+    """What a rollout worker needs; those beyond the reserved ones take it wherever it is to be had."""
+    gpu = {"GPU": float(config.engine.tensor_parallel_size)} if config.learner.device == "cuda" else {}
+    return Bundle(f"rollout worker {index}", {"CPU": _cpus_per_actor(config), **gpu})
+
+
+def rank_bundles(config: Config) -> list[Bundle]:
+    """The learner ranks alone, for a run that rolls out nothing."""
+    gpus = {"GPU": 1.0} if config.learner.device == "cuda" else {}
+    return [Bundle(f"learner rank {i}", {"CPU": _cpus_per_actor(config), **gpus}) for i in range(config.learner.ranks)]
+
+
+def _cpus_per_actor(config: Config) -> float:
+    return _CPUS_PER_GPU_ACTOR if config.learner.device == "cuda" else _CPUS_PER_CPU_ACTOR
+
+
+def describe(config: Config) -> str:
+    """What a run would ask for, for people."""
+    placement, lines = config.placement, _describe_group(config, bundles(config))
+    for index in range(placement.reserved_workers, placement.rollout_workers):
+        lines.append(f"outside it, once there is room: {worker_bundle(config, index).role}")
+    lines.append(f"outside it: {config.candidates.pool.callers} candidate caller(s), 0.1 CPU each")
+    gpus = sum(bundle.resources.get("GPU", 0) for bundle in bundles(config))
+    lines.append(f"in all: {gpus:g} GPUs; weights are synced by {config.weight_backend}")
+    return "\n".join(lines)
+
+
+def _describe_group(config: Config, wanted: list[Bundle]) -> list[str]:
+    lines = [f"placement group, {config.placement.strategy}:"]
+    for bundle in wanted:
+        lines.append(f"  {bundle.role}: {', '.join(f'{amount:g} {name}' for name, amount in bundle.resources.items())}")
+    return lines
+
+
+def reserve(config: Config, wanted: list[Bundle] | None = None) -> PlacementGroup:
+    """Reserve bundles, all of the run's unless told which, and wait for them.
+
+    Raises:
+        PlacementError: the cluster did not grant them within `placement.timeout_s`, or this machine's own Ray within a
+            minute.
+    """
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    wanted = wanted or bundles(config)
+    group = placement_group([bundle.resources for bundle in wanted], strategy=config.placement.strategy)
+    alone, timeout_s = cluster_address(config.placement.address) is None, config.placement.timeout_s
+    if not group.wait(min(timeout_s, _ALONE_S) if alone else timeout_s):
+        has = {name: amount for name, amount in ray.cluster_resources().items() if name in ("CPU", "GPU")}
+        remove_placement_group(group)
+        asked = "\n".join(_describe_group(config, wanted))
+        who = "Ray on this machine" if alone else f"the cluster (within placement.timeout_s={timeout_s:g} s)"
+        raise PlacementError(
+            f"{who} did not grant what was asked for; it has {has} in all. Ask for fewer engines or ranks, or "
+            f"{'join a cluster (placement.address)' if alone else 'add nodes'}.\n{asked}"
+        )
+    return group

@@ -1,0 +1,64 @@
+"""The play: a group of episodes that is being played, and the rollout worker that plays it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from actors.episodes.episode import EpisodeRequest, Unfinished
+from actors.episodes.trajectory import Trajectory
+
+
+@dataclass(eq=False, slots=True)
+class Play:
+    """A group of episodes being played; its trajectories once it is done."""
+
+    requests: Sequence[EpisodeRequest]
+    worker: Worker | None = None  # None while nobody may play it
+    call: Any = None  # Ray reference of the worker's call; None once it is done
+    trajectories: list[Trajectory] | None = None
+    parts: list[EpisodeRequest | Unfinished | Trajectory] | None = None  # where an engine was lost in the midst of it
+
+    def jobs(self) -> list[EpisodeRequest | Unfinished]:
+        """What a worker is to play: everything, or what an engine that was lost left to play."""
+        return [part for part in self.parts or self.requests if not isinstance(part, Trajectory)]
+
+    def keep(self, salvaged: Mapping[str, Trajectory | Unfinished]) -> None:
+        """Go on from what its episodes had come to when their engine was lost."""
+        parts = self.parts or [*self.requests]
+        self.parts = [salvaged.get(request.episode, part) for request, part in zip(self.requests, parts, strict=True)]
+
+    def finish(self, played: list[Trajectory]) -> None:
+        """Its jobs have been played."""
+        if self.parts is None:
+            self.trajectories = played
+        else:
+            rest = iter(played)
+            self.trajectories = [part if isinstance(part, Trajectory) else next(rest) for part in self.parts]
+
+
+@dataclass(eq=False, slots=True)
+class Worker:
+    """A rollout worker; `ready` once it holds the learner's weights and may be given groups."""
+
+    index: int
+    actor: Any
+    starting: Any  # Ray reference of its start
+    ready: bool = False
+    plays: set[Play] = field(default_factory=set)
+    ping: Any = None  # Ray reference of the newest, which the worker answers once its engine has
+    pinged_at: float = 0.0
+    episodes: int = 0  # of its plays
+
+    def take(self, play: Play) -> None:
+        """Begin a group."""
+        play.worker, play.call = self, self.actor.rollout.remote(play.jobs())
+        self.plays.add(play)
+        self.episodes += len(play.requests)
+
+    def drop(self, play: Play) -> None:
+        """A group has ended here, or is broken off."""
+        if play in self.plays:
+            self.plays.remove(play)
+            self.episodes -= len(play.requests)

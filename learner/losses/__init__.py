@@ -1,0 +1,1 @@
+"""Advantages and losses: arithmetic on tensors and groups. It knows no ranks, no engines and no files."""
