@@ -18,9 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from learner.deepspeed_engine import gathered
+from learner.deepspeed_engine import gathered, whole_shape
 from learner.settings import LoraSettings
-from learner.zero import whole_shape
 
 _ADAPTER = "default"  # peft's name for a model's only adapter
 

@@ -24,8 +24,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from learner.deepspeed_engine import TrainedModule, gathered
-from learner.zero import has_shards, link_moments, master_shards, partitioned, shard_of, whole_shape
+from learner.deepspeed_engine import (
+    TrainedModule,
+    gathered,
+    has_shards,
+    link_moments,
+    master_shards,
+    partitioned,
+    shard_of,
+    whole_shape,
+)
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _VALUE = "value"

@@ -23,7 +23,6 @@ ROOMS = (
     "actors.pool",
     "actors.episodes",
     "learner.settings",
-    "learner.zero",
     "learner.batching",
     "learner.losses",
     "learner.deepspeed_engine",

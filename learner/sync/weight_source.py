@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from actors.engine.adapters import A_SUFFIX, B_SUFFIX
 from actors.engine.announcement import Announcement
-from learner.deepspeed_engine import gathered
+from learner.deepspeed_engine import gathered, partitioned, whole_shape
 from learner.lora import Weight, weights
-from learner.zero import partitioned, whole_shape
 
 
 @dataclass(frozen=True, slots=True)
