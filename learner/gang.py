@@ -101,7 +101,7 @@ class LearnerGang:
         self._bad = BadBatches(settings.max_bad_steps, bad_batches)
         self._stalls = stalls
         self._where: list[Whereabouts] = []
-        self.newest_state: Path | None = None  # what a restart takes up
+        self._newest_state: Path | None = None  # loaded by a restart
         self._restarts = 0
         self._actors: list[Any] = []
         self._start()
@@ -165,9 +165,9 @@ class LearnerGang:
         self._restarts += 1
         self.shutdown()
         self._start()
-        if self.newest_state is not None:
-            self.load_state(self.newest_state)
-        log.warning("learner gang restarted from batch %d (%s)", self._batches, self.newest_state or "the beginning")
+        if self._newest_state is not None:
+            self.load_state(self._newest_state)
+        log.warning("learner gang restarted from batch %d (%s)", self._batches, self._newest_state or "the beginning")
         return self._batches
 
     def train_step(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
@@ -299,12 +299,16 @@ class LearnerGang:
     def save_state(self, path: Path) -> None:
         """Write optimizer, schedule, parameters and random state, for `load_state`."""
         self.call_all("save_state", path)
-        self.newest_state = path
+        self.restart_from(path)
 
     def load_state(self, path: Path) -> None:
         """Take up what `save_state` wrote, in a gang of any number of ranks and any ZeRO stage."""
+        self.restart_from(path)
         self._batches = self.call_all("load_state", path)[0]
-        self.newest_state = path
+
+    def restart_from(self, path: Path) -> None:
+        """From now on, `restart` loads the state in this folder."""
+        self._newest_state = path
 
     def call_all(self, method: str, *arguments: Any) -> list[Any]:
         """Call a method of every `LearnerRank` with the same arguments; results by rank."""

@@ -326,6 +326,11 @@ class LearnerSettings(Settings):
         return self.estimator not in ("gae", "reinforce_pp")
 
     @property
+    def fewest_in_group(self) -> int:
+        """Members that a group must have left, void ones aside, to be learnt from."""
+        return 2 if self.needs_groups else 1
+
+    @property
     def scores_first(self) -> bool:
         """Whether a batch is scored before its first optimizer step.
 

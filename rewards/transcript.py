@@ -46,7 +46,8 @@ class RouteCall:
     error: str = ""  # for people: why it is not `ok`
     cost_estimated: bool = False  # the provider did not report all usage that it may bill
     raw_cost: float = 0.0  # in Router-R1's unit: completion tokens times USD per million of them
-    voids: bool = False  # whatever the recipe makes of failed calls: asked again, it can come to nothing else
+    voids: bool = False  # voids the episode whatever the recipe says about failed calls; see `final`
+    final: bool = False  # a retry would fail in the same way
 
 
 class BlockKind(StrEnum):
@@ -90,6 +91,14 @@ class StopReason(StrEnum):
     VOID = "void"  # infrastructure failed: no reward, not trained on
 
 
+class Verdict(StrEnum):
+    """What a run does with an episode that has ended."""
+
+    KEEP = "keep"  # it is judged and counted
+    RETRY = "retry"  # it is void, and its question may be asked again
+    GIVE_UP = "give_up"  # it is void, and would be void again: a cap is spent, or a replay repeats the failure
+
+
 @dataclass(slots=True, unsafe_hash=True)
 class Transcript:
     """An episode as the rewards see it: turns, never re-parsed text."""
@@ -109,6 +118,14 @@ class Transcript:
                 if block.kind is _ANSWER and block.closed:
                     return block.text
         return None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The only place that decides what becomes of an episode; its `stop_reason` says whether it is void."""
+        if self.stop_reason is not StopReason.VOID:
+            return Verdict.KEEP
+        hopeless = any(call.final or call.status is CallStatus.OVER_BUDGET for call in self.calls)
+        return Verdict.GIVE_UP if hopeless else Verdict.RETRY
 
     @property
     def routes(self) -> int:
