@@ -14,6 +14,11 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from postgres import PostgresServer
 
+# One thread each, before NumPy or torch is imported: tests run side by side, and idle threads of theirs spin on the
+# cores that others need. Programs under test inherit it; ranks and engines have settings of their own.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
 # No deadline for examples: a busy machine is not the code's fault.
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
