@@ -10,6 +10,10 @@ import setproctitle
 # do forks. Engines would then go without a title, now and then.
 setproctitle.getproctitle()
 
+from actors.transformers_import import keep_sklearn_out  # noqa: E402
+
+keep_sklearn_out()
+
 import vllm.v1.engine.async_llm  # noqa: E402
 import vllm.v1.engine.core  # noqa: E402
 from vllm.platforms import current_platform  # noqa: E402
