@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -25,6 +26,16 @@ settings.load_profile("house")
 
 # A shell's background job, as these tests may be, ignores SIGINT and passes that on to the programs that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# No garbage is looked for among the hundreds of thousands of objects that imports make, nor later on.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """From here on what the tests themselves leave is collected, as ever."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
