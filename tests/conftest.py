@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from durations import Durations
 from hypothesis import settings
 
 if TYPE_CHECKING:
@@ -30,6 +31,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No garbage is looked for among the hundreds of thousands of objects that imports make, nor later on.
 gc.disable()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have durations added up where the reports of all tests arrive."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Durations(engines=config.option.markexpr == "engine"))
 
 
 def pytest_collection_finish() -> None:
