@@ -16,7 +16,6 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from actors.transformers_import import keep_sklearn_out
 from learner.settings import LearnerSettings, OptimizerSettings
 
 # Where the optimizers of ZeRO 3, of ZeRO 1 and 2, and that of bfloat16 keep this rank's float32 shards.
@@ -30,7 +29,6 @@ def import_deepspeed(device: str) -> Any:  # the module; its stubs are not follo
     this op. An empty table of compatible ops prevents that and the search for compilers.
     """
     os.environ["DS_ACCELERATOR"] = device
-    keep_sklearn_out()
     with _compiler_off():
         import deepspeed
         import deepspeed.runtime.zero.muon.muon_optimizer  # unused, but the engine would import it with the compiler on

@@ -20,7 +20,6 @@ from actors.engine.arguments import engine_variables
 from actors.engine.orphans import exit_with_owner
 from actors.engine.scratch import Scratch
 from actors.settings import EngineSettings
-from actors.transformers_import import keep_sklearn_out
 
 _scratch: Scratch | None = None  # of this process's server, which removes it as it ends
 
@@ -62,7 +61,6 @@ def start_engine_server(settings: EngineSettings) -> None:
     forkserver.set_forkserver_preload(["actors.engine.preload"])
     with environment(engine_variables(settings, _scratch.path)):
         forkserver.ensure_running()
-    keep_sklearn_out()  # of this process, too, which is about to import transformers by way of vLLM
 
 
 def fork_engines() -> None:
