@@ -125,7 +125,7 @@ class Responder:
         try:
             await self.caller.check()
             start_engine_server(self.source.config.engine)
-            # Import vLLM before building the engine. Otherwise the import's stack frames keep a reference to the engine.
+            # Import vLLM before building the engine: the import's stack frames would keep a reference to the engine.
             with heavy_imports():
                 await asyncio.to_thread(import_module, "vllm.v1.engine.async_llm")
             self._tokenizer = await asyncio.to_thread(read_tokenizer, self.source.checkpoint)
