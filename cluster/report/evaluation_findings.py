@@ -6,14 +6,14 @@ import math
 
 from benchmarks.baselines.comparison import ALONE
 from benchmarks.evaluation.collapse import Constant, collapse_alarm
+from benchmarks.evaluation.formats import bounds, percent, point_bounds, points
 from benchmarks.evaluation.frontier import ORACLE, SINGLE
 from benchmarks.evaluation.item import Item
 from benchmarks.evaluation.means import Evaluation
 from benchmarks.evaluation.row_summary import RowSummary, against
 from benchmarks.evaluation.statistics import Comparison, Interval
 from cluster.evaluation.record import EvaluationRecord
-from cluster.report.evaluation_tables import bounds, point_bounds, points
-from cluster.report.run_tables import percent, usd
+from cluster.report.run_tables import usd
 
 _LEVEL = 0.05  # p-values below tell rows apart
 _LOST_ALARM = 0.05  # of a policy's episodes

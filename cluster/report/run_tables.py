@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 
 from actors.ledger.entry import LedgerError
 from benchmarks.evaluation.collapse import Constant, call_entropy, collapse_alarm
+from benchmarks.evaluation.formats import percent
 from benchmarks.evaluation.means import Evaluation
 from benchmarks.evaluation.pool_fingerprint import fingerprint
 from benchmarks.evaluation.tables import Column, Table
@@ -37,11 +38,6 @@ _EVALUATION = (
     Column("Models", "effective number"),
     Column("Questions"),
 )
-
-
-def percent(share: float) -> str | None:
-    """A share in percent, without the sign; None where it is not known."""
-    return None if math.isnan(share) else f"{100 * share:.1f}"
 
 
 def usd(amount: float) -> str:
