@@ -102,12 +102,7 @@ def _by_row(record: EvaluationRecord) -> Table:
         own[item.row] += item.policy_usd
     rows = [[row.name, f"{answers[row.name]:,.0f}", f"{paid[row.name]:,.4f}", f"{own[row.name]:,.4f}"]
             for row in record.ranked]  # fmt: skip
-    columns = [
-        Column("Row", numeric=False),
-        Column("Answers"),
-        Column("Candidates", "USD"),
-        Column("Its own tokens", "USD"),
-    ]
+    columns = [*text_columns("Row"), Column("Answers"), Column("Candidates", "USD"), Column("Its own tokens", "USD")]
     note = (
         "What each row's answers cost at the cards' prices. Baselines that were played over replies which are there "
         "already, and calls from a ledger, cost that much without being paid anew."
