@@ -28,17 +28,12 @@ class Evaluated:
 
     @property
     def sets(self) -> list[str]:
-        return list(dict.fromkeys(name for row in self.rows for name in row.by_set))
-
-    @property
-    def measures(self) -> list[Measure]:
-        """What the rows are scored by."""
-        return list(dict.fromkeys(row.measure for row in self.rows))
+        return sets_of(self.rows)
 
     @property
     def exact(self) -> bool:
         """Whether all rows are scored by exact match."""
-        return self.measures == [EXACT]
+        return measures_of(self.rows) == [EXACT]
 
     @property
     def ranked(self) -> list[RowSummary]:
@@ -49,6 +44,15 @@ class Evaluated:
     def policies(self) -> list[RowSummary]:
         """The rows that a policy played."""
         return [row for row in self.rows if is_policy(row)]
+
+
+def sets_of(rows: Sequence[RowSummary]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row.by_set))
+
+
+def measures_of(rows: Sequence[RowSummary]) -> list[Measure]:
+    """What the rows are scored by."""
+    return list(dict.fromkeys(row.measure for row in rows))
 
 
 def is_policy(row: RowSummary) -> bool:

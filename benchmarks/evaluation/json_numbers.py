@@ -37,10 +37,11 @@ def from_json(kind: type[_Kind], value: Any) -> _Kind:
         KeyError: a field is missing.
         AttributeError, TypeError, ValueError: a value is of another type.
     """
-    types = _types(kind)
+    made: Any = kind
+    types = _types(made)
     read = {
         field.name: _value(types[field.name], value[field.name])
-        for field in fields(kind)  # type: ignore[arg-type]
+        for field in fields(made)
         if field.name in value or field.default is MISSING
     }
     return kind(**read)

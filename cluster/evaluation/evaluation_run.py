@@ -15,7 +15,7 @@ from actors.questions import Question
 from benchmarks.baselines.router import HASHING
 from benchmarks.baselines.rows import BaselineRow, Contest, make_rows, planned_rows
 from benchmarks.baselines.verdicts import verdicts
-from benchmarks.evaluation.evaluated import Evaluated
+from benchmarks.evaluation.evaluated import Evaluated, measures_of, sets_of
 from benchmarks.evaluation.frontier import SINGLE
 from benchmarks.evaluation.item import Item, Key
 from benchmarks.evaluation.json_numbers import to_json
@@ -90,7 +90,7 @@ class EvaluationSum:
         notes = [*self.notes, *(pools.notes if pools else ())]
         notes += [f"{name} was left out: {why}" for name, why in (self.left_out or {}).items()]
         notes += _refusal_notes(by_row, self.folder.not_taken) + _hop_notes(self.questions)
-        if len(measures := list(dict.fromkeys(row.measure for row in rows))) > 1:
+        if len(measures := measures_of(rows)) > 1:
             notes.append(
                 f"rows are scored by different measures: {'; '.join(f'{m}: {MEANING[m]}' for m in measures)}. Such "
                 f"rows are compared by {HOLDS!r}, where it is known of both, and not by the numbers shown"
@@ -106,7 +106,6 @@ class EvaluationSum:
             those = {name: by_row[name] for name in (reference, *(names or by_row))}
             return against(those, reference, resamples=resamples)
 
-        sets = list(dict.fromkeys(name for row in rows for name in row.by_set))
         found = Evaluated(
             about=self._about(),
             pool=fingerprint(self.cards),
@@ -116,7 +115,7 @@ class EvaluationSum:
             quoted=[
                 quote(row)
                 for metric in ("em", "f1")
-                for row in published_rows(metric, sets, self.assignment.published)  # type: ignore[arg-type]
+                for row in published_rows(metric, sets_of(rows), self.assignment.published)  # type: ignore[arg-type]
             ],
             notes=notes,
             verdicts=verdicts(rows, self.routed, self.policy_rows, compared),

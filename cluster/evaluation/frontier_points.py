@@ -7,21 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from scipy import stats
-
 from benchmarks.baselines.rows import UNTRAINED
 from benchmarks.evaluation.evaluated import is_policy
-from benchmarks.evaluation.frontier import (
-    BY_BUDGET,
-    MOST_COMPETENT,
-    SINGLE_IN_HINDSIGHT,
-    Point,
-)
-from benchmarks.evaluation.means import Evaluation
+from benchmarks.evaluation.frontier import BY_BUDGET, MOST_COMPETENT, SINGLE_IN_HINDSIGHT, Point
 from benchmarks.evaluation.protocol import BUDGET
 from benchmarks.evaluation.published import Quoted
 from benchmarks.evaluation.row_summary import RowSummary
-from benchmarks.evaluation.statistics import Interval
+from benchmarks.evaluation.statistics import share_interval
 from cluster.evaluation.record import EvaluationRecord, is_evaluation, read_evaluation
 from cluster.runs.record import RunRecord, read_record, setting
 
@@ -122,7 +114,7 @@ def _run_points(record: RunRecord) -> list[Point]:
             method,
             _knob(record) if name == "after" else "",
             record.evaluations[name].cost_usd_per_1k_questions,
-            _interval(record.evaluations[name]),
+            share_interval(record.evaluations[name].em, record.evaluations[name].questions),
             str(record.folder.path),
         )
         for name, method in _OF_RUN.items()
@@ -135,12 +127,3 @@ def _knob(record: RunRecord) -> str:
         return "budgets drawn"  # what is told turns it, and no α
     alpha = setting(record.config, "rewards.alpha")
     return "" if alpha is None else f"α={float(alpha):g}"
-
-
-def _interval(found: Evaluation) -> Interval:
-    """Wilson's interval of a share of questions: a run keeps its means, not its items."""
-    if found.questions < 2:
-        return Interval(found.em, math.nan, math.nan, found.questions)
-    right = round(found.em * found.questions)
-    bounds = stats.binomtest(right, found.questions).proportion_ci(method="wilson")
-    return Interval(found.em, float(bounds.low), float(bounds.high), found.questions)

@@ -7,13 +7,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from scipy.stats import binomtest
-
 from actors.ledger.entry import LedgerError
 from benchmarks.evaluation.collapse import Constant, call_entropy, collapse_alarm
-from benchmarks.evaluation.formats import percent
+from benchmarks.evaluation.formats import bounds, percent
 from benchmarks.evaluation.means import Evaluation
 from benchmarks.evaluation.pool_fingerprint import fingerprint
+from benchmarks.evaluation.statistics import share_interval
 from benchmarks.evaluation.tables import Column, Table
 from cluster.episodes.run_cards import RunCards
 from cluster.runs.record import RunRecord, row_evaluation, setting
@@ -62,7 +61,7 @@ def evaluation_table(title: str, found: Mapping[str, Evaluation], steps: Mapping
             (
                 words,
                 percent(each.em),
-                _interval(each),
+                bounds(share_interval(each.em, each.questions)),
                 percent(each.f1),
                 _fixed(each.cost_usd_per_1k_questions, 4),
                 _fixed(each.calls_per_question, 2),
@@ -183,15 +182,6 @@ def settings_table(record: RunRecord, cards: RunCards) -> Table:
 def _candidates(record: RunRecord, cards: RunCards) -> str:
     seen = cards.seen or _paid(record)
     return f"{len(seen):,}" + (f", and {len(cards.unseen):,} never seen in training" if cards.unseen else "")
-
-
-def _interval(each: Evaluation) -> str | None:
-    """Wilson's interval of an exact match, in percent; None where questions can't be counted."""
-    right = each.em * each.questions
-    if not each.questions or math.isnan(right) or abs(right - round(right)) > 1e-6 * each.questions:
-        return None
-    found = binomtest(round(right), each.questions).proportion_ci(method="wilson")
-    return f"{percent(found.low)} – {percent(found.high)}"
 
 
 def _fixed(value: float, digits: int) -> str | None:
