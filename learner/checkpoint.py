@@ -1,4 +1,4 @@
-"""Checkpoints on disk: whole directories that appear at once, and the policy in Hugging Face format."""
+"""Checkpoints on disk: directories that appear complete or not at all, and the policy in Hugging Face format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from learner.lora import weights
 
-# What belongs to the tokenizer in a Hugging Face checkpoint; the rest is weights and what the model writes itself.
+# The tokenizer's files in a Hugging Face checkpoint; `save_pretrained` writes all other files.
 TOKENIZER_FILES = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -27,15 +27,15 @@ TOKENIZER_FILES = (
 
 @contextmanager
 def staged(path: Path, *, leader: bool, barrier: Callable[[], None]) -> Iterator[Path]:
-    """A directory beside `path` that every rank fills, and that the leader then renames to `path`.
+    """A directory beside `path` that every rank fills and the leader then renames to `path`.
 
-    `path` is thus whole or absent, whenever the process dies; one that was there before is replaced. Where a
-    rank fails to fill it, the unfinished directory is removed. The directory that `path` is to be in must be there.
+    So `path` is complete or absent, whenever the process dies; an older `path` is replaced. If a rank fails, the
+    unfinished directory is removed. The parent directory of `path` must exist.
     """
     stage = path.parent / f".{path.name}.partial"
     if leader:
         shutil.rmtree(stage, ignore_errors=True)
-        stage.mkdir()  # without its parents: where whoever asked for it has given it up, it stays away
+        stage.mkdir()  # not its parents: the driver removes the parent to give a checkpoint up
     barrier()
     try:
         yield stage
@@ -56,10 +56,10 @@ def staged(path: Path, *, leader: bool, barrier: Callable[[], None]) -> Iterator
 
 
 def whole_state(model: PreTrainedModel, *, keep: bool) -> dict[str, Tensor]:
-    """The model's parameters and persistent buffers on CPU, one tensor for tied ones.
+    """The model's parameters and persistent buffers on CPU, tied parameters once, with adapters merged.
 
-    Adapters are merged. Under ZeRO-3 every rank must call it; parameters are gathered one at a time. Ranks with
-    `keep` false take part and return nothing.
+    Under ZeRO-3 every rank must call this; parameters are gathered one at a time. Ranks with `keep` false take part
+    and return an empty dictionary.
     """
     state: dict[str, Tensor] = {}
     for weight in weights(model):
@@ -72,7 +72,7 @@ def whole_state(model: PreTrainedModel, *, keep: bool) -> dict[str, Tensor]:
 
 
 def write_pretrained(model: PreTrainedModel, state: dict[str, Tensor], source: Path, directory: Path) -> None:
-    """Write config, safetensors and `source`'s tokenizer files, for transformers and vLLM to load as they are."""
+    """Write config, safetensors and `source`'s tokenizer files; transformers and vLLM can load the directory."""
     model.save_pretrained(directory, state_dict=state)
     for pattern in TOKENIZER_FILES:
         for file in source.glob(pattern):
@@ -80,7 +80,7 @@ def write_pretrained(model: PreTrainedModel, state: dict[str, Tensor], source: P
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:
-    """Torch's random state, of the CPU and of the GPU if there is one."""
+    """Torch's random state of the CPU, and of the GPU if `device` is one."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -88,7 +88,7 @@ def rng_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def restore_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
-    """Set what `rng_state` returned."""
+    """Set a random state that `rng_state` returned."""
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)

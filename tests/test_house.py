@@ -1,4 +1,4 @@
-"""The house: rooms import only from rooms below them, and describing modules stay light."""
+"""The house: a room imports only from rooms below it, and modules that only describe stay light."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ ONLY_IN = {
 }
 MOST_FILES = 20  # of one folder
 
-# Imported by the command line before it knows what it is to do.
+# The command line imports these modules before it knows its command.
 LIGHT = (
     "rewards.presets",
     "rewards.settings",

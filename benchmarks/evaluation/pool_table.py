@@ -1,6 +1,7 @@
 """The pool table: one policy with several pools of candidates side by side, each against the best that its pool allows.
 
-The bounds of a pool are its oracle and its best single candidate, as far as there is a table of everyone's replies.
+The bounds of a pool are its cheapest right candidate and its best constant in training, as far as there is a table of
+everyone's replies.
 """
 
 from __future__ import annotations
@@ -18,10 +19,14 @@ from benchmarks.evaluation.item import Item
 from benchmarks.evaluation.row_summary import Against, RowSummary, against, summarise_row
 from benchmarks.evaluation.statistics import RESAMPLES, Interval, holm, ratio_interval
 from benchmarks.evaluation.tables import Column, Table, text_columns
+from benchmarks.methods import BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT, METHODS
 
+BOUNDS = (CHEAPEST_RIGHT, BEST_CONSTANT_TRAINING)  # of a pool
+_RIGHT, _CONSTANT = (METHODS[key] for key in BOUNDS)
 POOLS_LEAD = (
-    "The same questions with other candidates: each row against the oracle and the best single candidate of its own "
-    "pool, and against the policy's row with the candidates as trained."
+    f"The same questions with other candidates: each row against the {_RIGHT.name} and the {_CONSTANT.name} of its own "
+    f"pool, and against the policy's row with the candidates as trained. The {_RIGHT.name} {_RIGHT.meaning}. The "
+    f"{_CONSTANT.name} {_CONSTANT.meaning}."
 )
 
 
@@ -44,8 +49,8 @@ class Played:
     items: Sequence[Item]
     lost: int
     as_trained: Sequence[Item] = ()  # none, where this is that row
-    oracle: Sequence[Item] = ()
-    best_single: Sequence[Item] = ()
+    cheapest_right: Sequence[Item] = ()
+    best_constant_training: Sequence[Item] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +60,13 @@ class PoolRow:
     pool: str
     row: str
     summary: RowSummary
-    oracle: float | None  # its exact match
-    oracle_usd_per_1k: float | None
-    of_oracle: Interval | None  # exact match as a share of the oracle's, on the questions that both answered
-    best_single: str | None  # the candidate
-    best_single_em: float | None
-    best_single_usd_per_1k: float | None
-    against_best_single: Against | None
+    cheapest_right_em: float | None
+    cheapest_right_usd_per_1k: float | None
+    of_cheapest_right: Interval | None  # exact match as a share of that one's, on the questions that both answered
+    best_constant_training: str | None  # the candidate
+    best_constant_training_em: float | None
+    best_constant_training_usd_per_1k: float | None
+    against_best_constant_training: Against | None
     against_trained: Against | None
 
 
@@ -81,7 +86,7 @@ def pool_rows(played: Sequence[Played], resamples: int = RESAMPLES) -> list[Pool
         EvaluationError: a row has no items.
     """
     rows = [_pool_row(each, resamples) for each in played]
-    for name in ("against_best_single", "against_trained"):
+    for name in ("against_best_constant_training", "against_trained"):
         rows = _adjusted(rows, name)
     return rows
 
@@ -114,18 +119,22 @@ def _played_table(found: PoolTable) -> Table:
         *text_columns("Pool", "Row"), Column("Questions"), Column("Exact match", "%, 95 % interval"),
         Column("F1", "%, 95 % interval"), Column("Price", "USD per 1k"),
         *([Column("Own tokens", "USD per 1k")] if own else []), Column("Calls", "per question"),
-        Column("No answer", "%"), Column("Lost"), Column("Oracle", "%"), Column("Its price", "USD per 1k"),
-        Column("Of the oracle's", "%, 95 % interval"), *text_columns("Best single"), Column("Its exact match", "%"),
-        Column("Its price", "USD per 1k"), Column("Against it", "points, 95 % interval"), Column("p", "Holm"),
+        Column("No answer", "%"), Column("Lost"),
+        Column(_RIGHT.name.capitalize(), "%"), Column("Its price", "USD per 1k"),
+        Column("Share of its exact match", "%, 95 % interval"), *text_columns(_CONSTANT.name.capitalize()),
+        Column("Its exact match", "%"), Column("Its price", "USD per 1k"),
+        Column("Against it", "points, 95 % interval"), Column("p", "Holm"),
         Column("Against as trained", "points, 95 % interval"), Column("p", "Holm"),
     ]  # fmt: skip
     rows = [
         [
             row.pool, row.row, f"{row.summary.questions:,}", share_text(row.summary.em), share_text(row.summary.f1),
             dollars(row.summary.usd_per_1k), *([dollars(row.summary.policy_usd_per_1k)] if own else []),
-            f"{row.summary.calls:.2f}", percent(row.summary.unanswered), f"{row.summary.lost:,}", percent(row.oracle),
-            dollars(row.oracle_usd_per_1k), share_text(row.of_oracle), row.best_single, percent(row.best_single_em),
-            dollars(row.best_single_usd_per_1k), *_gap(row.against_best_single), *_gap(row.against_trained),
+            f"{row.summary.calls:.2f}", percent(row.summary.unanswered), f"{row.summary.lost:,}",
+            percent(row.cheapest_right_em), dollars(row.cheapest_right_usd_per_1k), share_text(row.of_cheapest_right),
+            row.best_constant_training, percent(row.best_constant_training_em),
+            dollars(row.best_constant_training_usd_per_1k), *_gap(row.against_best_constant_training),
+            *_gap(row.against_trained),
         ]
         for row in found.rows
     ]  # fmt: skip
@@ -154,21 +163,27 @@ def _shares_table(rows: Sequence[PoolRow]) -> Table:
 
 def _pool_row(each: Played, resamples: int) -> PoolRow:
     summary = summarise_row(f"{each.row} with {each.pool}", each.items, lost=each.lost, resamples=resamples)
-    oracle = summarise_row("oracle", each.oracle, resamples=resamples) if each.oracle else None
-    best = summarise_row("best single", each.best_single, resamples=resamples) if each.best_single else None
+    right = _bound(CHEAPEST_RIGHT, each.cheapest_right, resamples)
+    constant = _bound(BEST_CONSTANT_TRAINING, each.best_constant_training, resamples)
     return PoolRow(
         pool=each.pool,
         row=each.row,
         summary=summary,
-        oracle=oracle.em.mean if oracle else None,
-        oracle_usd_per_1k=oracle.usd_per_1k if oracle else None,
-        of_oracle=share_of(each.items, each.oracle, resamples),
-        best_single=next(iter(best.call_share), None) if best else None,
-        best_single_em=best.em.mean if best else None,
-        best_single_usd_per_1k=best.usd_per_1k if best else None,
-        against_best_single=_against(each.items, each.best_single, "best single", resamples),
+        cheapest_right_em=right.em.mean if right else None,
+        cheapest_right_usd_per_1k=right.usd_per_1k if right else None,
+        of_cheapest_right=share_of(each.items, each.cheapest_right, resamples),
+        best_constant_training=next(iter(constant.call_share), None) if constant else None,
+        best_constant_training_em=constant.em.mean if constant else None,
+        best_constant_training_usd_per_1k=constant.usd_per_1k if constant else None,
+        against_best_constant_training=_against(
+            each.items, each.best_constant_training, BEST_CONSTANT_TRAINING, resamples
+        ),
         against_trained=_against(each.items, each.as_trained, "as trained", resamples),
     )
+
+
+def _bound(name: str, items: Sequence[Item], resamples: int) -> RowSummary | None:
+    return summarise_row(name, items, resamples=resamples) if items else None
 
 
 def _against(ours: Sequence[Item], theirs: Sequence[Item], name: str, resamples: int) -> Against | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from benchmarks.evaluation.evaluated import Evaluated, is_policy
 from benchmarks.evaluation.formats import bounds, dollars, percent, points_text, share_text
@@ -11,10 +11,12 @@ from benchmarks.evaluation.measure import EXACT
 from benchmarks.evaluation.published import PublishedMetric, Quoted, published
 from benchmarks.evaluation.row_summary import Part, RowSummary
 from benchmarks.evaluation.tables import Column, Table, text_columns
+from benchmarks.methods import BEST_CONSTANT_TRAINING, METHODS, methods_of
 
+_CONSTANT = METHODS[BEST_CONSTANT_TRAINING]
 VERDICT_NOTE = (
-    "The best single system is best_constant, chosen on other questions. A router that learns is told at the λ that "
-    "suits it best of those at which it costs no more; that is chosen by these very questions, which flatters it."
+    f"The {_CONSTANT.name} {_CONSTANT.meaning}. A router that learns is told at the λ that suits it best of those at "
+    "which it costs no more; that is chosen by these very questions, which flatters it."
 )
 NOBODY_ASKED = "No candidate was asked at all."
 _QUOTED_NOTE = (
@@ -23,11 +25,18 @@ _QUOTED_NOTE = (
 )
 
 
-def result_tables(found: Evaluated) -> list[Table]:
-    """What the rows come to; tables that would tell nothing are left out."""
-    hops, samples = _hops_table(found), _samples_table(found)
-    told = [rows_table(found), *sets_tables(found), hops, samples, _took_table(found)]
-    return [table for table in told if table is not None]
+def result_tables(found: Evaluated, named: Sequence[str] = ()) -> list[Table]:
+    """What the rows come to, and what the rows and the methods `named` beside them are; tables that would tell nothing
+    are left out."""
+    meanings = methods_table([*(row.name for row in found.rows), *named])
+    told = [rows_table(found), meanings, *sets_tables(found), _hops_table(found), _samples_table(found)]
+    return [*(table for table in told if table is not None), _took_table(found)]
+
+
+def methods_table(rows: Iterable[str]) -> Table:
+    """The methods behind some rows, each with its definition."""
+    cells = [(method.key, method.name, method.meaning) for method in methods_of(rows)]
+    return Table("What the rows are", text_columns("Method", "In words", "What it is"), cells, folded=len(cells) > 6)
 
 
 def rows_table(found: Evaluated) -> Table:

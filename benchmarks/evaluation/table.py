@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.evaluation.evaluated import Evaluated
-from benchmarks.evaluation.pool_table import POOLS_LEAD, pool_tables
+from benchmarks.evaluation.pool_table import POOLS_LEAD, PoolTable, pool_tables
 from benchmarks.evaluation.row_tables import NOBODY_ASKED, VERDICT_NOTE, result_tables, shares_table
 from benchmarks.evaluation.tables import markdown_section
 
@@ -23,6 +23,11 @@ def render(title: str, found: Evaluated) -> str:
     parts += [markdown_section(table, pool) for table in result_tables(found)]
     parts.append(markdown_section(shares, pool) if shares else f"## Calls\n\n{pool} {NOBODY_ASKED}")
     if found.pools:
-        parts += ["## With other candidates", POOLS_LEAD]
-        parts += [markdown_section(table, level=3) for table in pool_tables(found.pools)]
+        parts.append(render_pools(found.pools))
     return "\n\n".join(parts) + "\n"
+
+
+def render_pools(found: PoolTable) -> str:
+    """The section on other pools of candidates."""
+    tables = [markdown_section(table, level=3) for table in pool_tables(found)]
+    return "\n\n".join(["## With other candidates", POOLS_LEAD, *tables])

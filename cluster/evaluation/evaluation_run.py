@@ -16,7 +16,6 @@ from benchmarks.baselines.router import HASHING
 from benchmarks.baselines.rows import BaselineRow, Contest, make_rows, planned_rows
 from benchmarks.baselines.verdicts import verdicts
 from benchmarks.evaluation.evaluated import Evaluated, measures_of, sets_of
-from benchmarks.evaluation.frontier import SINGLE
 from benchmarks.evaluation.item import Item, Key
 from benchmarks.evaluation.json_numbers import to_json
 from benchmarks.evaluation.measure import HOLDS, MEANING
@@ -26,6 +25,8 @@ from benchmarks.evaluation.protocol import passes
 from benchmarks.evaluation.published import published_rows, quote
 from benchmarks.evaluation.row_summary import Against, against, summarise_row
 from benchmarks.evaluation.table import render
+from benchmarks.methods import BEST_CONSTANT_TRAINING, methods_of
+from benchmarks.old_names import row_of_today
 from benchmarks.questions.hops import hop_count
 from cluster.evaluation.folder import EvaluationFolder
 from cluster.evaluation.options import Assignment, EvaluateError
@@ -125,10 +126,11 @@ class EvaluationSum:
         self.folder.finish(table, self._numbers(found))
 
     def _reference(self, names: Sequence[str]) -> str | None:
-        wanted = self.assignment.against
+        against = self.assignment.against
+        wanted = None if against is None else row_of_today(against)
         if wanted is not None and wanted not in names:
             raise EvaluateError(f"--against {wanted}: no such row; there are {', '.join(names)}")
-        first = [name for name in (wanted, *self.policy_rows, SINGLE) if name in names]
+        first = [name for name in (wanted, *self.policy_rows, BEST_CONSTANT_TRAINING) if name in names]
         return first[0] if first else (names[0] if names else None)
 
     def _about(self) -> dict[str, str]:
@@ -150,6 +152,7 @@ class EvaluationSum:
         numbers: dict[str, Any] = {
             "about": found.about,
             "pool": {"fingerprint": found.pool, "cards": found.cards},
+            "methods": {method.key: method.meaning for method in methods_of(row.name for row in found.rows)},
             "rows": found.rows,
             "against": found.against,
             "published_not_measured": [

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from benchmarks.baselines.rows import UNTRAINED
 from benchmarks.evaluation.evaluated import is_policy
-from benchmarks.evaluation.frontier import BY_BUDGET, MOST_COMPETENT, SINGLE_IN_HINDSIGHT, Point
+from benchmarks.evaluation.frontier import BY_BUDGET, Point
 from benchmarks.evaluation.protocol import BUDGET
 from benchmarks.evaluation.published import Quoted
 from benchmarks.evaluation.row_summary import RowSummary
 from benchmarks.evaluation.statistics import share_interval
+from benchmarks.methods import AFTER, BEST_CONSTANT_HINDSIGHT, MOST_COMPETENT, POLICY, RANDOM
 from cluster.evaluation.record import EvaluationRecord, is_evaluation, read_evaluation
 from cluster.runs.record import RunRecord, read_record, setting
 
-# By their names there. An evaluation's oracle and best_constant are other methods.
-_OF_RUN = {"after": "policy", "oracle": MOST_COMPETENT, "best_single": SINGLE_IN_HINDSIGHT, "random": "random"}
+_OF_RUN = (AFTER, MOST_COMPETENT, BEST_CONSTANT_HINDSIGHT, RANDOM)  # what a run has a point of
 
 
 def read_points(folders: Sequence[Path]) -> tuple[list[Point], list[str]]:
@@ -111,13 +111,13 @@ def _alpha(checkpoint: Path) -> str:
 def _run_points(record: RunRecord) -> list[Point]:
     return [
         Point(
-            method,
-            _knob(record) if name == "after" else "",
+            POLICY if name == AFTER else name,
+            _knob(record) if name == AFTER else "",
             record.evaluations[name].cost_usd_per_1k_questions,
             share_interval(record.evaluations[name].em, record.evaluations[name].questions),
             str(record.folder.path),
         )
-        for name, method in _OF_RUN.items()
+        for name in _OF_RUN
         if name in record.evaluations and not math.isnan(record.evaluations[name].em)
     ]
 

@@ -15,6 +15,7 @@ from benchmarks.evaluation.json_numbers import from_json
 from benchmarks.evaluation.pool_table import PoolTable
 from benchmarks.evaluation.published import Quoted, published
 from benchmarks.evaluation.row_summary import Against, RowSummary
+from benchmarks.old_names import evaluation_of_today
 from cluster.runs.files import RunFolderError
 
 Json = Mapping[str, Any]
@@ -24,7 +25,7 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRecord(Evaluated):
-    """The numbers of `evaluation.json`, as they are, and what was asked."""
+    """The numbers of `evaluation.json`, by the names of today, and what was asked."""
 
     path: Path
     asked: Json
@@ -91,7 +92,7 @@ def read_evaluation(path: Path) -> EvaluationRecord:
             "command that began it (router-r1 evaluate …): it goes on where it was stopped, and pays for nothing twice"
         )
     try:
-        numbers = json.loads(file.read_text(encoding="utf-8"))
+        numbers = evaluation_of_today(json.loads(file.read_text(encoding="utf-8")))
         return EvaluationRecord(
             path=path,
             asked=_asked(asked),

@@ -17,7 +17,7 @@ from benchmarks.evaluation.row_tables import NOBODY_ASKED, VERDICT_NOTE, cards_t
 from benchmarks.evaluation.tables import Column, Table, text_columns
 from cluster.evaluation.frontier_points import read_points
 from cluster.evaluation.record import EvaluationRecord, read_evaluation
-from cluster.report.evaluation_findings import alarms, figures, result, status, subject
+from cluster.report.evaluation_findings import alarms, figures, methods_shown, result, status, subject
 from cluster.report.frontier import frontier_section
 from cluster.report.page import Page, Section
 from cluster.report.question_section import telling_questions
@@ -59,7 +59,8 @@ def _verdict(record: EvaluationRecord) -> Section:
 
 
 def _results(record: EvaluationRecord) -> Section:
-    return Section("Results", "results", facts=[f"Note: {note}" for note in record.notes], tables=result_tables(record))
+    notes = [f"Note: {note}" for note in record.notes]
+    return Section("Results", "results", facts=notes, tables=result_tables(record, methods_shown(record)))
 
 
 def _pools(found: PoolTable) -> Section:
@@ -125,7 +126,8 @@ def _questions(record: EvaluationRecord) -> Section:
     row = subject(record).name
     episodes = telling_questions(record, row)
     lead = (
-        f"Some questions of {row}: right after asking, wrong (those first that the oracle has right), and the dearest."
+        f"Some questions of {row}: right after asking, wrong (those first that some candidate has right), and the "
+        "dearest."
         if episodes
         else f"No answer of {row} is in items.jsonl."
     )

@@ -21,8 +21,9 @@ from benchmarks.evaluation.frontier import (
 )
 from benchmarks.evaluation.measure import EXACT
 from benchmarks.evaluation.published import Quoted
-from benchmarks.evaluation.row_tables import quoted_table
+from benchmarks.evaluation.row_tables import methods_table, quoted_table
 from benchmarks.evaluation.tables import Column, Table, markdown, text_columns
+from benchmarks.methods import definitions
 from cluster.report.frontier_plot import draw
 from cluster.report.page import Page, Plot, Section, render
 from cluster.runs.files import write_whole, writing
@@ -59,10 +60,11 @@ def write_frontier(
 
 
 def describe(points: Sequence[Point], found: Sequence[Standing], notes: Sequence[str]) -> str:
-    """The standings in Markdown, and how policies under budgets stand beside the sweep of α."""
+    """The standings in Markdown, how policies under budgets stand beside the sweep of α, and what the methods are."""
     budgets = "\n".join(f"- {line}" for line in _under_budgets(points))
+    methods = "\n".join(f"- {line}" for line in definitions(standing.method for standing in found))
     told = "\n".join(f"Note: {note}" for note in (*_gaps(found), *notes))
-    return "\n\n".join(part for part in (markdown(_methods_table(found)), budgets, told) if part)
+    return "\n\n".join(part for part in (markdown(_standings_table(found)), budgets, methods, told) if part)
 
 
 def _under_budgets(points: Sequence[Point]) -> list[str]:
@@ -111,7 +113,7 @@ def _csv(points: Sequence[Point], quoted: Sequence[Quoted]) -> str:
     return text.getvalue()
 
 
-def _methods_table(found: Sequence[Standing]) -> Table:
+def _standings_table(found: Sequence[Standing]) -> Table:
     """The standings, the largest area first."""
     gaps = "; ".join(_gaps(found))
     columns = [*text_columns("method", "measure"), Column("points"), Column("area"), Column("best"),
@@ -137,7 +139,7 @@ def _points_table(points: Sequence[Point]) -> Table:
 
 def frontier_section(points: Sequence[Point], found: Sequence[Standing], quoted: Sequence[Quoted] = ()) -> Section:
     """The methods' standings, all points and their picture; published rows beside them, which are not drawn."""
-    tables = [_methods_table(found), _points_table(points)]
+    tables = [_standings_table(found), _points_table(points)]
     if quoted:
         sets = list(dict.fromkeys(name for row in quoted for name in row.scores))
         tables.append(
@@ -157,6 +159,7 @@ def _page(
     carried: Sequence[str],
     quoted: Sequence[Quoted],
 ) -> Page:
+    section = frontier_section(points, found, quoted)
     first: dict[str, Standing] = {}  # of each measure
     for standing in found:
         first.setdefault(standing.measure, standing)
@@ -168,5 +171,5 @@ def _page(
             *_under_budgets(points),
         ],
         alarms=notes,
-        sections=[replace(frontier_section(points, found, quoted), facts=carried)],
+        sections=[replace(section, tables=[*section.tables, methods_table([s.method for s in found])], facts=carried)],
     )

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from benchmarks.evaluation.json_numbers import from_json
 from benchmarks.evaluation.means import Evaluation
+from benchmarks.old_names import summary_of_today
 from cluster.runs.files import RunFolderError
 from cluster.runs.folder import RunFolder
 
@@ -24,7 +25,7 @@ _FIELDS = {field.name for field in fields(Evaluation)}
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """What is known of a run. `evaluations` are the summary's (`before`, `after`, `oracle`, …); where there is no
+    """What is known of a run. `evaluations` are the summary's (`before`, `after`, `random`, …); where there is no
     summary yet, the first and the last that the metrics tell of."""
 
     folder: RunFolder
@@ -143,7 +144,7 @@ def _summary(folder: RunFolder) -> dict[str, Any]:
         raise RunFolderError(f"{folder.summary_file}: damaged ({error}); {remedy}") from error
     if not isinstance(found, dict):
         raise RunFolderError(f"{folder.summary_file}: holds {type(found).__name__}, not a summary; {remedy}")
-    return found
+    return summary_of_today(found)
 
 
 def _summarised(summary: Mapping[str, Any]) -> dict[str, Evaluation]:

@@ -69,5 +69,8 @@ class Supply:
 
     def _admission(self) -> dict[str, int]:
         """What a group must be to be learnt from."""
-        fewest = 2 if self._config.learner.needs_groups else 1
-        return {"version": self._crew.version, "max_staleness": self._config.run.max_staleness, "fewest": fewest}
+        return {
+            "version": self._crew.version,
+            "max_staleness": self._config.run.max_staleness,
+            "fewest": self._config.learner.fewest_in_group,
+        }

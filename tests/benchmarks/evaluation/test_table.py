@@ -56,7 +56,7 @@ def whole() -> str:
 
 def test_every_table_names_its_pool_and_is_one(whole: str) -> None:
     sections = whole.split("\n## ")[1:]
-    assert len(sections) == 7
+    assert len(sections) == 8
     for section in sections:
         assert "Pool `abc123`" in section
         lines = [line for line in section.splitlines() if line.startswith("|")]

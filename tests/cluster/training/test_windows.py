@@ -16,7 +16,7 @@ from cluster.config.settings import Config
 from cluster.episodes.source import QuestionSource
 from cluster.training.windows import Windows
 from cluster.workers.play import Play
-from rewards.transcript import CallStatus, StopReason, Transcript
+from rewards.transcript import CallStatus, StopReason, Transcript, Verdict
 
 SIZE = 2
 
@@ -116,6 +116,23 @@ def test_what_was_refused_for_a_cap_is_not_asked_anew(settings: dict[str, int], 
     ahead.issue_up_to(1)
     assert all(t.transcript.stop_reason is StopReason.VOID for t in ahead.gather(1))
     assert len(fleet.submitted) == 3
+
+
+def test_a_failure_that_a_replay_repeats_is_not_asked_anew() -> None:
+    fleet = Scripted(void=["1-0"])
+    ahead, _ = windows(fleet, config(group_retries=2))
+    ahead.issue_up_to(1)
+    first = ahead._windows[1].plays[0]
+    fleet.collect([first], 1, "")
+    first.trajectories = [replace(t, transcript=final(t.transcript)) for t in first.trajectories or []]
+    assert {t.transcript.verdict for t in ahead.gather(1) if t.group == "1-0"} == {Verdict.GIVE_UP}
+    assert len(fleet.submitted) == 3
+
+
+def final(transcript: Transcript) -> Transcript:
+    """The same with calls that fail in the same way again."""
+    turns = [replace(turn, calls=tuple(replace(call, final=True) for call in turn.calls)) for turn in transcript.turns]
+    return Transcript(tuple(turns), transcript.stop_reason)
 
 
 def test_a_resumed_run_plays_the_same_questions_and_keeps_finished_groups() -> None:
