@@ -24,6 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from learner.checkpoint import read_facts, reading
 from learner.deepspeed_engine import TrainedModule, gathered
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -62,9 +63,9 @@ def load_module(trained: TrainedModule, directory: Path, name: str) -> None:
     """Load a state that `save_module` wrote; collective.
 
     Raises:
-        ValueError: the saved module has other parameters; the message names the first that differ.
+        ValueError: the saved module is damaged or has other parameters; the message names the first that differ.
     """
-    facts = json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))
+    facts = read_facts(directory / f"{name}.json")
     check_shapes(facts["shapes"], {n: _shape(p) for n, p in _trained_parameters(trained.module)}, directory, name)
     _ensure_moments(trained)
     tensor = _reader(directory, facts["files"])
@@ -98,13 +99,14 @@ def check_shapes(
 
 
 def _reader(directory: Path, files: dict[str, str]) -> Callable[[str], Tensor]:
-    opened: dict[str, Any] = {}  # memory-mapped: a tensor is read only when it is needed
+    opened: dict[Path, Any] = {}  # memory-mapped: a tensor is read only when it is needed
 
     def tensor(key: str) -> Tensor:
-        file = files[key]
-        if file not in opened:
-            opened[file] = safe_open(directory / file, framework="pt")
-        return opened[file].get_tensor(key)
+        file = directory / files[key]
+        with reading(file):
+            if file not in opened:
+                opened[file] = safe_open(file, framework="pt")
+            return opened[file].get_tensor(key)
 
     return tensor
 

@@ -154,3 +154,21 @@ def test_rewards_need_nothing_but_the_standard_library() -> None:
             elif isinstance(node, ast.Import):
                 names |= {alias.name.split(".")[0] for alias in node.names}
     assert names <= {*sys.stdlib_module_names, "rewards", "numpy"}
+
+
+UNPICKLERS = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+# A call that may unpickle, by its last two names, and the argument that keeps it from that.
+GUARDED = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_is_unpickled(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            assert not {alias.name.split(".")[0] for alias in node.names} & UNPICKLERS
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.module.split(".")[0] not in UNPICKLERS
+        elif isinstance(node, ast.Call) and (guard := GUARDED.get(ast.unparse(node.func))):
+            given = {keyword.arg: keyword.value for keyword in node.keywords}
+            assert isinstance(value := given.get(guard[0]), ast.Constant)
+            assert value.value is guard[1]

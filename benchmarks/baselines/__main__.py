@@ -13,9 +13,9 @@ from benchmarks.baselines.recorded_table import recorded_table
 from benchmarks.baselines.report import table, verdicts
 from benchmarks.baselines.router import HASHING
 from benchmarks.baselines.world_tables import hop_table, play_by_hop, whole_table
+from benchmarks.evaluation.methods import definitions
 from benchmarks.evaluation.protocol import TWO_HOP_SHARE
 from benchmarks.evaluation.reply_table import split
-from benchmarks.methods import definitions
 from benchmarks.questions.sources import load_source
 
 _WORLD_TEST = 500  # held-out questions of the world

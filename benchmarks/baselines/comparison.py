@@ -9,9 +9,9 @@ from importlib import import_module
 
 from benchmarks.baselines.router import HASHING, Router, RouterError, Terms
 from benchmarks.evaluation.means import Evaluation, Outcome, summarise
+from benchmarks.evaluation.methods import ALONE, BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT, RANDOM
+from benchmarks.evaluation.old_names import row_of_today
 from benchmarks.evaluation.reply_table import ReplyTable, check_apart
-from benchmarks.methods import ALONE, BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT, RANDOM
-from benchmarks.old_names import row_of_today
 
 # name -> module and class; imported only when it is asked for
 ROUTERS = {

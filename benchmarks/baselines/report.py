@@ -9,9 +9,9 @@ from benchmarks.baselines.comparison import LEARNED, Row
 from benchmarks.baselines.router import RouterError
 from benchmarks.baselines.verdicts import NO_SINGLE, Contender, learned_verdicts
 from benchmarks.evaluation.formats import interval_text
+from benchmarks.evaluation.methods import BEST_CONSTANT_TRAINING
 from benchmarks.evaluation.statistics import Comparison, compare, mean_interval
 from benchmarks.evaluation.tables import Table, markdown, text_columns
-from benchmarks.methods import BEST_CONSTANT_TRAINING
 
 _COLUMNS = ("router", "λ", "right, 95 %", "USD per 1k", f"against {BEST_CONSTANT_TRAINING}, 95 %", "p", "chose")
 

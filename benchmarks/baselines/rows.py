@@ -10,9 +10,9 @@ from benchmarks.baselines.comparison import EMBEDDED, NAMES, Play, spell_out, sw
 from benchmarks.baselines.router import HASHING, RouterError
 from benchmarks.evaluation.item import Item, routed_items
 from benchmarks.evaluation.measure import EXACT
+from benchmarks.evaluation.methods import ALONE, BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT, RANDOM
+from benchmarks.evaluation.old_names import row_of_today
 from benchmarks.evaluation.reply_table import ReplyTable
-from benchmarks.methods import ALONE, BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT, RANDOM
-from benchmarks.old_names import row_of_today
 
 UNTRAINED = ("direct", "cot", "prompt_only")  # what a model plays that was not taught to route; no table tells them
 _ALL, _NONE = "all", "none"

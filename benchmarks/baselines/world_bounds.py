@@ -10,7 +10,7 @@ from actors.pool.cards import ModelCard
 from actors.questions import Question
 from benchmarks.evaluation.collapse import Constant, constant_of_cards, measured_constant
 from benchmarks.evaluation.means import Evaluation, Outcome, summarise
-from benchmarks.methods import BEST_CONSTANT_HINDSIGHT, MOST_COMPETENT, RANDOM
+from benchmarks.evaluation.methods import BEST_CONSTANT_HINDSIGHT, MOST_COMPETENT, RANDOM
 from benchmarks.world.experts import Cohort, Expert, count_tokens, experts
 from benchmarks.world.facts import Hop, World, hops_of
 from rewards.outcome import exact_match, token_f1
@@ -32,7 +32,7 @@ def play(question: Question, world: World, choose: Choose) -> Outcome:
 
 
 def baselines(questions: Sequence[Question], cohort: Cohort, seed: int) -> dict[str, Evaluation]:
-    """What the methods come to that need nothing but the world's rules, by their names in `benchmarks.methods`."""
+    """Results of the methods that need only the world's rules, by their names in `benchmarks.evaluation.methods`."""
     world = World()
     pool = experts(cohort)
     rng = random.Random(f"random-routing-{seed}")

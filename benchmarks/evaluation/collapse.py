@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from actors.pool.cards import ModelCard
 from benchmarks.evaluation.means import Evaluation
-from benchmarks.methods import BEST_CONSTANT_CARDS, BEST_CONSTANT_HINDSIGHT, METHODS
+from benchmarks.evaluation.methods import BEST_CONSTANT_CARDS, BEST_CONSTANT_HINDSIGHT, METHODS
 
 DOMINANT_SHARE = 0.95  # of the calls: a policy with more than this at one model has stopped to choose
 _CHEAPER = 0.95  # of the other's price: less of a saving is no reason to route

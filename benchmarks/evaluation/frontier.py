@@ -12,8 +12,13 @@ import numpy as np
 
 from actors.errors import ExplainedError
 from benchmarks.evaluation.measure import EXACT, Measure
+from benchmarks.evaluation.methods import (
+    BEST_CONSTANT_HINDSIGHT,
+    BEST_CONSTANT_TRAINING,
+    CHEAPEST_RIGHT,
+    MOST_COMPETENT,
+)
 from benchmarks.evaluation.statistics import Interval
-from benchmarks.methods import BEST_CONSTANT_HINDSIGHT, BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT, MOST_COMPETENT
 
 BY_BUDGET = ", by budget"  # ends the name of a policy that was told what it may spend
 # Of an evaluation and of a run; the first that is there counts.

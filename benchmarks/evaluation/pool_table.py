@@ -16,10 +16,10 @@ import numpy as np
 
 from benchmarks.evaluation.formats import dollars, percent, points_text, share_text
 from benchmarks.evaluation.item import Item
+from benchmarks.evaluation.methods import BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT, METHODS
 from benchmarks.evaluation.row_summary import Against, RowSummary, against, summarise_row
 from benchmarks.evaluation.statistics import RESAMPLES, Interval, holm, ratio_interval
 from benchmarks.evaluation.tables import Column, Table, text_columns
-from benchmarks.methods import BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT, METHODS
 
 BOUNDS = (CHEAPEST_RIGHT, BEST_CONSTANT_TRAINING)  # of a pool
 _RIGHT, _CONSTANT = (METHODS[key] for key in BOUNDS)

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from benchmarks.evaluation.evaluated import Evaluated, is_policy
 from benchmarks.evaluation.formats import bounds, dollars, percent, points_text, share_text
 from benchmarks.evaluation.measure import EXACT
+from benchmarks.evaluation.methods import BEST_CONSTANT_TRAINING, METHODS, methods_of
 from benchmarks.evaluation.published import PublishedMetric, Quoted, published
 from benchmarks.evaluation.row_summary import Part, RowSummary
 from benchmarks.evaluation.tables import Column, Table, text_columns
-from benchmarks.methods import BEST_CONSTANT_TRAINING, METHODS, methods_of
 
 _CONSTANT = METHODS[BEST_CONSTANT_TRAINING]
 VERDICT_NOTE = (

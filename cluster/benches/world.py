@@ -22,7 +22,7 @@ import psutil
 from actors.errors import ExplainedError
 from benchmarks.benches import startup
 from benchmarks.benches.figures import Figure, at_least, at_most
-from benchmarks.methods import (
+from benchmarks.evaluation.methods import (
     AFTER,
     BEFORE,
     BEST_CONSTANT_HINDSIGHT,
@@ -31,7 +31,7 @@ from benchmarks.methods import (
     RANDOM,
     UNSEEN,
 )
-from benchmarks.old_names import summary_of_today
+from benchmarks.evaluation.old_names import summary_of_today
 from benchmarks.world.coldstart import CHECKPOINT
 from benchmarks.world.experts import experts
 

@@ -19,14 +19,14 @@ from benchmarks.evaluation.evaluated import Evaluated, measures_of, sets_of
 from benchmarks.evaluation.item import Item, Key
 from benchmarks.evaluation.json_numbers import to_json
 from benchmarks.evaluation.measure import HOLDS, MEANING
+from benchmarks.evaluation.methods import BEST_CONSTANT_TRAINING, methods_of
+from benchmarks.evaluation.old_names import row_of_today
 from benchmarks.evaluation.pool_fingerprint import card_facts, fingerprint
 from benchmarks.evaluation.pool_table import PoolTable
 from benchmarks.evaluation.protocol import passes
 from benchmarks.evaluation.published import published_rows, quote
 from benchmarks.evaluation.row_summary import Against, against, summarise_row
 from benchmarks.evaluation.table import render
-from benchmarks.methods import BEST_CONSTANT_TRAINING, methods_of
-from benchmarks.old_names import row_of_today
 from benchmarks.questions.hops import hop_count
 from cluster.evaluation.folder import EvaluationFolder
 from cluster.evaluation.options import Assignment, EvaluateError

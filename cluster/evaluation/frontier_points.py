@@ -10,11 +10,11 @@ from pathlib import Path
 from benchmarks.baselines.rows import UNTRAINED
 from benchmarks.evaluation.evaluated import is_policy
 from benchmarks.evaluation.frontier import BY_BUDGET, Point
+from benchmarks.evaluation.methods import AFTER, BEST_CONSTANT_HINDSIGHT, MOST_COMPETENT, POLICY, RANDOM
 from benchmarks.evaluation.protocol import BUDGET
 from benchmarks.evaluation.published import Quoted
 from benchmarks.evaluation.row_summary import RowSummary
 from benchmarks.evaluation.statistics import share_interval
-from benchmarks.methods import AFTER, BEST_CONSTANT_HINDSIGHT, MOST_COMPETENT, POLICY, RANDOM
 from cluster.evaluation.record import EvaluationRecord, is_evaluation, read_evaluation
 from cluster.runs.record import RunRecord, read_record, setting
 

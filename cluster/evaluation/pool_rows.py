@@ -9,10 +9,10 @@ from actors.questions import Question
 from benchmarks.baselines.contests import changed_contest, world_contest
 from benchmarks.baselines.rows import BaselineRow, Contest, make_rows
 from benchmarks.evaluation.item import Item
+from benchmarks.evaluation.methods import BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT, METHODS
 from benchmarks.evaluation.pool_fingerprint import card_facts, fingerprint
 from benchmarks.evaluation.pool_table import BOUNDS, Played, Pool, PoolTable, pool_rows
 from benchmarks.evaluation.reply_table import ReplyTableError
-from benchmarks.methods import BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT, METHODS
 from benchmarks.world.experts import experts_of
 from cluster.config.settings import Config
 from cluster.evaluation.evaluation_run import EvaluationSum

@@ -12,10 +12,10 @@ from actors.questions import Question
 from benchmarks.evaluation.evaluated import Evaluated
 from benchmarks.evaluation.item import Item, ItemError
 from benchmarks.evaluation.json_numbers import from_json
+from benchmarks.evaluation.old_names import evaluation_of_today
 from benchmarks.evaluation.pool_table import PoolTable
 from benchmarks.evaluation.published import Quoted, published
 from benchmarks.evaluation.row_summary import Against, RowSummary
-from benchmarks.old_names import evaluation_of_today
 from cluster.runs.files import RunFolderError
 
 Json = Mapping[str, Any]

@@ -8,9 +8,7 @@ from benchmarks.evaluation.collapse import Constant, collapse_alarm
 from benchmarks.evaluation.formats import bounds, percent, point_bounds, points
 from benchmarks.evaluation.item import Item
 from benchmarks.evaluation.means import Evaluation
-from benchmarks.evaluation.row_summary import RowSummary, against
-from benchmarks.evaluation.statistics import Comparison, Interval
-from benchmarks.methods import (
+from benchmarks.evaluation.methods import (
     ALONE,
     BEST_CONSTANT_HINDSIGHT,
     BEST_CONSTANT_TRAINING,
@@ -18,6 +16,8 @@ from benchmarks.methods import (
     METHODS,
     RANDOM,
 )
+from benchmarks.evaluation.row_summary import RowSummary, against
+from benchmarks.evaluation.statistics import Comparison, Interval
 from cluster.evaluation.record import EvaluationRecord
 from cluster.report.run_tables import usd
 

@@ -20,10 +20,10 @@ from benchmarks.evaluation.frontier import (
     standings,
 )
 from benchmarks.evaluation.measure import EXACT
+from benchmarks.evaluation.methods import definitions
 from benchmarks.evaluation.published import Quoted
 from benchmarks.evaluation.row_tables import methods_table, quoted_table
 from benchmarks.evaluation.tables import Column, Table, markdown, text_columns
-from benchmarks.methods import definitions
 from cluster.report.frontier_plot import draw
 from cluster.report.page import Page, Plot, Section, render
 from cluster.runs.files import write_whole, writing

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from actors.questions import Question
 from benchmarks.evaluation.item import Item
-from benchmarks.methods import CHEAPEST_RIGHT, METHODS
+from benchmarks.evaluation.methods import CHEAPEST_RIGHT, METHODS
 from cluster.evaluation.record import EvaluationRecord
 from cluster.report.episode_section import parse_episodes, shortened
 from cluster.report.page import Episode, Part

@@ -8,7 +8,16 @@ from collections.abc import Sequence
 from benchmarks.evaluation.collapse import Constant, collapse_alarm, constant_of_cards, measured_constant
 from benchmarks.evaluation.formats import percent
 from benchmarks.evaluation.means import Evaluation
-from benchmarks.methods import AFTER, BEFORE, BEST_CONSTANT_HINDSIGHT, METHODS, MOST_COMPETENT, OF_RUN, RANDOM, UNSEEN
+from benchmarks.evaluation.methods import (
+    AFTER,
+    BEFORE,
+    BEST_CONSTANT_HINDSIGHT,
+    METHODS,
+    MOST_COMPETENT,
+    OF_RUN,
+    RANDOM,
+    UNSEEN,
+)
 from cluster.episodes.run_cards import RunCards
 from cluster.report.run_tables import usd
 from cluster.runs.record import RunRecord, setting

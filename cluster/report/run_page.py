@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.evaluation.collapse import Constant
+from benchmarks.evaluation.methods import POLICY
 from benchmarks.evaluation.row_tables import methods_table
-from benchmarks.methods import POLICY
 from cluster.config.loading import masked
 from cluster.episodes.run_cards import RunCards, run_cards
 from cluster.report.episode_section import read_episodes, telling_episodes

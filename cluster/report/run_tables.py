@@ -11,10 +11,10 @@ from actors.ledger.entry import LedgerError
 from benchmarks.evaluation.collapse import Constant, call_entropy, collapse_alarm
 from benchmarks.evaluation.formats import bounds, percent
 from benchmarks.evaluation.means import Evaluation
+from benchmarks.evaluation.methods import BEST_CONSTANT_HINDSIGHT, METHODS, OF_RUN, result_name
 from benchmarks.evaluation.pool_fingerprint import fingerprint
 from benchmarks.evaluation.statistics import share_interval
 from benchmarks.evaluation.tables import Column, Table
-from benchmarks.methods import BEST_CONSTANT_HINDSIGHT, METHODS, OF_RUN, result_name
 from cluster.episodes.run_cards import RunCards
 from cluster.runs.record import RunRecord, row_evaluation, setting
 from cluster.runs.run_id import FILE_NAME as RUN_ID

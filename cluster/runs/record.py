@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from benchmarks.evaluation.json_numbers import from_json
 from benchmarks.evaluation.means import Evaluation
-from benchmarks.old_names import summary_of_today
+from benchmarks.evaluation.old_names import summary_of_today
 from cluster.runs.files import RunFolderError
 from cluster.runs.folder import RunFolder
 
@@ -89,7 +89,7 @@ def read_record(path: Path) -> RunRecord:
     folder = RunFolder(path)
     if not folder.config_file.is_file():
         raise RunFolderError(f"{path}: holds no config.yaml, so it is no run; give the folder of one (runs/NAME)")
-    config, rows, summary = folder.read_config(), _metrics(folder), _summary(folder)
+    config, rows, summary = folder.read_config(), folder.read_metrics(), _summary(folder)
     head = _RECIPE.search(folder.config_file.read_text(encoding="utf-8"))
     questions = int(setting(config, "data.eval_questions") or 0)
     return RunRecord(
@@ -119,19 +119,6 @@ def row_evaluation(row: Row, questions: int) -> Evaluation:
     means = {name: row.get(f"eval/{name}") for name in names}
     shares = {key.removeprefix(prefix): share for key, share in row.items() if key.startswith(prefix)}
     return from_json(Evaluation, {**means, "questions": questions, "call_share": shares})
-
-
-def _metrics(folder: RunFolder) -> list[dict[str, Any]]:
-    try:
-        rows = folder.read_metrics()
-        for number, row in enumerate(rows, 1):
-            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-                raise ValueError(f"row {number} tells no step")
-    except ValueError as error:
-        raise RunFolderError(
-            f"{folder.metrics_file}: damaged ({error}); remove that line, or restore the file"
-        ) from error
-    return rows
 
 
 def _summary(folder: RunFolder) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks.methods import AFTER, OF_RUN, definitions, result_name
+from benchmarks.evaluation.methods import AFTER, OF_RUN, definitions, result_name
 
 _SHOWN = (
     ("reward", "reward/mean", "{:.3f}"),

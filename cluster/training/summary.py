@@ -7,7 +7,7 @@ from typing import Any
 
 from actors.questions import Question
 from benchmarks.baselines.world_bounds import baselines
-from benchmarks.methods import OF_RUN, UNSEEN, methods_of
+from benchmarks.evaluation.methods import OF_RUN, UNSEEN, methods_of
 from cluster.config.settings import Config
 from cluster.runs.clock import Clock
 
@@ -21,7 +21,7 @@ def summarise_run(
     usd_total: float,
     probe_max: float,
 ) -> dict[str, Any]:
-    """The contents of `summary.json`: results by the keys of `benchmarks.methods`, which `methods` defines, and more.
+    """The contents of `summary.json`. Results have the keys of `benchmarks.evaluation.methods`; `methods` defines them.
 
     Args:
         facts: the run's evaluations by name, and what else it found on its way.

@@ -7,8 +7,8 @@ import pytest
 from benchmarks.baselines.comparison import NAMES
 from benchmarks.baselines.rows import UNTRAINED
 from benchmarks.baselines.world_bounds import baselines
+from benchmarks.evaluation.methods import METHODS, OF_RUN, definitions, method_of, methods_of, result_name
 from benchmarks.evaluation.protocol import passes
-from benchmarks.methods import METHODS, OF_RUN, definitions, method_of, methods_of, result_name
 from benchmarks.world.facts import World
 
 

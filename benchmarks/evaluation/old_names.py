@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.methods import (
+from benchmarks.evaluation.methods import (
     BEST_CONSTANT_HINDSIGHT,
     BEST_CONSTANT_TRAINING,
     CHEAPEST_RIGHT,

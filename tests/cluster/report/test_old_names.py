@@ -16,7 +16,7 @@ from old_form import age_evaluation, age_summary
 from page_reader import Read
 
 from benchmarks.baselines.router import RouterError
-from benchmarks.old_names import evaluation_of_today, row_of_today, summary_of_today
+from benchmarks.evaluation.old_names import evaluation_of_today, row_of_today, summary_of_today
 from cluster.evaluation.frontier_points import read_points
 from cluster.evaluation.record import read_evaluation
 from cluster.report.evaluation_page import evaluation_page

@@ -19,9 +19,9 @@ from benchmarks.baselines.__main__ import main
 from benchmarks.benches.figures import report
 from benchmarks.evaluation.collapse import Constant, collapse_alarm
 from benchmarks.evaluation.means import Evaluation
+from benchmarks.evaluation.methods import METHODS, methods_of
 from benchmarks.evaluation.pool_table import PoolTable
 from benchmarks.evaluation.table import render_pools
-from benchmarks.methods import METHODS, methods_of
 from benchmarks.world.facts import World
 from cluster.benches.world import PLAN, figures
 from cluster.cli.app import app
