@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from actors.whole_files import put_in_place, stage_of
 from learner.lora import weights
 
 # What belongs to the tokenizer in a Hugging Face checkpoint; the rest is weights and what the model writes itself.
@@ -32,7 +33,7 @@ def staged(path: Path, *, leader: bool, barrier: Callable[[], None]) -> Iterator
     `path` is thus whole or absent, whenever the process dies; one that was there before is replaced. Where a
     rank fails to fill it, the unfinished directory is removed. The directory that `path` is to be in must be there.
     """
-    stage = path.parent / f".{path.name}.partial"
+    stage = stage_of(path)
     if leader:
         shutil.rmtree(stage, ignore_errors=True)
         stage.mkdir()  # without its parents: where whoever asked for it has given it up, it stays away
@@ -44,14 +45,7 @@ def staged(path: Path, *, leader: bool, barrier: Callable[[], None]) -> Iterator
         shutil.rmtree(stage, ignore_errors=True)
         raise
     if leader:
-        if path.exists():
-            old = path.parent / f".{path.name}.old"
-            shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-            stage.rename(path)
-            shutil.rmtree(old)
-        else:
-            stage.rename(path)
+        put_in_place(stage, path)  # the checkpoint of the run that this is a part of is synced as a whole
     barrier()
 
 

@@ -96,7 +96,7 @@ def probe(
     Tells whether it answers, whether it reports the tokens that it bills, whether these are plausible, what they
     cost and how long it took. Exits with 1 where one of this is not so.
     """
-    from actors.ledger.place import prepare_ledger
+    from actors.ledger.database import prepare_ledger
     from actors.pool.cards import find_pool, load_cards
     from actors.pool.probe import probe as probe_cards
     from actors.pool.settings import PoolSettings
@@ -192,7 +192,7 @@ def _measure(
     from rich.console import Console
     from rich.progress import Progress
 
-    from actors.ledger.place import prepare_ledger
+    from actors.ledger.database import prepare_ledger
     from actors.pool.measure import measure as measure_cards
     from actors.pool.settings import PoolSettings
 

@@ -24,8 +24,7 @@ from cluster.episodes.candidates import start_candidates
 from cluster.episodes.judging import BudgetSpent, judge_all, spent_cap
 from cluster.episodes.requests import readable_rules, training_requests
 from cluster.episodes.source import QuestionSource
-from cluster.runs.files import writing
-from cluster.runs.line_file import append_line, mended_lines
+from cluster.runs.files import append_line, mended_lines, writing
 from cluster.runs.policy_checkpoints import locate_checkpoint
 from cluster.runs.run_id import keep_run_id
 from learner.demonstrations import (

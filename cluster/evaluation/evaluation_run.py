@@ -24,7 +24,7 @@ from benchmarks.evaluation.pool_table import PoolTable, render_pools
 from benchmarks.evaluation.protocol import passes
 from benchmarks.evaluation.row_summary import Against, against, summarise_row
 from benchmarks.evaluation.table import Evaluated, measures_of, published_rows, render
-from benchmarks.questions.hops import hop_count
+from benchmarks.questions.sources import hop_count
 from cluster.evaluation.folder import EvaluationFolder
 from cluster.evaluation.options import Assignment, EvaluateError
 

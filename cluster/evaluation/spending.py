@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from actors.ledger.place import prepare_ledger
+from actors.ledger.database import prepare_ledger
 from actors.ledger.store import LedgerStore
 from actors.pool.caller import CandidateCaller
 from actors.pool.cards import ModelCard

@@ -15,13 +15,14 @@ from actors.episodes.menu import Menu
 from actors.episodes.prompt import Unrouted
 from actors.pool.cards import ModelCard
 from actors.questions import Question
+from actors.whole_files import write_whole
 from benchmarks.baselines.rows import UNTRAINED
 from benchmarks.evaluation.protocol import Pass
 from cluster.config.loading import ConfigError
 from cluster.evaluation.folder import EvaluationFolder
 from cluster.evaluation.playing import Waiting, episodes_of
 from cluster.evaluation.target import Target
-from cluster.runs.files import RunFolderError, write_whole, writing
+from cluster.runs.files import RunFolderError, writing
 from cluster.runs.policy_checkpoints import locate_checkpoint
 
 _PROMPT_ONLY = "prompt_only"

@@ -20,8 +20,7 @@ from cluster.players.responder import PolicySource
 from cluster.session.errors import CrewError
 from cluster.session.ray_session import ray_session
 from cluster.workers.fleet import EpisodeFailed, Fleet
-from cluster.workers.hiring import hire_worker
-from cluster.workers.placement import reserve, worker_bundle
+from cluster.workers.placement import hire_worker, reserve, worker_bundle
 from cluster.workers.play import Play
 
 _LOOK_EVERY_S = 5.0  # after engines that hang or come back; what ends an episode is seen at once

@@ -18,7 +18,7 @@ from actors.episodes.menu import Renaming, draw_menu
 from actors.episodes.trajectory import Trajectory
 from actors.errors import ExplainedError
 from actors.ledger.database import FILE_NAME as LEDGER_FILE
-from actors.ledger.place import prepare_ledger
+from actors.ledger.database import prepare_ledger
 from actors.pool.caller import CandidateCaller
 from actors.pool.cards import ModelCard
 from actors.questions import Question

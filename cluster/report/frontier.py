@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from actors.whole_files import write_whole
 from benchmarks.evaluation.frontier import (
     BY_BUDGET,
     BesideSweep,
@@ -24,7 +25,7 @@ from cluster.evaluation.record import Quoted
 from cluster.report.evaluation_tables import quoted_table
 from cluster.report.frontier_plot import draw, save_png, svg_of
 from cluster.report.page import Page, Plot, Section, render
-from cluster.runs.files import write_whole, writing
+from cluster.runs.files import writing
 
 _COLUMNS = ("measure", "points", "area", "best", "USD per 1k there", "of the gap closed")
 

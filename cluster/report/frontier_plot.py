@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from actors.whole_files import replacing
 from benchmarks.evaluation.frontier import Point, Standing, hull
 from benchmarks.evaluation.measure import EXACT
 from cluster.report.drawing import COLOURS
@@ -62,9 +63,5 @@ def svg_of(figure: Figure) -> bytes:
 
 def save_png(figure: Figure, path: Path) -> None:
     """Write the picture at once or not at all."""
-    stage = path.with_name(f".{path.name}.partial")
-    try:
-        figure.savefig(stage, format="png", dpi=110)
-        stage.replace(path)
-    finally:
-        stage.unlink(missing_ok=True)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=110)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from actors.whole_files import replacing
+
 _PANELS = (
     ("reward", (("reward/mean", "training batch", "-", "C0"),)),
     ("exact match", (("train/em", "training batch", "-", "C0"), ("eval/em", "held-out", "o--", "C1"))),
@@ -39,9 +41,5 @@ def plot_run(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes[1].set_ylim(0, 1)
     axes[2].set_ylim(bottom=0)
     axes[2].set_xlabel("step")
-    stage = path.with_name(f".{path.name}.partial")
-    try:
-        figure.savefig(stage, format="png", dpi=110)
-        stage.replace(path)
-    finally:
-        stage.unlink(missing_ok=True)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=110)

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.runs.line_file import append_line, mended_lines
+from cluster.runs.files import append_line, mended_lines
 
 OBJECTS = st.lists(st.dictionaries(st.text(), st.text() | st.integers() | st.none(), min_size=1), min_size=1)
 
