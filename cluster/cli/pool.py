@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -214,9 +213,11 @@ def _measure(
 
 
 def _key_state(card: ModelCard) -> str:
+    from actors.api_keys import key_is_set
+
     if card.api_key_env is None:
         return "none needed"
-    return "set" if os.environ.get(card.api_key_env, "").strip() else "missing"
+    return "set" if key_is_set(card.api_key_env) else "missing"
 
 
 def _stale(cards: Iterable[ModelCard]) -> list[str]:

@@ -23,7 +23,7 @@ def evaluate(assignment: Assignment, say: Say, told: Told) -> Path:
         EvaluateError, EvaluationError: options contradict each other, or nothing came of it.
         RunFolderError: the folder or the checkpoint can't be used.
         QuestionError, RepliesError, ReplyTableError, RouterError: questions, replies or baselines can't be had.
-        PoolError, LedgerError, TeacherError, BudgetSpent, and others of `play_all`.
+        PoolError, LedgerError, RemoteModelError, BudgetSpent, and others of `play_all`.
     """
     assignment.check()
     names = chosen_names(assignment.baselines)

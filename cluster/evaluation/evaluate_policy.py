@@ -11,11 +11,12 @@ from actors.pool.cards import ModelCard
 from benchmarks.baselines.rows import UNTRAINED
 from benchmarks.evaluation.protocol import load_questions, passes
 from cluster.episodes.candidates import start_candidates
+from cluster.evaluation.episodes import ItemKeeper, Waiting
 from cluster.evaluation.evaluation_run import EvaluationSum, Say, Told, check_answerable, what_is_asked
 from cluster.evaluation.folder import EvaluationFolder
 from cluster.evaluation.live_contest import policy_contest
 from cluster.evaluation.options import Assignment
-from cluster.evaluation.playing import Waiting, play_all
+from cluster.evaluation.playing import play_all
 from cluster.evaluation.pool_rows import sum_pools
 from cluster.evaluation.pool_variants import asked_of, cards_to_ask, make_variants, read_wishes, variant_episodes
 from cluster.evaluation.spending import Spending
@@ -115,7 +116,7 @@ def _play(
     if assignment.engines > 1:
         say(f"{engines} engines play {len(waiting)} episodes, {min(concurrency, len(waiting))} at a time")
     with _player(target, engines, evaluation, spending, to_ask) as policy:
-        asyncio.run(play_all(policy, waiting, folder, concurrency=concurrency, told=tell))
+        asyncio.run(play_all(policy, waiting, ItemKeeper(folder, tell), concurrency=concurrency))
 
 
 @contextmanager

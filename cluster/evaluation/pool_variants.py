@@ -15,8 +15,8 @@ from benchmarks.evaluation.protocol import Pass
 from benchmarks.world.experts import PRICES
 from cluster.config.settings import Config
 from cluster.episodes.candidates import Candidates
+from cluster.evaluation.episodes import Waiting, episodes_of
 from cluster.evaluation.options import EvaluateError
-from cluster.evaluation.playing import Waiting, episodes_of
 from cluster.evaluation.repricing import PriceFactors
 
 Kind = Literal["seen", "unseen", "unseen-unmeasured", "without", "price"]

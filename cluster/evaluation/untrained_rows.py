@@ -19,8 +19,8 @@ from actors.whole_files import write_whole
 from benchmarks.baselines.rows import UNTRAINED
 from benchmarks.evaluation.protocol import Pass
 from cluster.config.loading import ConfigError
+from cluster.evaluation.episodes import Waiting, episodes_of
 from cluster.evaluation.folder import EvaluationFolder
-from cluster.evaluation.playing import Waiting, episodes_of
 from cluster.evaluation.target import Target
 from cluster.runs.files import RunFolderError, writing
 from cluster.runs.policy_checkpoints import locate_checkpoint

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from benchmarks.evaluation.collapse import Constant, collapse_alarm, constant_of_cards, measured_constant
 from benchmarks.evaluation.means import Evaluation
-from cluster.episodes.run_cards import RunCards
+from cluster.episodes.candidates import RunCards
 from cluster.report.run_tables import percent, usd
 from cluster.runs.record import RunRecord, setting
 

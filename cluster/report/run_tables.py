@@ -14,7 +14,7 @@ from benchmarks.evaluation.collapse import Constant, call_entropy, collapse_alar
 from benchmarks.evaluation.means import Evaluation
 from benchmarks.evaluation.pool_fingerprint import fingerprint
 from benchmarks.evaluation.tables import Column, Table
-from cluster.episodes.run_cards import RunCards
+from cluster.episodes.candidates import RunCards
 from cluster.runs.record import RunRecord, row_evaluation, setting
 from cluster.runs.run_id import FILE_NAME as RUN_ID
 

@@ -25,10 +25,15 @@ def test_a_file_is_replaced_and_keeps_its_mode(tmp_path: Path) -> None:
 def test_a_file_that_fails_leaves_what_was(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     write_whole(file, "old")
-    with pytest.raises(ZeroDivisionError), replacing(file) as unfinished:
-        unfinished.write_text("half", encoding="utf-8")
-        assert is_unfinished(unfinished)
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with replacing(file) as unfinished:
+            unfinished.write_text("half", encoding="utf-8")
+            assert is_unfinished(unfinished)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert file.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [file]
     with pytest.raises(FileNotFoundError):
@@ -71,9 +76,14 @@ def test_a_folder_that_fails_leaves_what_was(tmp_path: Path) -> None:
         (stage / "file").write_text("old", encoding="utf-8")
     stage_of(folder).mkdir()
     (stage_of(folder) / "of the dead").touch()
-    with pytest.raises(KeyboardInterrupt), staged_folder(folder) as stage:
-        assert not list(stage.iterdir())
-        raise KeyboardInterrupt
+
+    def stop() -> None:
+        with staged_folder(folder) as stage:
+            assert not list(stage.iterdir())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
     assert (folder / "file").read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [folder]
 

@@ -17,7 +17,7 @@ import pytest
 from endpoints import Endpoints, write_cards, write_questions
 from evaluations import chat, check_unique, lines, numbers, run
 
-from actors.episodes.remote_model import TeacherError
+from actors.episodes.remote_model import RemoteModelError
 from actors.pool.transport import PoolError
 from actors.questions import QuestionError
 from benchmarks.baselines import contests
@@ -27,10 +27,11 @@ from benchmarks.baselines.router import RouterError
 from benchmarks.evaluation.reply_table import ReplyTableError, split
 from cluster.cli import evaluate as evaluate_cli
 from cluster.config.loading import load_config
+from cluster.episodes.candidates import trained_cards
 from cluster.episodes.judging import BudgetSpent
 from cluster.evaluation.frontier_points import read_points
 from cluster.evaluation.options import Assignment, EvaluateError
-from cluster.evaluation.target import Target, pool_notes, trained_cards
+from cluster.evaluation.target import Target, pool_notes
 from cluster.players.responder import PolicySource
 from cluster.runs.files import RunFolderError
 
@@ -110,7 +111,7 @@ def test_killed_in_its_midst_it_goes_on_to_the_same_table(tmp_path: Path) -> Non
 def test_another_model_plays_the_policy_and_goes_on_without_a_call_twice(endpoints: Endpoints, tmp_path: Path) -> None:
     assignment = chat(endpoints, tmp_path)
     endpoints.patience = 9
-    with pytest.raises(TeacherError, match="refused the key"):
+    with pytest.raises(RemoteModelError, match="refused the key"):
         run(dataclasses.replace(assignment, concurrency=1))
     before = dict(endpoints.asked)
     done = len(lines(tmp_path / "out"))

@@ -16,7 +16,7 @@ import pytest
 from endpoints import Endpoints
 from evaluations import FEW, chat, lines, run
 
-from actors.episodes.remote_model import TeacherError
+from actors.episodes.remote_model import RemoteModelError
 
 
 def paid(endpoints: Endpoints) -> float:
@@ -70,7 +70,7 @@ def test_without_a_ledger_the_folder_knows_what_was_spent(endpoints: Endpoints, 
     assignment = chat(endpoints, tmp_path, concurrency=1)
     assignment = dataclasses.replace(assignment, overrides=(*assignment.overrides, "candidates.pool.ledger='off'"))
     endpoints.patience = 8
-    with pytest.raises(TeacherError, match="refused the key"):
+    with pytest.raises(RemoteModelError, match="refused the key"):
         run(assignment)
     assert len(lines(tmp_path / "out")) == 4
     endpoints.patience = None

@@ -17,7 +17,7 @@ from aiohttp import web
 from endpoints import Endpoints, Words, colour, write_cards, write_questions
 
 from actors.episodes.menu import INVENTED_NAMES
-from actors.episodes.remote_model import TeacherError
+from actors.episodes.remote_model import RemoteModelError
 from actors.pool.cards import ModelCard
 from actors.questions import Question
 from benchmarks.baselines import contests
@@ -232,7 +232,7 @@ def test_stopped_in_its_midst_it_goes_on_and_asks_nobody_twice(endpoints: Pools,
     whole, _ = run(dataclasses.replace(assignment, out=tmp_path / "whole"))
     endpoints.asked.clear()
     endpoints.patience = 45
-    with pytest.raises(TeacherError, match="refused the key"):
+    with pytest.raises(RemoteModelError, match="refused the key"):
         run(dataclasses.replace(assignment, concurrency=1))  # with more, a call under way is cut off and made anew
     before = sum(endpoints.asked[name] for name in ("alpha", "beta", "gamma"))
     assert 8 < before < 40

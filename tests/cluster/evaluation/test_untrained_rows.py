@@ -26,10 +26,10 @@ from benchmarks.evaluation.protocol import passes
 from benchmarks.world.coldstart import CHECKPOINT
 from benchmarks.world.experts import experts
 from cluster.config.loading import load_config
+from cluster.evaluation.episodes import Waiting, episodes_of
 from cluster.evaluation.evaluate import evaluate
 from cluster.evaluation.folder import EvaluationFolder
 from cluster.evaluation.options import Assignment, EvaluateError
-from cluster.evaluation.playing import Waiting, episodes_of
 from cluster.evaluation.target import Target
 from cluster.evaluation.untrained_rows import UntrainedRows, plan_untrained
 from cluster.players import players as evaluation_policy
