@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.whole_files import staged_folder
-from benchmarks.world.demonstrations import Demonstration, demonstrations, drills
+from benchmarks.world.demonstrations import WorldDemonstration, demonstrations, drills
 from benchmarks.world.facts import World
 from benchmarks.world.language import EOS, PAD, build_tokenizer
 
@@ -51,7 +51,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedMode
     )
 
 
-def tokenize(demonstration: Demonstration, tokenizer: PreTrainedTokenizerFast) -> SftExample:
+def tokenize(demonstration: WorldDemonstration, tokenizer: PreTrainedTokenizerFast) -> SftExample:
     """Tokens of a demonstration, piece by piece as an episode would append them."""
     from learner.sft import SftExample
 

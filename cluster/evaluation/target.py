@@ -13,7 +13,7 @@ from benchmarks.world.recorded import RepliesError
 from cluster.config.loading import ConfigError, load_config
 from cluster.config.settings import Config
 from cluster.episodes.candidates import trained_cards
-from cluster.evaluation.options import Assignment, EvaluateError
+from cluster.evaluation.options import EvaluateError, EvaluationOptions
 from cluster.players.players import ChatEndpoint
 from cluster.players.responder import PolicySource, open_source
 
@@ -46,27 +46,27 @@ class Target:
         return _CHAT_CONCURRENCY if self.endpoint is not None else self.config.engine.max_num_seqs
 
 
-def open_target(assignment: Assignment) -> Target:
+def open_target(options: EvaluationOptions) -> Target:
     """Find the policy.
 
     Raises:
         RunFolderError, ConfigError: there is no such run or checkpoint, or its configuration can't be used.
         EvaluateError: the key's variable is not set.
     """
-    if not assignment.is_url:
-        source = open_source(assignment.target, assignment.recipe, assignment.overrides)
+    if not options.is_url:
+        source = open_source(options.target, options.recipe, options.overrides)
         return Target(source.config, source.name, source=source)
-    assert assignment.model is not None
+    assert options.model is not None
     endpoint = ChatEndpoint(
-        url=assignment.target,
-        model=assignment.model,
-        key=read_option_key(assignment.api_key_env, EvaluateError),
-        timeout_s=assignment.timeout_s,
-        price_in=assignment.price_in,
-        price_out=assignment.price_out,
+        url=options.target,
+        model=options.model,
+        key=read_option_key(options.api_key_env, EvaluateError),
+        timeout_s=options.timeout_s,
+        price_in=options.price_in,
+        price_out=options.price_out,
     )
-    name = f"{assignment.model}-{urlsplit(assignment.target).netloc}"
-    return Target(load_config(assignment.recipe, assignment.overrides), name, endpoint=endpoint)
+    name = f"{options.model}-{urlsplit(options.target).netloc}"
+    return Target(load_config(options.recipe, options.overrides), name, endpoint=endpoint)
 
 
 def pool_notes(target: Target, cards: tuple[ModelCard, ...]) -> list[str]:
