@@ -10,6 +10,7 @@ from typing import Any
 
 from actors.episodes.trajectory import Trajectory
 from actors.errors import ExplainedError
+from actors.json_numbers import as_json
 from rewards.outcome import exact_match, token_f1
 from rewards.transcript import StopReason
 
@@ -44,7 +45,7 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON takes it: a number that is not known is None."""
-        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(self).items()}
+        return dict(as_json(asdict(self)))
 
 
 class EvaluationError(ExplainedError, ValueError):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
+from actors.json_numbers import as_json
 from actors.pool.cards import ModelCard
 from actors.questions import Question
 from benchmarks.baselines.router import HASHING
@@ -117,7 +117,7 @@ class EvaluationRun:
         table, numbers = render(found), self._numbers(found)
         if pools:
             table += f"\n{render_pools(pools)}\n"
-            numbers["pools"] = _without_nan(asdict(pools))
+            numbers["pools"] = as_json(asdict(pools))
         self.folder.finish(table, numbers)
 
     def _reference(self, names: Sequence[str]) -> str | None:
@@ -158,7 +158,7 @@ class EvaluationRun:
             "verdicts": found.verdicts,
             "spent_usd": self.spent_usd,
         }
-        plain: dict[str, Any] = _without_nan(numbers)
+        plain: dict[str, Any] = as_json(numbers)
         return plain
 
 
@@ -224,12 +224,3 @@ def _hop_notes(questions: Sequence[Question]) -> list[str]:
     return [
         f"{unknown.total()} of {len(questions)} questions have no known hop count and are in no row by hops: {sets}"
     ]
-
-
-def _without_nan(value: Any) -> Any:
-    """As JSON takes it: a number that is not known is None."""
-    if isinstance(value, Mapping):
-        return {str(key): _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -11,6 +11,7 @@ from typing import Any
 
 from scipy import stats
 
+from actors.json_numbers import from_json
 from benchmarks.baselines.rows import UNTRAINED
 from benchmarks.evaluation.frontier import (
     BY_BUDGET,
@@ -104,9 +105,7 @@ def _row_point(row: dict[str, Any], folder: Path, alpha: str, endpoint: str) -> 
     """Quality against all that was paid, the policy's own tokens included where they have a price."""
     method, _, knob = str(row["name"]).partition(", λ=")
     method, _, budget = method.partition(BUDGET)
-    mean, low, high = (
-        math.nan if row["em"][name] is None else float(row["em"][name]) for name in ("mean", "low", "high")
-    )
+    mean, low, high = (float(from_json(row["em"][name])) for name in ("mean", "low", "high"))
     is_policy = method.startswith("policy")
     if is_policy or method.partition(",")[0] in UNTRAINED:
         method += endpoint

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from actors.json_numbers import from_json
 from actors.questions import Question
 from benchmarks.evaluation.item import Item, ItemError
 from benchmarks.evaluation.published import PublishedMetric, PublishedRow, published
@@ -148,7 +148,7 @@ def read_evaluation(path: Path) -> EvaluationRecord:
 def _row(row: Json) -> RowSummary:
     return RowSummary(
         **{
-            **{name: math.nan if value is None else value for name, value in row.items()},
+            **{name: from_json(value) for name, value in row.items()},
             "em": _interval(row["em"]),
             "f1": None if row["f1"] is None else _interval(row["f1"]),
             "spread": row["spread"],
@@ -165,7 +165,7 @@ def _part(part: Json) -> Part:
 
 
 def _interval(value: Json) -> Interval:
-    mean, low, high = (math.nan if value[name] is None else float(value[name]) for name in ("mean", "low", "high"))
+    mean, low, high = (float(from_json(value[name])) for name in ("mean", "low", "high"))
     return Interval(mean, low, high, int(value["questions"]))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import os
 import re
 import time
@@ -17,6 +16,7 @@ from typing import IO, Any
 import yaml
 
 from actors.episodes.trajectory import Trajectory
+from actors.json_numbers import as_json
 from actors.whole_files import is_unfinished, staged_folder, write_whole
 from cluster.config.settings import Config
 from cluster.runs.files import RunFolderError, hold_lock, remove, writing
@@ -163,7 +163,7 @@ class RunFolder:
             raise ValueError(f"metrics {unknown} are not declared; declare them once, in cluster/runs/metrics.py")
         if "step" not in row:
             raise ValueError(f"a row of metrics needs its 'step'; got {sorted(row)}")
-        line = json.dumps({key: _finite(value) for key, value in row.items()}) + "\n"
+        line = json.dumps(as_json(row)) + "\n"
         with writing(self.metrics_file, "metrics"):
             whole = self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
             try:
@@ -270,7 +270,7 @@ class RunFolder:
             RunFolderError: it can't be written.
         """
         with writing(self.summary_file, "the summary"):
-            write_whole(self.summary_file, json.dumps(_finite(summary), indent=2) + "\n")
+            write_whole(self.summary_file, json.dumps(as_json(summary), indent=2) + "\n")
 
     def saved(self) -> str:
         """One line on what there is, for whoever stopped the run."""
@@ -297,17 +297,3 @@ def _is_begun(path: Path) -> bool:
     """Whether a folder holds no more than a run that was killed as it was made, or nothing."""
     names = {child.name for child in path.iterdir() if not is_unfinished(child)}
     return names <= {"run.lock", "checkpoints"} and not any((path / "checkpoints").glob("*"))
-
-
-def _finite(value: Any) -> Any:
-    """The value as JSON can hold it: numbers that are not finite become null, numpy's become Python's."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    number = value.item() if hasattr(value, "item") else value
-    return None if isinstance(number, float) and not math.isfinite(number) else number

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from actors.json_numbers import from_json
 from benchmarks.evaluation.means import Evaluation
 from cluster.runs.files import RunFolderError
 from cluster.runs.folder import RunFolder
@@ -115,7 +115,7 @@ def row_evaluation(row: Row, questions: int) -> Evaluation:
     """The evaluation that a row of metrics tells of; metrics do not say of how many questions."""
     prefix = "eval/call_share/"
     names = ("em", "f1", "cost_usd_per_1k_questions", "calls_per_question")
-    means = {name: math.nan if row.get(f"eval/{name}") is None else float(row[f"eval/{name}"]) for name in names}
+    means = {name: float(from_json(row.get(f"eval/{name}"))) for name in names}
     return Evaluation(
         questions=questions,
         call_share={key.removeprefix(prefix): share for key, share in row.items() if key.startswith(prefix)},
@@ -155,7 +155,7 @@ def _summary(folder: RunFolder) -> dict[str, Any]:
 def _summarised(summary: Mapping[str, Any]) -> dict[str, Evaluation]:
     """The summary's evaluations; numbers that are not known, None in JSON, are nan again."""
     told: dict[str, dict[str, Any]] = {
-        name: {key: math.nan if item is None else item for key, item in value.items() if key in _FIELDS}
+        name: {key: from_json(item) for key, item in value.items() if key in _FIELDS}
         for name, value in summary.items()
         if isinstance(value, dict) and value.keys() >= _FIELDS - {"void"}
     }
