@@ -169,7 +169,7 @@ def make_demonstrations(config: Config, options: DemonstrationOptions, say: Call
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
+class _NumberedRequest:
     """An episode to be played; its id is the same however many are asked for."""
 
     id: str
@@ -200,7 +200,7 @@ class _DemonstrationKeeper:
     def _encoder(self) -> DemonstrationEncoder:
         return DemonstrationEncoder(self._teacher.tokenizer, self._config.engine.max_model_len)
 
-    def keep(self, episode: _Waiting, played: PlayedEpisode) -> None:
+    def keep(self, episode: _NumberedRequest, played: PlayedEpisode) -> None:
         [judged] = judge_all([played.trajectory], self._judge)
         assert judged.reward is not None, "only void episodes have no reward"
         row = _row(episode, played.conversation, played.trajectory) | {"reward": judged.reward.total}
@@ -216,10 +216,10 @@ class _DemonstrationKeeper:
             why = f"below --min-reward {self._options.min_reward:g}"
         self._add(row | {"kept": demonstration is not None, "why": why}, demonstration)
 
-    def refuse(self, episode: _Waiting, refused: Refused) -> str:
+    def refuse(self, episode: _NumberedRequest, refused: Refused) -> str:
         return self._fail(_row(episode, refused.conversation), "the teacher's provider refused it", str(refused))
 
-    def fail(self, episode: _Waiting, played: PlayedEpisode, call: RouteCall) -> str:
+    def fail(self, episode: _NumberedRequest, played: PlayedEpisode, call: RouteCall) -> str:
         row = _row(episode, played.conversation, played.trajectory)
         return self._fail(row, f"a call to {call.model} ended {call.status}", call.error)
 
@@ -243,7 +243,7 @@ class _DemonstrationKeeper:
             self._say(self._record.describe(self._options))
 
 
-def _row(episode: _Waiting, talk: Conversation | None, trajectory: Trajectory | None = None) -> dict[str, Any]:
+def _row(episode: _NumberedRequest, talk: Conversation | None, trajectory: Trajectory | None = None) -> dict[str, Any]:
     """What the record says of every episode; there is no conversation where the prompt alone was too long."""
     return {
         "id": episode.id,
@@ -277,12 +277,16 @@ def demonstration_of(trajectory: Trajectory, talk: Conversation, ident: str, tea
     )
 
 
-def _requests(config: Config, questions: list[Question], cards: Sequence[ModelCard], episodes: int) -> list[_Waiting]:
+def _requests(
+    config: Config, questions: list[Question], cards: Sequence[ModelCard], episodes: int
+) -> list[_NumberedRequest]:
     """One episode of each of so many questions, drawn as training draws them; named by its place in the draw, and the
     draw's seed."""
     single = config.model_copy(update={"run": config.run.model_copy(update={"group_size": 1})})
     drawn = QuestionSource(questions, config.run.seed).draw(episodes)
     return [
-        _Waiting(f"{each.question.id}/{config.run.seed}-{number}", replace(each, group=f"demonstration-{number}"))
+        _NumberedRequest(
+            f"{each.question.id}/{config.run.seed}-{number}", replace(each, group=f"demonstration-{number}")
+        )
         for number, each in enumerate(training_requests(single, 0, drawn, cards))
     ]

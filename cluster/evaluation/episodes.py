@@ -25,7 +25,7 @@ _SAMPLE_SEEDS = 1 << 33  # between the samples of a question; seeds are multipli
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class EvaluationEpisode:
     """An episode to be played, and where its item belongs."""
 
     key: Key
@@ -39,7 +39,7 @@ def episodes_of(
     questions: Sequence[Question],
     cards: Sequence[ModelCard],
     names: Renaming = "seen",
-) -> list[Waiting]:
+) -> list[EvaluationEpisode]:
     """Every episode of an evaluation with these candidates. Those of a question have the same menu and budget, whatever
     the pass; each has a place of its own in the ledger, and a seed of its own."""
     found = []
@@ -55,7 +55,7 @@ def episodes_of(
                 question = request.question
                 group = f"evaluate-t{each.temperature:g}{told}-{sample}-{index}"
                 placed = replace(request, group=group, seed=request.seed + sample * _SAMPLE_SEEDS)
-                found.append(Waiting((each.row, question.dataset, question.id, sample), placed))
+                found.append(EvaluationEpisode((each.row, question.dataset, question.id, sample), placed))
     return found
 
 
@@ -69,7 +69,7 @@ class ItemKeeper:
         self._folder, self._told = folder, told
         self._refused: list[tuple[Item, str]] = []  # and why, while nothing else has been answered
 
-    def keep(self, episode: Waiting, played: PlayedEpisode) -> None:
+    def keep(self, episode: EvaluationEpisode, played: PlayedEpisode) -> None:
         row, _, _, sample = episode.key
         trajectory = reprice_episode(played.trajectory, episode.factors)
         item = played_item(row, sample, trajectory, played.usd)
@@ -78,7 +78,7 @@ class ItemKeeper:
         self._believe_refusals()
         self._told()
 
-    def refuse(self, episode: Waiting, refused: Refused) -> str:
+    def refuse(self, episode: EvaluationEpisode, refused: Refused) -> str:
         row, _, _, sample = episode.key
         item = refused_item(
             row,
@@ -92,7 +92,7 @@ class ItemKeeper:
         self._told()
         return str(refused)
 
-    def fail(self, episode: Waiting, played: PlayedEpisode, call: RouteCall) -> str:
+    def fail(self, episode: EvaluationEpisode, played: PlayedEpisode, call: RouteCall) -> str:
         why = f"a call to {call.model} ended {call.status}: {call.error}"
         self._folder.fail(episode.key, why)
         self._told()

@@ -11,7 +11,7 @@ from actors.pool.cards import ModelCard
 from benchmarks.baselines.rows import UNTRAINED
 from benchmarks.evaluation.protocol import load_questions, passes
 from cluster.episodes.candidates import start_candidates
-from cluster.evaluation.episodes import ItemKeeper, Waiting
+from cluster.evaluation.episodes import EvaluationEpisode, ItemKeeper
 from cluster.evaluation.evaluation_run import EvaluationRun, Say, TellProgress, check_answerable, what_is_asked
 from cluster.evaluation.folder import EvaluationFolder
 from cluster.evaluation.live_contest import policy_contest
@@ -88,7 +88,7 @@ def evaluate_policy(options: EvaluationOptions, names: Sequence[str], say: Say, 
 
 def _play(
     target: Target,
-    episodes: Sequence[Waiting],
+    episodes: Sequence[EvaluationEpisode],
     evaluation: EvaluationRun,
     spending: Spending,
     to_ask: Sequence[ModelCard],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from actors.episodes.episode import Episode, EpisodeRequest
@@ -25,7 +25,7 @@ class ChatEndpoint:
 
     url: str
     model: str
-    key: str | None = None
+    key: str | None = field(default=None, repr=False)  # never shown
     timeout_s: float = 120.0
     price_in: float = 0.0
     price_out: float = 0.0

@@ -26,7 +26,7 @@ from benchmarks.evaluation.protocol import passes
 from benchmarks.world.coldstart import CHECKPOINT
 from benchmarks.world.experts import experts
 from cluster.config.loading import load_config
-from cluster.evaluation.episodes import Waiting, episodes_of
+from cluster.evaluation.episodes import EvaluationEpisode, episodes_of
 from cluster.evaluation.evaluate import evaluate
 from cluster.evaluation.folder import EvaluationFolder
 from cluster.evaluation.options import EvaluateError, EvaluationOptions
@@ -263,7 +263,7 @@ def test_where_prompts_are_read_each_row_has_its_own(tmp_path: Path) -> None:
     assert len(rows.notes) == 1
 
 
-def places(waiting: tuple[Waiting, ...]) -> list[str]:
+def places(waiting: tuple[EvaluationEpisode, ...]) -> list[str]:
     return [each.request.episode for each in waiting]
 
 
