@@ -92,7 +92,7 @@ def prepare_ledger(where: str | Path) -> str:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise LedgerError(f"ledger {file}: can't be made ({error}); make its folder writable, or name another") from error
+        raise LedgerError(f"can't make ledger {file} ({error}); make its folder writable, or name another") from error
     return str(file)
 
 
