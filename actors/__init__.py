@@ -1,1 +1,4 @@
-"""Makes trajectories: the episode, the rollout worker and the candidate pool."""
+"""Makes trajectories: the episode, the rollout worker and the candidate pool.
+
+Of the other rooms it may import only `rewards`. It trains nothing.
+"""

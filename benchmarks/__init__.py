@@ -1,1 +1,4 @@
-"""What is learnt and how it is measured: the embedded world, baselines, evaluation, figures."""
+"""Provides tasks and measures results: data sets, the embedded world, baselines, evaluation, benchmarks, figures.
+
+It may import every room except `cluster`.
+"""

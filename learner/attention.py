@@ -1,7 +1,7 @@
-"""Attention over packed rows: sequences laid end to end, none of which sees another.
+"""Attention over packed rows: sequences laid end to end, each of which attends only to itself.
 
-transformers calls `packed_attention` in every layer of a model loaded with `attn_implementation=PACKED`. For a
-name that has no mask function of its own it builds no mask either, so nothing of size T x T ever stands in memory.
+transformers calls `packed_attention` in every layer of a model loaded with `attn_implementation=PACKED`. It builds a
+mask only for implementations with a registered mask function; this one has none, so no T x T matrix is stored.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ PACKED = "packed"
 """The attention implementation's name for transformers."""
 
 _VARLEN_DTYPES = (torch.float16, torch.bfloat16)
-_VARLEN_HEAD_DIM = 256  # the widest head that the flash kernels take
+_VARLEN_HEAD_DIM = 256  # the widest head that the flash kernels support
 
 
 def packed_inputs(token_ids: Tensor, boundaries: Tensor) -> dict[str, Any]:
-    """What a Hugging Face model's `forward` takes to run packed sequences.
+    """The arguments with which a Hugging Face model's `forward` runs packed sequences.
 
     Args:
         token_ids: `[T]`, the sequences end to end.
-        boundaries: `[S + 1]` int32, where each of the S sequences begins, and T at the end.
+        boundaries: `[S + 1]` int32, the start of each of the S sequences, and T at the end.
     """
     lengths = boundaries.diff()
     starts = boundaries[:-1].repeat_interleave(lengths, output_size=len(token_ids))
@@ -57,10 +57,10 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Causal attention within each sequence of one packed row; returns `[1, T, heads, head_dim]`.
 
-    `query` is `[1, heads, T, head_dim]`, `key` and `value` `[1, kv_heads, T, head_dim]` with kv_heads dividing
-    heads. Half precision on a GPU goes through one variable-length kernel. Elsewhere each sequence is a call of its
-    own, which on CPU, at 60 to 400 tokens a sequence, is 5 to 20 times as fast as one call with a block-diagonal
-    mask and 2 to 5 times as fast as padding the sequences to a batch.
+    `query` is `[1, heads, T, head_dim]`, `key` and `value` are `[1, kv_heads, T, head_dim]`; kv_heads divides heads.
+    Half precision on a GPU uses one variable-length kernel. Otherwise each sequence gets its own call: on CPU, with 60
+    to 400 tokens per sequence, this is 5 to 20 times as fast as one call with a block-diagonal mask, and 2 to 5 times
+    as fast as a padded batch.
     """
     grouped = query.shape[1] != key.shape[1]
     if query.is_cuda and query.dtype in _VARLEN_DTYPES and query.shape[-1] == value.shape[-1] <= _VARLEN_HEAD_DIM:
@@ -68,7 +68,7 @@ def packed_attention(
         window = (-1 if sliding_window is None else sliding_window - 1, 0)
         boundaries = (cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
         return varlen_attn(q, k, v, *boundaries, scale=scaling, window_size=window, enable_gqa=grouped)[None], None
-    # Split, not sliced: the gradient of a slice is as long as the whole row.
+    # Split instead of slicing: the gradient of each slice would be as long as the whole row.
     lengths = cu_seq_lens_q.diff().tolist()
     parts = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
     out = [_attend(q, k, v, scaling, sliding_window, grouped).transpose(1, 2) for q, k, v in parts]

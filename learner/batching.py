@@ -1,6 +1,6 @@
 """Batches: from trajectories to the packed micro-batches that each rank runs.
 
-A micro-batch is one row: whole sequences end to end, without padding; `learner/attention.py` keeps each to itself.
+A micro-batch is one row: whole sequences end to end, without padding; `learner/attention.py` keeps them separate.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from actors.episodes.trajectory import Trajectory
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What a rank needs of a trajectory. Arrays are `[T]`."""
+    """The part of a trajectory that a rank needs. Arrays are `[T]`, or `[n]` with one entry per sampled token."""
 
-    index: int  # place in the batch's canonical order
-    label: str  # names the trajectory in errors
+    index: int  # in the batch's canonical order
+    label: str  # the trajectory's name in error messages
     token_ids: npt.NDArray[np.int64]
     sampled: npt.NDArray[np.bool_]
     logprobs: npt.NDArray[np.float32]  # the sampler's, nats
-    advantage: float | npt.NDArray[np.float32]  # of all its sampled tokens, or [T], read where sampled
-    old_logprobs: npt.NDArray[np.float32] | None = None  # [n] of its sampled tokens, if the learner has scored them
-    ref_logprobs: npt.NDArray[np.float32] | None = None  # [n] the reference policy's, if they were scored too
-    old_values: npt.NDArray[np.float32] | None = None  # [n] of its sampled tokens, where there is a critic
-    returns: npt.NDArray[np.float32] | None = None  # [n] what the critic is fitted to there
+    advantage: float | npt.NDArray[np.float32]  # one for all sampled tokens, or [T], read only where sampled
+    old_logprobs: npt.NDArray[np.float32] | None = None  # [n] the learner's, nats, if the batch was scored first
+    ref_logprobs: npt.NDArray[np.float32] | None = None  # [n] the reference policy's, nats, if scored first
+    old_values: npt.NDArray[np.float32] | None = None  # [n] the critic's, if there is one
+    returns: npt.NDArray[np.float32] | None = None  # [n] the critic's targets, if there is one
 
     @property
     def trained_tokens(self) -> int:
@@ -43,31 +43,31 @@ class OptimizerStep:
     """One rank's share of one optimizer step."""
 
     token_count: int  # trained tokens of the whole step, over all ranks
-    sequence_count: int  # sequences that they come from
-    micro_batches: tuple[tuple[Sample, ...], ...]  # as many on every rank; an empty one has no samples
-    head_chunks: tuple[int, ...]  # per micro-batch, the same on every rank: parts in which its logits are computed
+    sequence_count: int  # sequences of the whole step, over all ranks
+    micro_batches: tuple[tuple[Sample, ...], ...]  # the same number on every rank; an empty one has no samples
+    head_chunks: tuple[int, ...]  # per micro-batch, equal on all ranks: in how many parts its logits are computed
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """S sequences end to end, T tokens in all, and the `n` among them that are trained."""
+    """S sequences end to end, with T tokens in all, of which `n` are trained."""
 
     token_ids: npt.NDArray[np.int64]  # [T]
-    boundaries: npt.NDArray[np.int32]  # [S + 1] where each sequence begins, and T
-    positions: npt.NDArray[np.int64]  # [n] place in the row of the token before the target, which predicts it
+    boundaries: npt.NDArray[np.int32]  # [S + 1] the start of each sequence, and T
+    positions: npt.NDArray[np.int64]  # [n] index in the row of the token before each target, which predicts it
     targets: npt.NDArray[np.int64]  # [n] sampled token ids
-    logprobs: npt.NDArray[np.float32]  # [n] the sampler's
+    logprobs: npt.NDArray[np.float32]  # [n] the sampler's, nats
     advantages: npt.NDArray[np.float32]  # [n]
     weights: npt.NDArray[np.float32]  # [n] 1, or 0 in an empty micro-batch
-    old_logprobs: npt.NDArray[np.float32] | None  # [n] the learner's, if it has scored them
-    ref_logprobs: npt.NDArray[np.float32] | None  # [n] the reference policy's, if they were scored too
+    old_logprobs: npt.NDArray[np.float32] | None  # [n] the learner's, nats, if the batch was scored first
+    ref_logprobs: npt.NDArray[np.float32] | None  # [n] the reference policy's, nats, if scored first
     old_values: npt.NDArray[np.float32] | None  # [n] the critic's, if there is one
-    returns: npt.NDArray[np.float32] | None  # [n] what it is fitted to
+    returns: npt.NDArray[np.float32] | None  # [n] the critic's targets, if there is one
     real_tokens: int  # T, or 0 in an empty micro-batch
 
 
 def canonical_order(trajectories: Sequence[Trajectory]) -> list[int]:
-    """The places of `trajectories`, sorted by group, seed and tokens: the same however they arrived."""
+    """Indices of `trajectories`, sorted by group, seed and tokens, so that the order of arrival does not matter."""
     keys = [(t.group, t.seed, t.token_ids.tobytes()) for t in trajectories]
     return sorted(range(len(trajectories)), key=keys.__getitem__)
 
@@ -78,14 +78,14 @@ def make_samples(
 ) -> list[Sample]:
     """Samples in canonical order, so that the order of arrival changes nothing.
 
-    Trajectories without a sampled token are left out: they have nothing to train.
+    Trajectories without a sampled token are left out: there is nothing to train in them.
 
     Args:
-        advantages: one per trajectory `[n]`, or per trajectory one for each token `[T]`.
+        advantages: `[n]`, one per trajectory, or `n` arrays `[T]`, one entry per token.
 
     Raises:
-        ValueError: a trajectory's arrays or its advantages differ in length, or its first token is sampled
-            (nothing predicts it), or a sampled token's log-probability is not finite or above 0.
+        ValueError: a trajectory's arrays or advantages differ in length, its first token is sampled (no token
+            predicts it), or a sampled token's log-probability is not finite or above 0.
     """
     samples = []
     for index, place in enumerate(canonical_order(trajectories)):
@@ -120,7 +120,7 @@ def make_samples(
 def pack(samples: Sequence[Sample], micro_batch_tokens: int) -> list[tuple[Sample, ...]]:
     """Micro-batches of at most `micro_batch_tokens` each, by first-fit decreasing (Johnson 1973).
 
-    A sample longer than that gets one of its own. Depends on the samples, not on their order.
+    A longer sample gets a micro-batch of its own. The result depends on the samples, not on their order.
     """
     batches: list[list[Sample]] = []
     room: list[int] = []
@@ -139,10 +139,10 @@ def pack(samples: Sequence[Sample], micro_batch_tokens: int) -> list[tuple[Sampl
 def split_over_ranks(
     samples: Sequence[Sample], ranks: int, micro_batch_tokens: int, logit_chunk_tokens: int
 ) -> list[OptimizerStep]:
-    """One optimizer step's share of every rank, with equally many micro-batches.
+    """Every rank's share of one optimizer step, all with the same number of micro-batches.
 
-    Each sample, longest first, goes to the rank with the fewest tokens: no two ranks differ by more than the
-    longest sample.
+    Each sample, longest first, goes to the rank with the fewest tokens, so the ranks' token counts differ by at most
+    the length of the longest sample.
 
     The output head takes at most `logit_chunk_tokens` trained tokens of a micro-batch at a time.
 
@@ -178,8 +178,8 @@ def plan_steps(
 ) -> list[list[OptimizerStep]]:
     """Every rank's optimizer steps of one batch, `[ranks][ppo_epochs * minibatches]`.
 
-    Each epoch deals the samples anew into `minibatches` parts of near-equal count (fewer when there are fewer
-    samples); `seed` fixes the dealing.
+    Each epoch shuffles the samples and splits them into `minibatches` parts of nearly equal count (fewer if there are
+    fewer samples); `seed` determines the shuffles.
     """
     ordered = sorted(samples, key=lambda s: s.index)
     steps: list[list[OptimizerStep]] = [[] for _ in range(ranks)]
@@ -194,9 +194,9 @@ def plan_steps(
 
 
 def packing(shares: Sequence[Sequence[OptimizerStep]], micro_batch_tokens: int) -> dict[str, float]:
-    """How full the micro-batches of `shares`, `[ranks][steps]`, are, and how evenly the ranks share the tokens.
+    """Metrics of `shares`, `[ranks][steps]`: how full micro-batches are, and how evenly the ranks share the tokens.
 
-    A sequence longer than `micro_batch_tokens` fills the micro-batch that it has to itself.
+    A sequence longer than `micro_batch_tokens` counts as one full micro-batch.
     """
     budget, most, total = 0, 0, 0
     for ranks in zip(*shares, strict=True):  # of one optimizer step
@@ -208,7 +208,7 @@ def packing(shares: Sequence[Sequence[OptimizerStep]], micro_batch_tokens: int) 
 
 
 def collate(samples: Sequence[Sample]) -> MicroBatch:
-    """Lay `samples` end to end. With none, a sequence of two tokens that weighs nothing."""
+    """Lay `samples` end to end. Without samples the row is a placeholder: two tokens, one trained at weight 0."""
     if not samples:
         return MicroBatch(
             token_ids=np.zeros(2, np.int64),
@@ -246,7 +246,7 @@ def collate(samples: Sequence[Sample]) -> MicroBatch:
 
 
 def _end_to_end(parts: Sequence[npt.NDArray[np.float32] | None]) -> npt.NDArray[np.float32] | None:
-    """The arrays as one; None unless every sample has its own."""
+    """The arrays as one, or None if a sample has none."""
     given = [part for part in parts if part is not None]
     return np.concatenate(given) if len(given) == len(parts) else None
 

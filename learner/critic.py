@@ -1,9 +1,9 @@
-"""The critic: what reward is still to come, seen from before each sampled token.
+"""The critic: predicts the reward still to come, just before each sampled token.
 
-Two kinds. A model of its own (`CriticModel`) reads the tokens; a head (`ValueHead`) reads the policy's last hidden
-states, detached: the value loss then moves nothing of the policy, and no coefficient has to balance the two. Both
-are trained by a DeepSpeed engine of their own, at their own learning rate. Both start at 0 everywhere, so that the
-first batch's advantages at lambda 1 are its rewards.
+There are two kinds. `CriticModel` is a separate model that reads the tokens. `ValueHead` reads the policy's last
+hidden states, detached, so that the value loss does not change the policy and needs no coefficient. Each has its own
+DeepSpeed engine and learning rate. Both predict 0 at the start, so that at lambda 1 the first batch's advantages,
+before whitening, are its discounted rewards.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ValueHead(nn.Module):
 
 
 class CriticModel(nn.Module):
-    """A language model without its output head, and a value head on it."""
+    """A language model with a value head in place of its output head."""
 
     def __init__(self, checkpoint: Path, dtype: torch.dtype, *, gradient_checkpointing: bool) -> None:
         """Start from a checkpoint in Hugging Face format.
@@ -50,7 +50,7 @@ class CriticModel(nn.Module):
     def forward(self, token_ids: Tensor, boundaries: Tensor, positions: Tensor) -> Tensor:
         """Values `[n]` float32 of the states after the tokens at `positions` `[n]`.
 
-        `token_ids` `[T]` are S sequences end to end, `boundaries` `[S + 1]` int32 where each begins, and T.
+        `token_ids` `[T]` are S sequences end to end; `boundaries` `[S + 1]` int32 are their starts, and T.
         """
         hidden = self.model(**packed_inputs(token_ids, boundaries)).last_hidden_state
         return self.head(hidden[0, positions])

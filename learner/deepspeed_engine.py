@@ -1,4 +1,4 @@
-"""DeepSpeed as the learner uses it: its import, its configuration, and a module that it trains."""
+"""DeepSpeed as the learner uses it: its import, its configuration, and a module under its engine."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from learner.settings import LearnerSettings, OptimizerSettings
 
 
 def import_deepspeed(device: str) -> Any:  # the module; its stubs are not followed
-    """Import DeepSpeed for `device` without compiling anything, or getting ready to.
+    """Import DeepSpeed for `device` so that it compiles nothing and looks for no compiler.
 
-    Left alone, DeepSpeed on CPU compiles a C++ shared-memory op when torch.distributed starts; it only serves
-    inference. An empty table of compatible ops keeps it from that and from probing for compilers.
+    By default DeepSpeed on CPU compiles a C++ shared-memory op when torch.distributed starts, but only inference needs
+    this op. An empty table of compatible ops prevents that and the search for compilers.
     """
     os.environ["DS_ACCELERATOR"] = device
     with _compiler_off():
         import deepspeed
-        import deepspeed.runtime.zero.muon.muon_optimizer  # not used here; the engine would import it
+        import deepspeed.runtime.zero.muon.muon_optimizer  # unused, but the engine would import it with the compiler on
 
     deepspeed.ops.__compatible_ops__ = {}
-    # DeepSpeed calls torch collectives by names that torch 2.13 has deprecated, at every step.
+    # At every step DeepSpeed calls torch collectives by names that torch 2.13 deprecates.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     transformers.utils.logging.disable_progress_bar()
     return deepspeed
@@ -36,7 +36,7 @@ def import_deepspeed(device: str) -> Any:  # the module; its stubs are not follo
 
 @contextmanager
 def _compiler_off() -> Iterator[None]:
-    """Within it torch.compile leaves functions alone. For those of DeepSpeed's it would load all of Inductor, 5 s."""
+    """Disable torch.compile within the context. For DeepSpeed's functions it would load all of Inductor, for 5 s."""
     name = "TORCHDYNAMO_DISABLE"
     before = os.environ.get(name)
     os.environ[name] = "1"
@@ -47,13 +47,13 @@ def _compiler_off() -> Iterator[None]:
 
 
 def deepspeed_config(settings: LearnerSettings, optimizer: OptimizerSettings, parameters: int) -> dict[str, Any]:
-    """DeepSpeed's configuration. Bucket sizes are capped at the module's `parameters`.
+    """DeepSpeed's configuration. Bucket sizes are capped at the module's number of `parameters`.
 
-    The defaults of 5e8 elements would allocate 2 GB per rank whatever the model. `settings.deepspeed` comes last;
-    the settings have seen to it that it contradicts nothing but such sizes.
+    DeepSpeed's default of 5e8 elements would allocate 2 GB per rank for any model. `settings.deepspeed` comes last and
+    may replace such sizes; `check_deepspeed_options` refuses options that contradict the recipe.
     """
     zero: dict[str, Any] = {"stage": settings.zero_stage, "overlap_comm": settings.device == "cuda"}
-    bucket = min(int(5e8), parameters + parameters % 2)  # ZeRO 1 and 2 want it even
+    bucket = min(int(5e8), parameters + parameters % 2)  # ZeRO 1 and 2 need an even size
     zero |= {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
     if settings.zero_stage == 3:
         zero["stage3_prefetch_bucket_size"] = min(int(5e7), bucket)
@@ -68,14 +68,14 @@ def deepspeed_config(settings: LearnerSettings, optimizer: OptimizerSettings, pa
     }
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,  # the rank sets the boundaries itself: batches differ in length
+        "gradient_accumulation_steps": 1,  # not fixed: the rank marks each step's last micro-batch itself
         "gradient_clipping": settings.max_grad_norm,
         "zero_optimization": zero | settings.deepspeed.get("zero_optimization", {}),
         "optimizer": {"type": "AdamW", "params": params},
-        "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own would have to be compiled
+        "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own optimizer would have to be compiled
     }
     if settings.dtype == "bfloat16":
-        # Left alone, ranks would add up their gradients in bfloat16.
+        # By default the ranks would sum their gradients in bfloat16.
         sums = {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
         config |= {"bf16": {"enabled": True}} | sums
     return config | {name: value for name, value in settings.deepspeed.items() if name != "zero_optimization"}
@@ -83,9 +83,9 @@ def deepspeed_config(settings: LearnerSettings, optimizer: OptimizerSettings, pa
 
 @contextmanager
 def gathered(parameters: Sequence[nn.Parameter], *, modify: bool = False) -> Iterator[None]:
-    """Within it the parameters are whole on every rank; under ZeRO-3 collective, elsewhere nothing happens.
+    """Makes the parameters whole on every rank within the context. Collective under ZeRO-3; otherwise does nothing.
 
-    With `modify`, what rank 0 writes into them is everybody's afterwards.
+    With `modify`, all ranks get what rank 0 writes into the parameters.
     """
     import deepspeed
 
@@ -95,9 +95,9 @@ def gathered(parameters: Sequence[nn.Parameter], *, modify: bool = False) -> Ite
 
 
 class TrainedModule:
-    """A module under DeepSpeed: micro-batches add up gradients, and then a step is taken, or is not.
+    """A module under DeepSpeed: gradients of micro-batches add up, then a step uses or drops them.
 
-    All ranks must call it alike.
+    All ranks must make the same calls.
     """
 
     def __init__(self, module: nn.Module, settings: LearnerSettings, optimizer: OptimizerSettings) -> None:
@@ -109,8 +109,8 @@ class TrainedModule:
         deepspeed = import_deepspeed(settings.device)
         self.engine, *_ = deepspeed.initialize(model=module, model_parameters=trained, config=config)
         self.engine.train()
-        self.steps = 0  # optimizer steps taken: all that there is to the schedule
-        self.lr_share = 1.0  # of the schedule's rate, for the next step
+        self.steps = 0  # optimizer steps taken: the whole state of the schedule
+        self.lr_share = 1.0  # factor on the schedule's rate, for the next step
 
     @property
     def lr(self) -> float:
@@ -118,23 +118,23 @@ class TrainedModule:
         return self._optimizer.lr * self._optimizer.lr_factor(self.steps) * self.lr_share
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """Add the gradient of one micro-batch's part of the loss; `last` of those before `step`."""
+        """Add the gradient of one micro-batch's part of the loss; `last` marks the last one before `step`."""
         self.engine.set_gradient_accumulation_boundary(last)
-        # DeepSpeed averages gradients over ranks; the loss is a share of a sum.
+        # DeepSpeed averages gradients over ranks, but this loss is one rank's part of a sum.
         self.engine.backward(loss * self._settings.ranks)
 
     def drop(self, scores: Tensor) -> None:
-        """In place of the last `backward`: have `step` drop all gradients. `scores` are what the loss was made of.
+        """Call in place of the last `backward` to make `step` drop all gradients; the loss was computed from `scores`.
 
-        Their gradient is NaN throughout, and a step on that is not taken at any ZeRO stage, dtype or offload. The
-        loss itself won't do: where every token is clipped it has a gradient of 0.
+        The gradient of NaN times `scores` is NaN, and then no step is taken at any ZeRO stage, dtype or offload. NaN
+        times the loss would not do: if every token is clipped, the loss has a gradient of 0.
         """
         self.backward(scores.sum() * math.nan, last=True)
 
     def step(self) -> float:
         """Take the optimizer step; return the global gradient norm before clipping.
 
-        If that is not finite the step is not taken: parameters and optimizer stay as they were.
+        If the norm is not finite, no step is taken: parameters and optimizer stay as they were.
         """
         for group in self.engine.basic_optimizer.param_groups:
             group["lr"] = self.lr
@@ -144,7 +144,7 @@ class TrainedModule:
                 self.engine.zero_grad()
                 return norm
             self.engine.step()
-        else:  # ZeRO looks at the norm itself, and drops the gradients if it is not finite
+        else:  # ZeRO checks the norm itself, and drops the gradients if it is not finite
             self.engine.step()
             if not self.engine.was_step_applied():
                 return math.nan

@@ -1,6 +1,6 @@
 """Demonstrations: episodes for the policy to imitate, from JSON lines to the policy's tokens.
 
-A line is one demonstration (broken here to be read):
+A line is one demonstration (shown here on several lines):
 
     {"id": "nq/17",
      "dataset": "nq",
@@ -11,9 +11,9 @@ A line is one demonstration (broken here to be read):
        {"text": "<answer> Ada </answer>", "sampled": true}],
      "about": {"reward": 1.0}}
 
-`prompt` is the user message; the policy's own chat template is put around it when the file is read, so that a file
-serves any policy. `segments` follow it in order: what the policy writes is `sampled` and learnt, what it reads is not.
-`id` is unique in all files read together. `dataset` and `about`, an object for people, may be left out.
+`prompt` is the user message. It gets the policy's own chat template when it is encoded, so that a file serves any
+policy. `segments` follow the prompt in order: text that the policy writes is `sampled` and learnt, text that it reads
+is not. `id` is unique over all files read together. `dataset` and `about` (an object for people) are optional.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from rewards.grammar import CLOSE, OPEN, TAGS
 from rewards.transcript import BlockKind
 
 _FIELDS = ("id", "dataset", "prompt", "segments", "about")
-# An episode reads a reply and its two tags as separate texts (`information_parts` of `actors.episodes.prompt`), so that
-# no token spans them.
+# An episode encodes a reply and its two tags as separate texts (`actors.episodes.prompt.information_parts`), so that no
+# token spans two of them. Demonstrations do the same.
 _READ_APART = re.compile(rf"(\n?{OPEN[BlockKind.INFORMATION]}| ?{CLOSE[BlockKind.INFORMATION]}\n?)")
 
 
 class DemonstrationError(ExplainedError, ValueError):
-    """Demonstrations that can't be used; the message names file and line or id, field, value and remedy."""
+    """A demonstration can't be used; the message names file and line or id, field, value and remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of a demonstration: what the policy writes, or what it reads."""
+    """A part of a demonstration: text that the policy writes (`sampled`) or reads."""
 
     text: str
     sampled: bool
@@ -52,27 +52,27 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """A user message and what follows it."""
+    """A user message and the segments that follow it."""
 
     id: str
     prompt: str
     segments: tuple[Segment, ...]
     dataset: str = ""
-    about: Mapping[str, Any] = field(default_factory=dict)  # for people; nothing is learnt from it
+    about: Mapping[str, Any] = field(default_factory=dict)  # for people; training ignores it
 
     def to_line(self) -> str:
-        """The demonstration as a line of JSON, without its end."""
+        """The demonstration as a line of JSON, without the line break."""
         segments = [{"text": segment.text, "sampled": segment.sampled} for segment in self.segments]
         row = {"id": self.id, "dataset": self.dataset, "prompt": self.prompt, "segments": segments}
         return json.dumps(row | {"about": dict(self.about)}, ensure_ascii=False)
 
 
 def parse_demonstration(row: object, where: str) -> Demonstration:
-    """Read one decoded JSON row; `where` names it in errors.
+    """Check and convert one decoded JSON row; `where` names it in error messages.
 
     Raises:
-        DemonstrationError: a field is missing, unknown, of the wrong type or blank, nothing is sampled, or a text
-            holds a lone surrogate.
+        DemonstrationError: a field is missing, unknown, of the wrong type or blank, no segment is sampled, or a text
+            contains a lone surrogate.
     """
     if not isinstance(row, dict):
         raise DemonstrationError(f"{where}: expected a JSON object with id, prompt and segments, got {row!r:.80}")
@@ -94,7 +94,7 @@ def parse_demonstration(row: object, where: str) -> Demonstration:
     for text in (row["id"], row["prompt"], dataset, *(segment.text for segment in parsed)):
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise DemonstrationError(
-                f"{where}: {text!r:.80} holds a lone surrogate, which no tokenizer takes; remove it"
+                f"{where}: {text!r:.80} contains a lone surrogate, which no tokenizer can encode; remove it"
             )
     return Demonstration(row["id"], row["prompt"], parsed, dataset, about)
 
@@ -111,10 +111,11 @@ def _parse_segment(row: object, where: str) -> Segment:
 
 
 def load_demonstrations(paths: Iterable[Path]) -> list[Demonstration]:
-    """Read JSONL files, one after the other; blank lines are passed over.
+    """Read JSONL files, one after the other; blank lines are skipped.
 
     Raises:
-        DemonstrationError: a file is missing or holds none, a line is malformed or not UTF-8, an id comes twice.
+        DemonstrationError: a file is missing or has no demonstration, a line is malformed or not UTF-8, or an id is
+            not unique.
     """
     found: dict[str, Demonstration] = {}
     for path in paths:
@@ -134,23 +135,23 @@ def load_demonstrations(paths: Iterable[Path]) -> list[Demonstration]:
 
 
 class DemonstrationEncoder:
-    """Turns demonstrations into the tokens that an episode would hold, had the policy written them."""
+    """Turns demonstrations into the same tokens that an episode of the policy would have."""
 
     def __init__(self, tokenizer: Any, max_tokens: int) -> None:
-        """`max_tokens` is the longest episode, `engine.max_model_len`."""
+        """`max_tokens` is the length limit of an episode, `engine.max_model_len`."""
         self._tokenizer = tokenizer
         self._reader = Reader(tokenizer, max_tokens)
         self._max_tokens = max_tokens
-        # Tags may be tokens of their own, and then they are the policy's to write.
+        # A tag may be a special token of its own; the policy may write these.
         tags = set(tokenizer.convert_tokens_to_ids([tag for tag in TAGS if tag in tokenizer.get_vocab()]))
         self._forbidden = set(tokenizer.all_special_ids) - tags
 
     def encode(self, demonstration: Demonstration) -> SftExample:
-        """The tokens, each with whether it is to be learnt.
+        """The demonstration's tokens `[T]`, and for each whether it is learnt.
 
         Raises:
-            DemonstrationError: they are too many, or a sampled segment spells a control token or a word that the
-                tokenizer does not know.
+            DemonstrationError: there are too many tokens, or a sampled segment spells a control token or a word that
+                the tokenizer does not know.
         """
         ids = self._reader.encode_chat(demonstration.prompt)
         sampled = [False] * len(ids)
@@ -159,20 +160,21 @@ class DemonstrationEncoder:
             if segment.sampled and (bad := self._forbidden.intersection(tokens)):
                 token = self._tokenizer.convert_ids_to_tokens(min(bad))
                 raise DemonstrationError(
-                    f"demonstration {demonstration.id!r}: segments[{place}].text {segment.text!r:.80} comes to the "
-                    f"token {token!r}, which is no text for the policy to write; reword it, or take another policy"
+                    f"demonstration {demonstration.id!r}: segments[{place}].text {segment.text!r:.80} is encoded with "
+                    f"the token {token!r}, which a policy must not learn to write; reword the text, or use another "
+                    "policy"
                 )
             ids += tokens
             sampled += [segment.sampled] * len(tokens)
         if len(ids) > self._max_tokens:
             raise DemonstrationError(
-                f"demonstration {demonstration.id!r} takes {len(ids)} tokens, more than an episode may "
+                f"demonstration {demonstration.id!r} takes {len(ids)} tokens, more than an episode can have "
                 f"(engine.max_model_len={self._max_tokens}); raise engine.max_model_len, or remove the line"
             )
         return SftExample(ids, sampled, label=f"demonstration {demonstration.id!r}")
 
     def encode_all(self, demonstrations: Sequence[Demonstration]) -> list[SftExample]:
-        """All of them, in order; raises as `encode` does."""
+        """Encode all demonstrations, in order; raises as `encode`."""
         return [self.encode(demonstration) for demonstration in demonstrations]
 
     def _encode_segment(self, segment: Segment) -> list[int]:

@@ -1,4 +1,4 @@
-"""Floating-point work: what training on a batch takes, and what a GPU could do in that time."""
+"""Floating-point work: how much a batch's training takes, and how much a GPU could do in that time."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0, "H200": 989.0, "B200": 2250.0}
-"""Dense bfloat16 without sparsity, from NVIDIA's data sheets of the SXM cards."""
+"""Dense bfloat16 peaks in 1e12 FLOP/s, from NVIDIA's data sheets of the SXM cards."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What a model's work depends on."""
+    """The numbers that a model's work depends on."""
 
     parameters: int
     layers: int
@@ -20,7 +20,7 @@ class ModelShape:
 
 
 def training_flops(shape: ModelShape, lengths: Iterable[int]) -> float:
-    """Work of forward and backward on sequences of so many tokens, recomputation not counted.
+    """FLOPs of one forward and backward pass over sequences of these lengths, without recomputation.
 
     6 N + 12 L H T per token, for N parameters, L layers of width H and T tokens in the sequence (Chowdhery et al.
     2022, arXiv 2204.02311, appendix B).
@@ -29,17 +29,17 @@ def training_flops(shape: ModelShape, lengths: Iterable[int]) -> float:
 
 
 def peak_flops(device_name: str) -> float | None:
-    """FLOP/s that the device reaches at best; None where it is not known."""
+    """The device's peak in FLOP/s; None for an unknown device."""
     return next((1e12 * tflops for name, tflops in _PEAK_TFLOPS.items() if name in device_name), None)
 
 
 def work_metrics(
     shape: ModelShape, lengths: Sequence[int], trained: int, passes: int, seconds: float, peak: float | None
 ) -> dict[str, float]:
-    """Metrics of a batch of sequences that were gone through `passes` times in `seconds`.
+    """Metrics of a batch of sequences of these lengths, trained on `passes` times in `seconds`.
 
-    `trained` of all their tokens are learnt from; `peak` is what all ranks together reach at best, in FLOP/s, and
-    without it there is no `mfu`.
+    `trained` is the number of trained tokens among all tokens; `peak` is the peak of all ranks together, in FLOP/s.
+    Without `peak` there is no `mfu`.
     """
     metrics = {
         "tokens_trained": float(trained),

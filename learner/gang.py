@@ -40,25 +40,24 @@ from learner.sync.sync_report import SyncReport
 log = logging.getLogger(__name__)
 
 GRACE_S = 5.0
-"""How long the other ranks may take to report too, once one has failed: the first error may only say that a
-neighbour went away."""
+"""How long to wait for the other ranks' errors after the first: that one may only say that a neighbour went away."""
 
 
 class LearnerError(ExplainedError, RuntimeError):
-    """A rank failed, died or overran its deadline; the gang can't be used any more."""
+    """A rank failed, died or missed its deadline; the gang can't be used any more."""
 
 
 class RankLost(LearnerError):
-    """A rank died or overran its deadline: `restart` may help."""
+    """A rank died or missed its deadline; `restart` may help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A method of every rank under way."""
+    """A pending call of one method on every rank."""
 
     method: str
     refs: list[Any]
-    deadline: float  # of the monotonic clock
+    deadline: float  # in the time of `time.monotonic`
 
 
 class LearnerGang:
@@ -82,11 +81,12 @@ class LearnerGang:
         Args:
             checkpoint: the policy, a directory in Hugging Face format that every node can read.
             temperature: the rollouts' sampling temperature.
-            reference: the reference policy when `kl_coef` > 0; `checkpoint` if not given.
-            placement: placement group to start in, and in `bundles` each rank's bundle (any if not given).
-            cpus_per_rank: Ray CPUs that a rank reserves; its threads if not given.
-            bad_batches: folder for batches that could not be trained on; they are not kept if not given.
-            stalls: folder for the stacks of ranks that are late; they are not taken if not given.
+            reference: the reference policy if `kl_coef` > 0; by default `checkpoint`.
+            placement: placement group to start in.
+            bundles: each rank's bundle in `placement`; by default any.
+            cpus_per_rank: Ray CPUs that a rank reserves; by default its number of threads.
+            bad_batches: folder for batches that could not be trained on; by default they are not saved.
+            stalls: folder for the stacks of late ranks; by default none are taken.
 
         Raises:
             ValueError: `bundles` doesn't give one bundle per rank.
@@ -101,7 +101,7 @@ class LearnerGang:
         self._bad = BadBatches(settings.max_bad_steps, bad_batches)
         self._stalls = stalls
         self._where: list[Whereabouts] = []
-        self.newest_state: Path | None = None  # what a restart takes up
+        self._newest_state: Path | None = None  # loaded by a restart
         self._restarts = 0
         self._actors: list[Any] = []
         self._start()
@@ -125,13 +125,13 @@ class LearnerGang:
         options = ray.remote(RankProcess).options(
             num_cpus=self._cpus_per_rank,
             num_gpus=1 if self.settings.device == "cuda" else 0,
-            max_restarts=0,  # a lost rank has lost its optimizer state: the gang starts anew from a checkpoint
+            max_restarts=0,  # a new process would lack the optimizer state; `restart` loads it for the whole gang
             scheduling_strategy=strategy,
         )
         return options.remote(self.settings)
 
     def _form(self, deadline: float) -> None:
-        """Have the processes become ranks of one gang."""
+        """Make the processes ranks of one gang, before `deadline`."""
         opened = self._actors[0].open_store.remote()
         where = [actor.whereabouts.remote() for actor in self._actors]
         refs = [actor.warm.remote() for actor in self._actors]
@@ -143,41 +143,42 @@ class LearnerGang:
         self._ready()
 
     def _ready(self) -> None:
-        """Learn from the ranks, which now can be called, what batches are planned by."""
+        """Set the batch count to 0, and ask the ranks for the numbers that planning a batch needs."""
         self._batches = 0
         self._logit_chunk = self.settings.logit_chunk(self.vocabulary_size())
         self._shape = self.call_all("model_shape")[0]
 
     def restart(self) -> int:
-        """Start all ranks anew after one was lost, from the newest state saved or loaded, else from the beginning.
+        """Restart all ranks after one was lost, from the newest state saved or loaded, else from the beginning.
 
-        The engines must be connected again. Returns the number of batches trained before that state: whoever
-        calls trains on the ones after it again.
+        Afterwards the engines must be connected again. Returns the number of batches trained before that state; the
+        caller must train on the later batches again.
 
         Raises:
-            LearnerError: the budget of `max_restarts` is spent, or the ranks can't be started.
+            LearnerError: `max_restarts` restarts were made before, or the ranks can't be started.
         """
         if self._restarts >= self.settings.max_restarts:
             raise LearnerError(
                 f"the learner gang lost a rank after {self._restarts} restarts (learner.max_restarts="
-                f"{self.settings.max_restarts}); look for what kills its ranks, such as memory, or raise max_restarts"
+                f"{self.settings.max_restarts}); find out what kills its ranks, such as too little memory, or raise "
+                "max_restarts"
             )
         self._restarts += 1
         self.shutdown()
         self._start()
-        if self.newest_state is not None:
-            self.load_state(self.newest_state)
-        log.warning("learner gang restarted from batch %d (%s)", self._batches, self.newest_state or "the beginning")
+        if self._newest_state is not None:
+            self.load_state(self._newest_state)
+        log.warning("learner gang restarted from batch %d (%s)", self._batches, self._newest_state or "the beginning")
         return self._batches
 
     def train_step(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
         """Train on one batch of whole groups; returns metrics of `LEARNER_METRICS`.
 
-        A batch with something that is not finite (a reward, a log-probability, a value, a KL penalty, a loss, a
-        gradient) is skipped from there on, and its `bad_steps` is 1.
+        At the first number that is not finite (a reward, log-probability, value, KL penalty, loss or gradient) the rest
+        of the batch is skipped, and `bad_steps` is 1.
 
         Raises:
-            ValueError: a trajectory has no reward, or nothing in the batch was sampled by the policy.
+            ValueError: a trajectory has no reward, or the batch has no sampled token.
             NonFiniteError: this was the last of `max_bad_steps` bad batches in a row.
             RankLost: a rank died or was late.
             LearnerError: a rank failed.
@@ -217,7 +218,7 @@ class LearnerGang:
     def fine_tune(self, examples: Sequence[SftExample]) -> dict[str, float]:
         """Take one supervised step on the mean negative log-likelihood of all sampled tokens together.
 
-        Returns those metrics of `LEARNER_METRICS` that say something here; `loss` is that mean, in nats.
+        Returns the metrics `SFT_METRICS` and those of the work done; `loss` is that mean, in nats.
 
         Raises:
             ValueError: there are no examples, or one has nothing to learn.
@@ -236,24 +237,24 @@ class LearnerGang:
         return {name: metrics[name] for name in SFT_METRICS} | work
 
     def measure_nll(self, examples: Sequence[SftExample]) -> float:
-        """The mean negative log-likelihood of all sampled tokens together, nats; nothing is learnt."""
+        """The mean negative log-likelihood of all sampled tokens together, nats; does not train."""
         shares = self._split(make_sft_samples(examples))
         return float(sum(self.call_each("measure_nll", [(share,) for share in shares])))
 
     def _split(self, samples: Sequence[Sample]) -> list[OptimizerStep]:
-        """One pass over samples, a share for each rank."""
+        """Split one pass over `samples` into a share for each rank."""
         settings = self.settings
         return split_over_ranks(samples, settings.ranks, settings.micro_batch_tokens, self._logit_chunk)
 
     def _score(self, trajectories: Sequence[Trajectory]) -> dict[int, SampleScores]:
-        """What the ranks make of a batch before they train on it, by place in `trajectories`."""
+        """The ranks' scores of a batch before they train on it, by index in `trajectories`."""
         order = canonical_order(trajectories)
         samples = make_samples(trajectories, np.zeros(len(trajectories)))
         scored = self.call_each("score_batch", [(share,) for share in self._split(samples)])
         return {order[index]: scores for part in scored for index, scores in part.items()}
 
     def _lr_share(self, trajectories: Sequence[Trajectory]) -> float:
-        """The share of the learning rate that a batch is trained with, by the age of what the policy sampled in it."""
+        """The factor on the learning rate: 1 / the mean staleness of the batch's sampled tokens, at most 1."""
         if not self.settings.lr_by_staleness:
             return 1.0
         versions = np.concatenate([t.versions[t.sampled] for t in trajectories])
@@ -267,15 +268,15 @@ class LearnerGang:
         return work_metrics(self._shape, [len(s) for s in samples], trained, passes, seconds, whole)
 
     def pids(self) -> list[int]:
-        """The ranks' processes, each on its own node."""
+        """The ranks' process ids, each valid on the rank's own node."""
         return [where.pid for where in self._where]
 
     def logprobs(self, token_ids: Sequence[int]) -> list[float]:
-        """The policy's log-probabilities (nats, temperature 1) of all tokens but the first."""
+        """The policy's log-probabilities `[T - 1]` (nats, temperature 1) of all tokens but the first."""
         return self.call_all("logprobs", list(token_ids))[0]
 
     def batches_trained(self) -> int:
-        """Batches that the ranks have trained; waits for one that is under way."""
+        """Number of batches that the ranks have trained; waits for a batch under way."""
         return int(self.call_all("batches_trained")[0])
 
     def vocabulary_size(self) -> int:
@@ -284,27 +285,31 @@ class LearnerGang:
     def connect_engines(
         self, workers: Sequence[Any], *, backend: Literal["gloo", "nccl"], ranks_per_engine: int, dtype: str
     ) -> None:
-        """Form the weight-sync group with the engines of these rollout workers; `dtype` is theirs."""
+        """Form the weight-sync group with these rollout workers' engines; `dtype` is the engines'."""
         self.call_all("connect_engines", list(workers), backend, ranks_per_engine, dtype)
 
     def send_weights(self, version: int) -> SyncReport:
-        """Send the policy to the connected engines, to be known as `version`; they pause themselves for it."""
+        """Send the policy to the connected engines as weight version `version`; the engines pause themselves for it."""
         report: SyncReport = self.call_all("send_weights", version)[0]
         return report
 
     def save_pretrained(self, path: Path) -> None:
-        """Write the policy in Hugging Face format; `path` is then whole, or absent."""
+        """Write the policy in Hugging Face format; `path` appears complete or not at all."""
         self.call_all("save_pretrained", path)
 
     def save_state(self, path: Path) -> None:
         """Write optimizer, schedule, parameters and random state, for `load_state`."""
         self.call_all("save_state", path)
-        self.newest_state = path
+        self.restart_from(path)
 
     def load_state(self, path: Path) -> None:
-        """Take up what `save_state` wrote, in a gang of any number of ranks and any ZeRO stage."""
+        """Load a state that `save_state` wrote, with any number of ranks and any ZeRO stage."""
+        self.restart_from(path)
         self._batches = self.call_all("load_state", path)[0]
-        self.newest_state = path
+
+    def restart_from(self, path: Path) -> None:
+        """From now on, `restart` loads the state in this folder."""
+        self._newest_state = path
 
     def call_all(self, method: str, *arguments: Any) -> list[Any]:
         """Call a method of every `LearnerRank` with the same arguments; results by rank."""
@@ -315,21 +320,21 @@ class LearnerGang:
         return self.end(self._begin_each(method, arguments))
 
     def begin(self, method: str, *arguments: Any) -> Call:
-        """Call a method of every `LearnerRank` without waiting for it; later calls queue up behind it."""
+        """Start a call of a method of every `LearnerRank` and return at once; later calls queue behind it."""
         return self._begin_each(method, [arguments] * self.settings.ranks)
 
     def end(self, call: Call) -> list[Any]:
-        """Wait for what was begun; results by rank."""
+        """Wait for a call that `begin` started; results by rank."""
         return self._gather(call.refs, call.deadline, call.method)
 
     def skip_batch(self) -> None:
-        """Count a batch that nothing could be learnt from."""
+        """Count a batch without training on it."""
         self.call_all("skip_batch")
         self._batches += 1
 
     def _begin_each(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> Call:
         if not self._actors:
-            raise RankLost(f"{method}: the gang was shut down")
+            raise RankLost(f"{method}: the gang was shut down; restart it")
         deadline = time.monotonic() + self.settings.step_timeout_s
         refs = [actor.call.remote(method, *args) for actor, args in zip(self._actors, arguments, strict=True)]
         return Call(method, refs, deadline)
@@ -357,20 +362,20 @@ class LearnerGang:
         return ray.get(refs)
 
     def _save_stacks(self, what: str) -> None:
-        """Keep what all ranks are doing: one that is late may wait for another."""
+        """Save the stacks of all ranks, not only of the late ones: a late rank may be waiting for another."""
         if self._stalls is not None and self._where:
             file = save_stacks(self._stalls, f"learner_{what.replace(' ', '_')}", self._where)
-            log.warning("ranks are late to %s; what they do is in %s", what, file)
+            log.warning("ranks are late to %s; their stacks are in %s", what, file)
 
     def shutdown(self) -> None:
-        """End the ranks' processes. A gang that was shut down can't be used again."""
+        """End the ranks' processes. Only `restart` makes the gang usable again."""
         for actor in self._actors:
             ray.kill(actor)
         self._actors = []
 
 
 def _errors(refs: list[Any]) -> list[Exception]:
-    """The failures among finished calls."""
+    """The errors of finished calls."""
     errors: list[Exception] = []
     for ref in refs:
         try:
@@ -381,10 +386,10 @@ def _errors(refs: list[Any]) -> list[Exception]:
 
 
 def lost(errors: Sequence[Exception], *, silent: int) -> bool:
-    """Whether a rank was lost, from what the ranks' calls raised; `silent` of them have not answered at all.
+    """Whether a rank was lost, judged by the errors of the ranks' calls; `silent` calls have not answered at all.
 
-    Ray tells of a lost process, but of a lost node only after a while. Until then its rank is silent, and the others
-    raise what torch's collectives do where a neighbour is gone, a RuntimeError.
+    Ray reports a lost process at once, but a lost node only after a while. Until then the lost rank is silent, and the
+    others raise RuntimeError, as torch's collectives do when a neighbour is gone.
     """
     raised = [error.cause for error in errors if isinstance(error, RayTaskError)]
     if len(raised) < len(errors):

@@ -1,7 +1,7 @@
-"""LoRA on the policy: adapters that alone are trained, and the weights that the policy has with them merged.
+"""LoRA on the policy: adds adapters, the only part that is trained, and merges them into the policy's weights.
 
-Hu et al. 2022 (arXiv 2106.09685), by way of peft: a layer W x becomes W x + (alpha / rank) B A x, with B = 0 at the
-start. With the adapters off the model is the checkpoint again, which makes it its own reference policy.
+Hu et al. 2022 (arXiv 2106.09685), with peft: a layer W x becomes W x + (alpha / rank) B A x, with B = 0 at the start.
+With the adapters off the model equals its checkpoint, so it serves as its own reference policy.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ADAPTER = "default"  # peft's name for a model's only adapter
 
 
 def add_adapters(model: PreTrainedModel, settings: LoraSettings) -> None:
-    """Put adapters into `model`, in place, and leave only them trainable.
+    """Put adapters into `model`, in place, and freeze all other parameters.
 
     Raises:
         ValueError: no module has a name among `settings.targets`.
@@ -34,7 +34,7 @@ def add_adapters(model: PreTrainedModel, settings: LoraSettings) -> None:
     inject_adapter_in_model(_peft_config(settings), model)
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.data = parameter.data.to(dtype)  # peft makes them float32, and DeepSpeed wants one dtype
+            parameter.data = parameter.data.to(dtype)  # peft makes adapters float32, but DeepSpeed needs one dtype
 
 
 def _peft_config(settings: LoraSettings) -> LoraConfig:
@@ -46,7 +46,7 @@ def _peft_config(settings: LoraSettings) -> LoraConfig:
 
 @contextmanager
 def adapters_off(model: PreTrainedModel) -> Iterator[None]:
-    """The model without its adapters."""
+    """Turn the model's adapters off within the context."""
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     for layer in layers:
         layer.enable_adapters(False)
@@ -59,7 +59,7 @@ def adapters_off(model: PreTrainedModel) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Weight:
-    """A parameter of the policy, under its checkpoint's name, with the adapter on it if there is one."""
+    """A parameter of the policy under its name in the checkpoint, with its adapter if it has one."""
 
     name: str
     parameter: torch.nn.Parameter
@@ -67,12 +67,12 @@ class Weight:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the whole parameter, which under ZeRO-3 stands on no rank."""
+        """Shape of the whole parameter; under ZeRO-3 each rank has only a shard of it."""
         return tuple(getattr(self.parameter, "ds_shape", self.parameter.shape))
 
     @torch.no_grad()
     def whole(self) -> Tensor:
-        """The value with the adapter merged, a tensor of its own. Under ZeRO-3 collective: all ranks gather it."""
+        """A new tensor with the value, adapter merged. Collective under ZeRO-3: all ranks gather it."""
         parts = [self.parameter] if self.adapter is None else [self.parameter, *self.adapter[:2]]
         with gathered(parts):
             if self.adapter is None:
@@ -83,7 +83,7 @@ class Weight:
 
 
 def weights(model: PreTrainedModel) -> list[Weight]:
-    """The policy's parameters as its checkpoint has them, tied ones once; with adapters or without."""
+    """The policy's parameters under the checkpoint's names, tied ones once; the model may have adapters or not."""
     adapters: dict[int, tuple[torch.nn.Parameter, torch.nn.Parameter, float]] = {}
     for module in model.modules():
         if isinstance(module, LoraLayer):

@@ -1,4 +1,4 @@
-"""The networks of a rank: the policy, the reference policy that it is held near, and the critic."""
+"""The networks of a rank: the policy, the reference policy of the KL term, and the critic."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from learner.settings import LearnerSettings
 
 
 class Networks:
-    """All of them, loaded and under DeepSpeed, and what they say of a micro-batch.
+    """Loads all networks, puts the trained ones under DeepSpeed, and runs them on micro-batches.
 
     `model` is the policy's plain Hugging Face module (its parameters are shards under ZeRO-3).
     """
 
     def __init__(self, settings: LearnerSettings, checkpoint: Path, reference: Path, temperature: float) -> None:
-        """Load what the settings ask for; torch.distributed must have been started.
+        """Load the networks that the settings need; torch.distributed must be initialised.
 
         Raises:
-            ValueError: an architecture is not supported, or with LoRA the reference is another checkpoint than the
-                policy's, or it is of another vocabulary.
+            FileNotFoundError: a checkpoint has no config.json.
+            ValueError: an architecture is not supported, the reference has another vocabulary, or with LoRA the
+                reference is another checkpoint than the policy's.
         """
         self.settings, self.checkpoint, self.temperature = settings, checkpoint, temperature
         self.device = torch.device(settings.device)
@@ -53,7 +54,7 @@ class Networks:
 
     @property
     def trained(self) -> dict[str, TrainedModule]:
-        """What is trained, by name."""
+        """The trained networks, by name."""
         return {"policy": self.policy} | ({"critic": self.critic} if self.critic is not None else {})
 
     def _load_reference(self, checkpoint: Path, policy: TokenScorer) -> TokenScorer | None:
@@ -72,7 +73,8 @@ class Networks:
         if own != other:
             raise ValueError(
                 f"reference={checkpoint} has a vocabulary of {other} tokens and the policy {self.checkpoint} one of "
-                f"{own}; a KL needs the same tokens: set policy.reference to a checkpoint with the policy's tokenizer"
+                f"{own}; the KL compares the same tokens: set policy.reference to a checkpoint with the policy's "
+                "tokenizer"
             )
         reference = TokenScorer(frozen.to(self.device))
         reference.check()
@@ -91,7 +93,7 @@ class Networks:
 
     @contextmanager
     def reference_at_hand(self) -> Iterator[None]:
-        """Within it the reference policy is on the device, wherever it is kept."""
+        """Keep the reference policy on the device within the context; an offloaded one is moved there and back."""
         moved = self._reference if self.settings.offload_reference and not self.settings.lora.rank else None
         if moved is not None:
             moved.to(self.device)
@@ -103,7 +105,7 @@ class Networks:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Within it no module is in training mode."""
+        """Put the trained modules into evaluation mode within the context."""
         for trained in self.trained.values():
             trained.engine.eval()
         try:
@@ -113,7 +115,7 @@ class Networks:
                 trained.engine.train()
 
     def score(self, batch: MicroBatch, chunks: int, *, train: bool) -> TokenScores:
-        """The policy's scores `[n]`; with `train`, to be followed by `policy.backward`."""
+        """The policy's scores `[n]`; after a call with `train`, call `policy.backward`."""
         return self._run(self.policy.engine if train else self.policy.module, batch, chunks)
 
     @torch.no_grad()
@@ -131,7 +133,7 @@ class Networks:
     def values(self, batch: MicroBatch, *, train: bool) -> Tensor | None:
         """The critic's values `[n]`, in units of reward; None without one.
 
-        Call it after the policy has scored the same batch: a value head reads what the policy made of it.
+        Call this after the policy has scored the same batch: a value head reads the policy's hidden states from there.
         """
         if self.critic is None:
             return None

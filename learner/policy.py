@@ -1,4 +1,4 @@
-"""The policy as the learner runs it: a Hugging Face causal language model that scores given tokens."""
+"""The policy in the learner: a Hugging Face causal language model that scores given tokens."""
 
 from __future__ import annotations
 
@@ -9,40 +9,48 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from actors.checkpoint_loading import loading
 from learner.attention import PACKED, packed_inputs
 from learner.losses.policy_loss import TokenScores, score_logits
 
 _CHECK_TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 0.3}
-"""Nats by which rounding may set two ways of computing a log-probability apart."""
+"""Largest difference, in nats, that rounding can make between two ways of computing a log-probability."""
 
 
 def load_model(checkpoint: Path, dtype: torch.dtype) -> PreTrainedModel:
     """Load a checkpoint directory with attention over packed rows and without dropout.
 
-    Dropout would make the trained policy another one than the sampler's: the first ratio would not be 1.
+    With dropout the trained policy would differ from the sampler's: the first ratio would not be 1.
 
     Raises:
-        FileNotFoundError: `checkpoint` holds no config.json.
+        FileNotFoundError: `checkpoint` has no config.json.
+        CheckpointError: its weights are not in safetensors, or it needs code of its own.
     """
     if not (checkpoint / "config.json").is_file():
-        raise FileNotFoundError(
-            f"checkpoint={checkpoint} holds no config.json; give a directory in Hugging Face format"
+        raise FileNotFoundError(f"checkpoint={checkpoint} has no config.json; give a directory in Hugging Face format")
+    with loading("model", checkpoint):
+        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+        for name in [name for name in vars(config) if "dropout" in name or name.endswith("pdrop")]:
+            setattr(config, name, 0.0)
+        return AutoModelForCausalLM.from_pretrained(
+            checkpoint,
+            config=config,
+            dtype=dtype,
+            attn_implementation=PACKED,
+            trust_remote_code=False,
+            use_safetensors=True,  # never a .bin, which is a pickle
         )
-    config = AutoConfig.from_pretrained(checkpoint)
-    for name in [name for name in vars(config) if "dropout" in name or name.endswith("pdrop")]:
-        setattr(config, name, 0.0)
-    return AutoModelForCausalLM.from_pretrained(checkpoint, config=config, dtype=dtype, attn_implementation=PACKED)
 
 
 class TokenScorer(nn.Module):
-    """Scores target tokens. The output head runs on the trained positions only, in chunks if there are many.
+    """Scores target tokens. The output head runs only on the trained positions, in chunks if there are many.
 
-    Chunks are recomputed in the backward pass, so that the float32 logits of only one stand in memory. The
+    Chunks are recomputed in the backward pass, so that only one chunk's float32 logits are in memory at a time. The
     model's own forward pass would compute logits for every token, prompts and replies included.
     """
 
     def __init__(self, model: PreTrainedModel, *, entropy_grad: bool = False, keep_hidden: bool = False) -> None:
-        """With `keep_hidden`, `take_hidden` gives what a value head reads."""
+        """With `keep_hidden`, the hidden states are kept for a value head, see `take_hidden`."""
         super().__init__()
         self.model = model
         self.entropy_grad = entropy_grad
@@ -52,11 +60,11 @@ class TokenScorer(nn.Module):
     def forward(
         self, token_ids: Tensor, boundaries: Tensor, positions: Tensor, targets: Tensor, temperature: float, chunks: int
     ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies `[n]` of `targets` `[n]`.
+        """Log-probabilities and entropies `[n]`, nats, of `targets` `[n]`.
 
-        `token_ids` `[T]` are S sequences end to end, `boundaries` `[S + 1]` int32 where each begins, and T;
-        `positions` `[n]` are the places of the tokens before the targets. `chunks` must be the same on all ranks:
-        under ZeRO-3 each gathers the head.
+        `token_ids` `[T]` are S sequences end to end; `boundaries` `[S + 1]` int32 are their starts, and T; `positions`
+        `[n]` are the indices of the tokens before the targets. `chunks` must be equal on all ranks, because under
+        ZeRO-3 every chunk gathers the head.
         """
         hidden = self.model.base_model(**packed_inputs(token_ids, boundaries)).last_hidden_state
         hidden = hidden[0, positions]
@@ -71,13 +79,13 @@ class TokenScorer(nn.Module):
         return torch.cat([s[0] for s in scores]), torch.cat([s[1] for s in scores])
 
     def take_hidden(self) -> Tensor:
-        """The last hidden states `[n, width]` at the positions last scored, detached; they are not kept any longer.
+        """The last hidden states `[n, width]` at the positions scored last, detached; the scorer then forgets them.
 
         Raises:
-            RuntimeError: nothing was scored since they were last taken, or the scorer keeps none.
+            RuntimeError: no batch was scored since the last call, or the scorer keeps no hidden states.
         """
         if self.hidden is None:
-            raise RuntimeError("a value head asked for hidden states, but the policy has not scored the batch")
+            raise RuntimeError("no hidden states for a value head: the policy has not scored the batch; score it first")
         hidden, self.hidden = self.hidden, None
         return hidden
 
@@ -88,12 +96,12 @@ class TokenScorer(nn.Module):
 
     @torch.no_grad()
     def check(self) -> None:
-        """Compare two packed sequences with the model's own forward pass on each, in its plainest attention.
+        """Compare two packed sequences with the model's own forward pass on each, in eager attention.
 
         Raises:
-            ValueError: they differ: the model does something between hidden states and logits (capping, scaling),
-                in its attention (capping, sinks) or across sequences (recurrent layers) that the scorer does not
-                know of.
+            ValueError: the results differ, because the model does something that the scorer leaves out: between hidden
+                states and logits (capping, scaling), in its attention (capping, sinks) or from token to token
+                (recurrent layers).
         """
         embedding = self.model.get_input_embeddings()
         sequences = [torch.arange(n, device=embedding.weight.device) % embedding.num_embeddings for n in (9, 6)]

@@ -1,4 +1,4 @@
-"""One rank of the learner: its networks, and the calls that the gang makes to all ranks alike."""
+"""One rank of the learner: its networks, and the methods that the gang calls on all ranks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _STATE_FILE = "learner.json"
 
 
 class LearnerRank:
-    """Trains its share of every batch. All ranks must be called alike: most methods are collective.
+    """Trains its share of every batch. Call each method on all ranks, because most methods are collective.
 
     `model` is the policy's plain Hugging Face module (its parameters are shards under ZeRO-3).
     """
@@ -50,14 +50,15 @@ class LearnerRank:
         """Join the gang over `store` and load the networks.
 
         Args:
-            temperature: what the rollouts sample with; log-probabilities are of softmax(logits / temperature).
-            reference: checkpoint of the reference policy when `kl_coef` > 0; `checkpoint` if not given.
+            temperature: the rollouts' sampling temperature; log-probabilities are of softmax(logits / temperature).
+            reference: checkpoint of the reference policy if `kl_coef` > 0; by default `checkpoint`.
 
         Raises:
-            ValueError: `temperature` is not above 0, or a network can't be had, as `Networks` tells.
+            FileNotFoundError: a checkpoint has no config.json.
+            ValueError: `temperature` is not above 0, or as `Networks`.
         """
         if not temperature > 0:
-            raise ValueError(f"temperature={temperature} has no log-probabilities to train on; set it above 0")
+            raise ValueError(f"temperature={temperature} gives no log-probabilities to train on; set it above 0")
         self.settings, self.checkpoint, self.rank = settings, checkpoint, rank
         self.device = torch.device(settings.device)
         if settings.device == "cpu":
@@ -72,7 +73,7 @@ class LearnerRank:
 
     def _join(self, store: TCPStore) -> None:
         ranks = self.settings.ranks
-        # Ray shows each rank its own GPU only, hence LOCAL_RANK 0.
+        # LOCAL_RANK is always 0, because Ray shows each rank only its own GPU.
         os.environ |= {"RANK": str(self.rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": "0"}
         os.environ |= {"MASTER_ADDR": store.host, "MASTER_PORT": str(store.port)}
         deepspeed = import_deepspeed(self.settings.device)
@@ -86,7 +87,7 @@ class LearnerRank:
         deepspeed.init_distributed(verbose=False)
 
     def train_step(self, steps: list[OptimizerStep], lr_share: float = 1.0) -> RankReport:
-        """Take the optimizer steps of one batch, as `train_batch` tells; collective."""
+        """Take the optimizer steps of one batch, see `train_batch`; collective."""
         self.batches += 1
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -97,7 +98,7 @@ class LearnerRank:
         return report
 
     def fine_tune(self, step: OptimizerStep) -> RankReport:
-        """Take one supervised step, as `fine_tune_step` tells; collective."""
+        """Take one supervised step, see `fine_tune_step`; collective."""
         self.batches += 1
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -110,7 +111,7 @@ class LearnerRank:
         return measure_nll(self.networks, step)
 
     def skip_batch(self) -> None:
-        """Count a batch that the gang found not worth training on."""
+        """Count a batch that the gang does not train on."""
         self.batches += 1
 
     def score_batch(self, step: OptimizerStep) -> dict[int, SampleScores]:
@@ -124,10 +125,10 @@ class LearnerRank:
 
     @torch.no_grad()
     def logprobs(self, token_ids: list[int]) -> list[float]:
-        """Log-probabilities (nats, float32) at temperature 1 of all tokens but the first; collective.
+        """Log-probabilities `[T - 1]` (nats) at temperature 1 of all tokens but the first; collective.
 
         Raises:
-            ValueError: fewer than two tokens.
+            ValueError: there are fewer than two tokens.
         """
         if len(token_ids) < 2:
             raise ValueError(f"token_ids has {len(token_ids)} entries; a probe needs at least 2")
@@ -140,14 +141,14 @@ class LearnerRank:
         return scores.logprobs.tolist()
 
     def save_checkpoint(self, path: Path, state: Path) -> None:
-        """Write the policy, and then, beside it or within, what a resume needs; collective."""
+        """Write the policy to `path`, then the state for a resume to `state`; collective."""
         self.save_pretrained(path)
         self.save_state(state)
 
     def save_pretrained(self, path: Path) -> None:
-        """Write the policy in Hugging Face format, whole or not at all; collective.
+        """Write the policy in Hugging Face format, complete or not at all; collective.
 
-        With LoRA the weights are those with the adapters merged, and `adapter/` holds the adapter in peft's format.
+        With LoRA the weights have the adapters merged, and `adapter/` has the adapter alone in peft's format.
         """
         from learner.checkpoint import staged, whole_state, write_pretrained
         from learner.lora import save_adapter
@@ -161,34 +162,34 @@ class LearnerRank:
                 save_adapter(model, self.settings.lora, self.checkpoint, stage / "adapter", leader=leader)
 
     def save_state(self, path: Path) -> None:
-        """Write what a resume needs: parameters, optimizers, schedules, coefficients, random state; collective."""
-        from learner.checkpoint import rng_state, staged
+        """Write the state for a resume: parameters, optimizers, schedules, KL coefficient, random state; collective."""
+        from learner.checkpoint import save_rng_state, staged
         from learner.training_state import save_module
 
         leader = self.rank == 0
         with staged(path, leader=leader, barrier=torch.distributed.barrier) as stage:
             for name, trained in self.networks.trained.items():
                 save_module(trained, stage, name, leader=leader)
-            torch.save(rng_state(self.device), stage / f"rng_{self.rank}.pt")
+            save_rng_state(stage / f"rng_{self.rank}.pt", self.device)
             if leader:
                 facts = {"batches": self.batches, "kl_coef": self.kl_coef, "networks": list(self.networks.trained)}
                 (stage / _STATE_FILE).write_text(json.dumps(facts), encoding="utf-8")
 
     def load_state(self, path: Path) -> int:
-        """Take up what `save_state` wrote, on any number of ranks and at any ZeRO stage; collective.
+        """Load a state that `save_state` wrote, with any number of ranks and any ZeRO stage; collective.
 
-        Returns the number of batches trained before.
+        Returns the number of batches trained before the state was saved.
 
         Raises:
-            FileNotFoundError: there is no whole state at `path`.
-            ValueError: it is of another model, or has a critic where this learner has none, or the reverse.
+            FileNotFoundError: there is no complete state at `path`.
+            ValueError: the state is damaged or of another model, or only one of state and learner has a critic.
         """
-        from learner.checkpoint import restore_rng_state
+        from learner.checkpoint import load_rng_state, read_facts
         from learner.training_state import load_module
 
         if not (path / _STATE_FILE).is_file():
             raise FileNotFoundError(f"learner state {path} has no {_STATE_FILE}; give a directory from save_state")
-        facts = json.loads((path / _STATE_FILE).read_text(encoding="utf-8"))
+        facts = read_facts(path / _STATE_FILE)
         trained = self.networks.trained
         if facts["networks"] != list(trained):
             raise ValueError(
@@ -198,22 +199,22 @@ class LearnerRank:
         for name, module in trained.items():
             load_module(module, path, name)
         own_rng = path / f"rng_{self.rank}.pt"
-        if own_rng.is_file():  # a gang of more ranks than the one that wrote it has more random states
-            restore_rng_state(torch.load(own_rng), self.device)
+        if own_rng.is_file():  # if the gang has grown, its new ranks have no saved random state
+            load_rng_state(own_rng, self.device)
         self.batches = facts["batches"]
         if self.settings.kl_target is not None:
             self.kl_coef = facts["kl_coef"]
         return self.batches
 
     def batches_trained(self) -> int:
-        """Batches trained since the beginning, those before a resume included."""
+        """Number of batches since the beginning, those before a resume included."""
         return self.batches
 
     def vocabulary_size(self) -> int:
         return int(self.model.config.vocab_size)
 
     def model_shape(self) -> ModelShape:
-        """What the policy's work depends on."""
+        """The numbers that the policy's floating-point work depends on."""
         config = self.model.config
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return ModelShape(
@@ -230,8 +231,8 @@ class LearnerRank:
         from learner.sync.weight_sync import WeightSender
 
         if self.sender is not None:
-            # Engines that wait in the group before leave it once they hear that it is closed, and it is not closed by
-            # being forgotten: what an error keeps keeps it open.
+            # Close the old group explicitly. Engines still waiting in it leave only when it closes, and a stored
+            # exception may hold a reference, so garbage collection won't close it.
             self.sender.close()
         self.sender = WeightSender(
             self.model,
@@ -241,22 +242,26 @@ class LearnerRank:
             ranks_per_engine=ranks_per_engine,
             wire_dtype=getattr(torch, dtype),
             bucket_bytes=self.settings.sync_bucket_mib * 2**20,
-            # Of a single wait. A sync makes three in turn, and the late worker is to be named before the gang's
-            # own deadline only says that this rank is late.
+            # The limit of one wait. A sync makes three waits in turn. All must end before the gang's own deadline,
+            # whose message names only this rank and not the late worker.
             timeout_s=self.settings.step_timeout_s / 4,
         )
         self.sender.connect()
 
     def send_weights(self, version: int) -> SyncReport:
-        """Send the policy to the connected engines, to be known as `version`; collective."""
+        """Send the policy to the connected engines as weight version `version`; collective.
+
+        Raises:
+            RuntimeError: no engines are connected.
+        """
         if self.sender is None:
-            raise RuntimeError(f"version {version} cannot be sent before connect_engines()")
+            raise RuntimeError(f"version {version} can't be sent: no engine is connected; call connect_engines() first")
         return self.sender.send(version)
 
 
 def _peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    # Not `ru_maxrss`: it is that of the process which started this one, where that was larger.
+    # Not `ru_maxrss`: a child process inherits its parent's value, which may be larger.
     status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return 1024 * int(next(line.split()[1] for line in status if line.startswith("VmHWM:")))

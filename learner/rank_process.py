@@ -1,4 +1,4 @@
-"""The process of one rank: a Ray actor that holds a `LearnerRank`. Imports no torch before it runs."""
+"""The process of one rank: a Ray actor with a `LearnerRank`. The module itself imports no torch."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ if TYPE_CHECKING:
 
 
 class RankProcess:
-    """The Ray actor that holds one `LearnerRank`. It keeps torch and DeepSpeed out of the driver."""
+    """The Ray actor with one `LearnerRank`. It keeps torch and DeepSpeed out of the driver."""
 
     def __init__(self, settings: LearnerSettings) -> None:
-        # Before torch is imported: Ray sets it to the actor's share of CPUs, which may be 0.
+        # Set these before torch is imported. Ray sets OMP_NUM_THREADS to the actor's share of CPUs, which may be 0.
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # no spinning: on CPU, engines share the cores
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # don't spin: on CPU, the engines share the cores
         self.settings = settings
         self.rank: LearnerRank | None = None
 
     def open_store(self) -> tuple[str, int]:
-        """Open the rendezvous on a free port of this node; for rank 0. Returns host and port."""
+        """Open the rendezvous store on a free port of this node; only for rank 0. Returns host and port."""
         from torch.distributed import TCPStore
 
         host = ray.util.get_node_ip_address()
-        # The store picks its own port, so that no other process can take it in between.
+        # The store picks its port itself: a port found free beforehand could be taken by another process.
         self.store = TCPStore(host, 0, self.settings.ranks, is_master=True, wait_for_workers=False)
         return host, self.store.port
 
     def warm(self) -> None:
-        """Import what `start` needs, while the other ranks do."""
+        """Import DeepSpeed, so that all ranks do so at the same time before `start`."""
         from learner.deepspeed_engine import import_deepspeed
 
         import_deepspeed(self.settings.device)
 
     def start(self, rank: int, address: tuple[str, int], arguments: dict[str, Any]) -> None:
-        """Build the rank; returns when all ranks have."""
+        """Build the rank; returns when all ranks are built."""
         from torch.distributed import TCPStore
 
         from learner.rank import LearnerRank
@@ -49,7 +49,7 @@ class RankProcess:
         self.rank = LearnerRank(self.settings, rank=rank, store=store, **arguments)
 
     def whereabouts(self) -> Whereabouts:
-        """Where the process is."""
+        """The process's node and process id."""
         return whereabouts()
 
     def call(self, method: str, *arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: how examples are held out, dealt into steps and given to the ranks."""
+"""Supervised fine-tuning: holds examples out, splits the others into steps, and makes the ranks' samples."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from learner.batching import Sample
 
 @dataclass(frozen=True, slots=True)
 class SftExample:
-    """A demonstration in tokens; `sampled[i]` says whether token i is the policy's, and so to be learnt."""
+    """A demonstration in tokens; `sampled[i]` says whether token i is the policy's own and is learnt."""
 
     token_ids: list[int]
     sampled: list[bool]
-    label: str = ""  # names it in errors
+    label: str = ""  # its name in error messages
 
 
 def hold_out(examples: Sequence[SftExample], share: float, seed: int) -> tuple[list[SftExample], list[SftExample]]:
-    """Those to learn and those to measure on, drawn by `seed`; at least one to learn, and one of each if `share` > 0.
+    """Split examples at random by `seed`: first those to learn, then the held-out `share`, both in their old order.
+
+    There is at least one example to learn, and at least one held out if `share` > 0.
 
     Raises:
-        ValueError: there are too few.
+        ValueError: there are too few examples for that.
     """
     least = 2 if share > 0 else 1
     if len(examples) < least:
@@ -37,26 +39,24 @@ def hold_out(examples: Sequence[SftExample], share: float, seed: int) -> tuple[l
 
 
 def deal(examples: Sequence[SftExample], per_step: int, seed: int, epoch: int) -> list[list[SftExample]]:
-    """One epoch's steps, in an order of its own: of near-equal size, none above `per_step`, every example once."""
+    """One epoch's steps: all examples once, in random order, in parts of nearly equal size, at most `per_step` each."""
     order = np.random.default_rng([seed, epoch]).permutation(len(examples))
     parts = np.array_split(order, math.ceil(len(examples) / per_step))
     return [[examples[i] for i in part] for part in parts]
 
 
 def make_sft_samples(examples: Sequence[SftExample]) -> list[Sample]:
-    """What the ranks need of examples: no sampler's log-probabilities and no advantages, for the loss looks at neither.
+    """The ranks' samples. Log-probabilities and advantages are 0, because the supervised loss reads neither.
 
     Raises:
-        ValueError: an example has nothing to learn, or its first token is to be learnt, which nothing predicts.
+        ValueError: an example has nothing to learn, or its first token is sampled, which no token predicts.
     """
     samples = []
     for index, example in enumerate(examples):
         sampled = np.asarray(example.sampled, np.bool_)
         if not sampled.any() or sampled[0]:
             fault = "sampled[0] is true, but no token predicts it" if sampled.any() else "no token is sampled"
-            raise ValueError(
-                f"{example.label or f'example {index}'}: {fault}; give a prompt, then what is to be learnt"
-            )
+            raise ValueError(f"{example.label or f'example {index}'}: {fault}; give a prompt, then a text to learn")
         nothing = np.zeros(len(sampled), np.float32)
         samples.append(Sample(index, example.label, np.asarray(example.token_ids, np.int64), sampled, nothing, 0.0))
     return samples

@@ -1,4 +1,4 @@
-"""Settings of supervised fine-tuning: what is learnt from, how often, and at which rate."""
+"""Settings of supervised fine-tuning: which demonstrations, how often, and at which learning rate."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from learner.settings import LearnerSettings
 
 
 class SftSettings(Settings):
-    """What `router-r1 sft` learns from, and how fast; ranks, ZeRO stage and AdamW's other numbers are the learner's."""
+    """What `router-r1 sft` learns, and how fast. Ranks, ZeRO stage and AdamW's other numbers come from `learner`."""
 
     demonstrations: tuple[Path, ...] = Field(
-        (), description="JSONL files of demonstrations, as learner/demonstrations.py tells."
+        (), description="JSONL files of demonstrations; see learner/demonstrations.py for the format."
     )
     epochs: int = Field(2, ge=1, description="Passes over the demonstrations.")
-    demonstrations_per_step: int = Field(32, ge=1, description="Demonstrations of one optimizer step.")
-    heldout_share: float = Field(0.05, ge=0, lt=1, description="Share that is not learnt but only measured.")
+    demonstrations_per_step: int = Field(32, ge=1, description="Demonstrations per optimizer step.")
+    heldout_share: float = Field(
+        0.05, ge=0, lt=1, description="Share of the demonstrations that is only measured, not learnt."
+    )
     lr: float = Field(1e-5, gt=0, description="Peak learning rate.")
     warmup_share: float = Field(0.05, ge=0, lt=1, description="Share of the steps over which the rate rises.")
     schedule: Literal["constant", "linear", "cosine"] = Field(
@@ -33,12 +35,11 @@ class SftSettings(Settings):
         return (value,) if isinstance(value, str) else value
 
     def steps_per_epoch(self, examples: int) -> int:
-        """Optimizer steps of one pass over so many examples."""
+        """Number of optimizer steps in one pass over `examples` examples."""
         return math.ceil(examples / self.demonstrations_per_step)
 
     def learner_settings(self, learner: LearnerSettings, steps: int) -> LearnerSettings:
-        """The learner's settings for `steps` supervised steps: this rate and schedule, and neither a reference policy
-        nor a critic."""
+        """The learner's settings for `steps` supervised steps, with this rate and schedule; no reference, no critic."""
         rate = {
             "lr": self.lr,
             "warmup_steps": min(round(self.warmup_share * steps), steps - 1),

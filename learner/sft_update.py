@@ -1,4 +1,4 @@
-"""The supervised update: what a rank does with its share of a step's demonstrations."""
+"""The supervised update: a rank trains or measures its share of a step's demonstrations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from learner.update import finish_step
 def fine_tune_step(networks: Networks, step: OptimizerStep) -> RankReport:
     """Take one optimizer step on the mean negative log-likelihood of the sampled tokens; collective.
 
-    A loss or gradient that is not finite leaves the parameters as they were; the report's `bad` then tells why.
+    If the loss or gradient is not finite, the parameters stay as they were and the report's `bad` gives the reason.
     """
     report = RankReport()
     losses: list[Tensor] = []
@@ -36,7 +36,7 @@ def fine_tune_step(networks: Networks, step: OptimizerStep) -> RankReport:
 
 @torch.no_grad()
 def measure_nll(networks: Networks, step: OptimizerStep) -> float:
-    """This rank's share of the same loss, nothing learnt; collective."""
+    """This rank's share of the same loss, without training; collective."""
     with networks.evaluating():
         shares = []
         for samples, chunks in zip(step.micro_batches, step.head_chunks, strict=True):
@@ -48,6 +48,6 @@ def measure_nll(networks: Networks, step: OptimizerStep) -> float:
 
 def _share_of_nll(networks: Networks, batch: MicroBatch, step: OptimizerStep, logprobs: Tensor) -> Tensor:
     """A micro-batch's part of the step's mean over tokens, in nats."""
-    sequence = torch.zeros_like(logprobs, dtype=torch.int64)  # a mean over tokens does not look at it
+    sequence = torch.zeros_like(logprobs, dtype=torch.int64)  # any value will do: a mean over tokens ignores it
     totals = StepTotals(step.token_count, step.sequence_count)
     return aggregate(-logprobs, networks.tensor(batch.weights), sequence, totals)

@@ -1,7 +1,7 @@
-"""The training state of a module on disk: parameters and AdamW's moments in float32, whole, under their names.
+"""The training state of a module on disk: whole parameters and AdamW moments in float32, under their names.
 
-Nothing in it tells how many ranks wrote it or at which ZeRO stage: any gang can take it up. DeepSpeed's own
-checkpoints hold each rank's shards, and must be converted before another gang can read them.
+It does not depend on the number of ranks or the ZeRO stage that wrote it, so any gang can load it. DeepSpeed's own
+checkpoints contain each rank's shards and must be converted before another gang can load them.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from learner.checkpoint import read_facts, reading
 from learner.deepspeed_engine import TrainedModule, gathered
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _VALUE = "value"
-_FILE_BYTES = 2**30  # about as much as rank 0 holds in memory beside its own while it writes
+_FILE_BYTES = 2**30  # about the extra memory that rank 0 needs while it writes
 
 
 def save_module(trained: TrainedModule, directory: Path, name: str, *, leader: bool) -> None:
-    """Write `trained` into `directory`, as `name`.json and its tensors; collective, the leader writes."""
+    """Write `trained` into `directory` as `name`.json and safetensors files; collective, but only the leader writes."""
     _ensure_moments(trained)
     shapes: dict[str, list[int]] = {}
     files: dict[str, str] = {}
@@ -59,12 +60,12 @@ def save_module(trained: TrainedModule, directory: Path, name: str, *, leader: b
 
 
 def load_module(trained: TrainedModule, directory: Path, name: str) -> None:
-    """Take up what `save_module` wrote; collective.
+    """Load a state that `save_module` wrote; collective.
 
     Raises:
-        ValueError: it is of a module with other parameters; the first that differ are named.
+        ValueError: the saved module is damaged or has other parameters; the message names the first that differ.
     """
-    facts = json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))
+    facts = read_facts(directory / f"{name}.json")
     check_shapes(facts["shapes"], {n: _shape(p) for n, p in _trained_parameters(trained.module)}, directory, name)
     _ensure_moments(trained)
     tensor = _reader(directory, facts["files"])
@@ -79,7 +80,7 @@ def load_module(trained: TrainedModule, directory: Path, name: str) -> None:
 def check_shapes(
     saved: dict[str, list[int]], present: dict[str, list[int]], directory: Path, name: str, most: int = 3
 ) -> None:
-    """Compare the parameters of a saved module with those of this one, by name and shape.
+    """Compare a saved module's parameters with this module's, by name and shape.
 
     Raises:
         ValueError: they differ; the message names the first `most` differences.
@@ -98,13 +99,14 @@ def check_shapes(
 
 
 def _reader(directory: Path, files: dict[str, str]) -> Callable[[str], Tensor]:
-    opened: dict[str, Any] = {}  # memory-mapped, so nothing is read before it is asked for
+    opened: dict[Path, Any] = {}  # memory-mapped: a tensor is read only when it is needed
 
     def tensor(key: str) -> Tensor:
-        file = files[key]
-        if file not in opened:
-            opened[file] = safe_open(directory / file, framework="pt")
-        return opened[file].get_tensor(key)
+        file = directory / files[key]
+        with reading(file):
+            if file not in opened:
+                opened[file] = safe_open(file, framework="pt")
+            return opened[file].get_tensor(key)
 
     return tensor
 
@@ -118,7 +120,7 @@ def _shape(parameter: nn.Parameter) -> list[int]:
 
 
 def _masters(trained: TrainedModule) -> list[Tensor]:
-    """What AdamW itself steps on this rank: float32 shards under ZeRO, else the parameters."""
+    """The tensors that this rank's AdamW updates: float32 shards under ZeRO, else the parameters."""
     optimizer = trained.engine.optimizer
     for attribute in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
         if hasattr(optimizer, attribute):
@@ -127,13 +129,13 @@ def _masters(trained: TrainedModule) -> list[Tensor]:
 
 
 def _ensure_moments(trained: TrainedModule) -> None:
-    """AdamW makes its moments in its first step; where it has not come yet, they are made here, as 0."""
+    """Create AdamW's moments, as 0, if it has not created them yet in a first step."""
     state = trained.engine.basic_optimizer.state
     for master in _masters(trained):
         if not state.get(master):
             state[master] = {"step": torch.tensor(0.0)} | {name: torch.zeros_like(master) for name in _MOMENTS}
     link = getattr(trained.engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
-    if link is not None:  # ZeRO 1 and 2 find a parameter's moments through links that the first step would make
+    if link is not None:  # ZeRO 1 and 2 find a parameter's moments through links, also created in the first step
         link()
 
 
@@ -162,7 +164,7 @@ def _write(trained: TrainedModule, parameter: nn.Parameter, part: str, value: Te
             safe_set_full_optimizer_state(parameter, value, part)
     elif part != _VALUE:
         trained.engine.basic_optimizer.state[parameter][part].copy_(value)
-    if part == _VALUE:  # the copy that the forward pass reads
+    if part == _VALUE:  # also set the copy that the forward pass reads
         with gathered([parameter], modify=True):
             parameter.copy_(value)
 
@@ -172,7 +174,7 @@ def _sharded(parameter: nn.Parameter) -> bool:
 
 
 def _shard(parameter: Any, value: Tensor) -> Tensor:
-    """This rank's part of a value under ZeRO-3, which pads values to equal parts."""
+    """This rank's part of a value under ZeRO-3, which pads values so that all parts have the same length."""
     length = parameter.ds_tensor.numel()
     padded = value.new_zeros(length * torch.distributed.get_world_size())
     padded[: value.numel()] = value.flatten()

@@ -1,4 +1,4 @@
-"""The update: what a rank does with its share of a batch, from scores to optimizer steps."""
+"""The update: a rank scores its share of a batch and takes the optimizer steps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from learner.settings import LearnerSettings
 def score_batch(
     networks: Networks, step: OptimizerStep, settings: LearnerSettings, kl_coef: float
 ) -> dict[int, SampleScores]:
-    """Score a share of a batch before it is trained on, by `Sample.index`; collective."""
+    """Score a share of a batch before it is trained on; scores by `Sample.index`; collective."""
     scores: dict[int, SampleScores] = {}
     with networks.reference_at_hand(), networks.evaluating():
         for samples, chunks in zip(step.micro_batches, step.head_chunks, strict=True):
@@ -51,14 +51,15 @@ def score_batch(
 def train_batch(
     networks: Networks, steps: list[OptimizerStep], settings: LearnerSettings, kl_coef: float, lr_share: float = 1.0
 ) -> RankReport:
-    """Take the optimizer steps of a batch, with this share of the policy's learning rate; collective.
+    """Take the optimizer steps of a batch; `lr_share` is a factor on the policy's learning rate; collective.
 
-    The first whose loss or gradient is not finite is not taken, nor is any after it; the report's `bad` tells why.
-    The policy's keeps policy and critic as they were, the critic's only the critic.
+    The first step with a loss or gradient that is not finite is dropped, and so are all later steps; the report's `bad`
+    gives the reason. If the policy's loss is bad, neither network is updated. If only the critic's is, the policy keeps
+    its update.
     """
     report = RankReport(kl_coef=kl_coef)
     networks.policy.lr_share = lr_share
-    # A scored batch brings the reference policy's log-probabilities along.
+    # A batch that was scored first already contains the reference policy's log-probabilities.
     with nullcontext() if settings.scores_first else networks.reference_at_hand():
         for number, step in enumerate(steps):
             report.bad = _optimizer_step(networks, step, settings, report, first=number == 0)
@@ -109,12 +110,14 @@ def _optimizer_step(
 def _policy_terms(
     networks: Networks, batch: MicroBatch, step: OptimizerStep, chunks: int, settings: LearnerSettings, kl_coef: float
 ) -> tuple[TokenScores, LossTerms]:
+    # Decided by a setting and not by the batch, so that all ranks do the same: with adapters and ZeRO-3, running the
+    # reference is collective.
     if not settings.scores_first:
         reference = networks.reference_logprobs(batch, chunks)
-    else:  # on all ranks alike: with adapters and ZeRO-3 asking the reference is collective
+    else:
         reference = networks.tensor(batch.ref_logprobs) if batch.ref_logprobs is not None else None
     scores = networks.score(batch, chunks, train=True)
-    # Unscored batches take one optimizer step, in which the policy still is the one that the batch came to.
+    # A batch without scores takes one optimizer step, so this is still the policy at the start of the batch.
     old = scores.logprobs.detach() if batch.old_logprobs is None else networks.tensor(batch.old_logprobs)
     boundaries, positions = networks.tensor(batch.boundaries), networks.tensor(batch.positions)
     tokens = TrainedTokens(
@@ -130,7 +133,7 @@ def _policy_terms(
 
 
 def _effective_share(terms: list[LossTerms], step: OptimizerStep) -> float:
-    """The effective sample of a step as a share of its sequences; collective."""
+    """The effective sample size of a step as a share of its sequences, in (0, 1]; collective."""
     sums = torch.stack([torch.stack([t.sequence_weight, t.sequence_weight_squared]) for t in terms]).sum(0)
     torch.distributed.all_reduce(sums)
     return effective_share(sums, step.sequence_count)
@@ -140,7 +143,7 @@ def _value_terms(
     networks: Networks, batch: MicroBatch, step: OptimizerStep, settings: LearnerSettings
 ) -> tuple[Tensor, ValueTerms]:
     values = networks.values(batch, train=True)
-    # Where there is a critic, every batch is scored first, and so has these.
+    # With a critic every batch is scored first, so these are never None.
     assert values is not None
     assert batch.old_values is not None
     assert batch.returns is not None
@@ -155,7 +158,10 @@ def _value_terms(
 
 
 def _bad_loss(name: str, losses: list[Tensor], step: OptimizerStep, steps: int) -> BadStep | None:
-    """What is bad where a micro-batch's loss is not finite, on whichever rank; collective."""
+    """A `BadStep` with this rank's suspects if some micro-batch's loss is not finite on any rank, else None.
+
+    Collective.
+    """
     bad = ~torch.isfinite(torch.stack([loss.detach() for loss in losses]))
     anywhere = bad.any().to(torch.int32)
     torch.distributed.all_reduce(anywhere, op=torch.distributed.ReduceOp.MAX)
@@ -175,14 +181,15 @@ def finish_step(
     *,
     bad: BadStep | None = None,
 ) -> BadStep | None:
-    """Go backward through the last of a step's micro-batches and take the step, unless something is bad; collective.
+    """Run the backward pass of a step's last micro-batch and take the step, unless something is bad; collective.
 
     Args:
-        losses: of all micro-batches; the last is still to go backward.
-        scores: what the last loss was made of.
-        bad: what was bad before.
+        losses: of all micro-batches; the last one has not had its backward pass yet.
+        scores: the tensor from which the last loss was computed.
+        norms: gets the gradient norm of a step that was taken.
+        bad: a problem found before, such as a bad loss of the policy in the critic's step.
 
-    Returns what is bad now: the step then was not taken, and nothing is left of its gradients.
+    Returns the problem, if there is one; then the step was not taken and its gradients were dropped.
     """
     bad = bad or _bad_loss(name, losses, step, trained.steps)
     if bad is None:

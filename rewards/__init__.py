@@ -1,1 +1,4 @@
-"""Judges what the policy wrote: transcript types, grammar, reward components and their presets."""
+"""Judges what the policy wrote: transcript types, grammar, reward components and presets.
+
+It may import only the standard library, and no other room.
+"""

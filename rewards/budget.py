@@ -1,8 +1,8 @@
-"""The budget: how much of the outcome is paid to an episode that was told what it may spend.
+"""The budget: which share of the outcome an episode earns when its prompt names a spending limit.
 
-One policy is to serve many budgets, so the budget stands in the prompt and the reward depends on it: the idea of CoRL
-(arXiv 2511.02755), which trains one controller under several budget levels, and BaRP (arXiv 2510.07429), which gives a
-policy the preference that it is judged by. The two rules are our own.
+One policy should serve many budgets, so the prompt states the budget and the reward depends on it. The idea is from
+CoRL (arXiv 2511.02755), which trains one controller under several budget levels, and from BaRP (arXiv 2510.07429),
+which tells the policy the preference that it is judged by. The rules `hard` and `soft` are our own.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ BudgetRule = Literal["none", "hard", "soft"]
 
 
 def budget_share(cost_usd: float, budget_usd: float | None, rule: BudgetRule) -> float:
-    """The share of the outcome that is paid, in [0, 1]; 1 where there is no budget or `none` is asked for.
+    """The share of the outcome that is paid, in [0, 1].
 
-    `hard`: 1 within the budget, else 0. `soft`: 1 within the budget, falling linearly to 0 at twice the budget.
+    `none`, or an episode without a budget: 1. `hard`: 1 within the budget, else 0. `soft`: 1 within the budget, then
+    falling linearly to 0 at twice the budget.
 
     Raises:
         ValueError: the budget is negative or not finite.

@@ -1,7 +1,7 @@
-"""The cost reward: what a low price is worth, by a fixed scale or by rank within the group.
+"""The cost reward: pays for a low price, by a fixed scale or by the rank within the group.
 
-Neither depends on order: what an episode earns does not depend on those judged before it (invariant 8). Router-R1's
-own sliding window is `rewards.normaliser`.
+An episode's reward never depends on the episodes judged before it (invariant 8). Router-R1's own sliding window, which
+does depend on them, is in `rewards.normaliser`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 
 
 def cost_reward(cost_usd: float, scale_usd: float) -> float:
-    """1 − √(cost / scale), clipped to [0, 1]: 1 for an episode that spent nothing, 0 from the scale on.
+    """1 − √(cost / scale), clipped to [0, 1]: 1 for an episode that spent nothing, 0 for one that spent `scale_usd`.
 
-    The shape is Router-R1's (section 3.2); there the scale comes from a sliding window of past episodes.
+    The shape is Router-R1's (section 3.2), which takes the scale from a sliding window of past episodes.
 
     Raises:
         ValueError: the cost is negative or not finite, or the scale is not positive.
@@ -28,10 +28,10 @@ def cost_reward(cost_usd: float, scale_usd: float) -> float:
 def rank_reward(cost_usd: float, group_usd: Sequence[float]) -> float:
     """An episode's rank by cost in its group: 1 for the cheapest, 0 for the dearest, 0.5 where all cost the same.
 
-    Equal costs share the mean of their ranks. `group_usd` holds the costs of the whole group, this one included.
+    Equal costs share the mean of their ranks. `group_usd` holds the costs of the whole group, `cost_usd` included.
 
     Raises:
-        ValueError: a cost is negative or not finite, or the group lacks this one.
+        ValueError: a cost is negative or not finite, or `group_usd` does not contain `cost_usd`.
     """
     for cost in group_usd:
         if not math.isfinite(cost) or cost < 0:
@@ -50,11 +50,11 @@ def derived_cost_scale_usd(
 ) -> float:
     """The most that an episode can cost, in USD: every round asks the dearest candidate at its token limits.
 
-    `prices` holds (prompt, completion) per candidate in USD per million tokens; the token numbers are a call's limits.
+    `prices` holds (prompt, completion) per candidate in USD per million tokens; the token counts limit one call.
 
     Raises:
-        ValueError: there is no price, a price is negative or not finite, a number of tokens or rounds is too low, or
-            nothing costs anything.
+        ValueError: there is no price, a price is negative or not finite, a token count is negative, `rounds` is
+            below 1, or every candidate is free.
     """
     table = list(prices)
     if not table:

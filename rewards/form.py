@@ -1,4 +1,4 @@
-"""The format reward: 0 where the policy kept to the protocol, −1 where it did not (Router-R1, section 3.2)."""
+"""The format reward: 0 for an episode that keeps to the protocol, −1 for one that does not (Router-R1, section 3.2)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import string
 from rewards.grammar import CLOSE, OPEN, parse_route
 from rewards.transcript import BlockKind, CallStatus, Transcript, Turn
 
-_THINK, _SEARCH, _INFORMATION, _ANSWER = BlockKind  # looked up once: an enum's attribute is not for nothing
+_THINK, _SEARCH, _INFORMATION, _ANSWER = BlockKind  # cached: Enum attribute access is slow in these loops
 _INVALID_ROUTE = CallStatus.INVALID_ROUTE
 _NO_THOUGHT = ".…" + string.whitespace
 
@@ -15,14 +15,14 @@ _NO_THOUGHT = ".…" + string.whitespace
 def violations(transcript: Transcript) -> tuple[str, ...]:
     """Names of the rules that the policy broke, each once, in order of appearance.
 
-    Of the grammar's faults `nested_tag`, `stray_close` and `unclosed`; and:
-    `no_think` (a turn's first block is no thought), `empty_think`, `forged_information` (it wrote a reply
-    itself), `bad_route` (a search that is not `name: query`), `unknown_model`, `many_actions` (more than one
-    search or answer in a turn), `no_answer` (the episode has no closed answer), `empty_answer`.
+    The grammar's faults `nested_tag`, `stray_close` and `unclosed`, and these rules:
+    `no_think` (a turn does not begin with a think block), `empty_think`, `forged_information` (the policy wrote an
+    information block itself), `bad_route` (a search that is not `name: query`), `unknown_model`, `many_actions` (more
+    than one search or answer in a turn), `no_answer` (the episode has no closed answer), `empty_answer`.
 
-    Text between blocks (`text_outside`) breaks no rule: Router-R1's published code checks the tags alone, nobody
-    reads such text as an action, and an instruction-tuned policy that begins with "Sure:" would have to unlearn
-    it before it is rewarded for anything.
+    Text between blocks (`text_outside`) breaks no rule. Router-R1's published code checks only the tags, and such text
+    is never read as an action. With a rule, an instruction-tuned policy that begins with "Sure:" would earn nothing
+    until it had unlearnt that.
     """
     found: dict[str, None] = {}
     for turn in transcript.turns:
@@ -39,7 +39,7 @@ def violations(transcript: Transcript) -> tuple[str, ...]:
                 found["forged_information"] = None
             else:
                 actions += 1
-        if actions > 1 and actions > len(turn.calls):  # several searches are in order where all of them were asked
+        if actions > 1 and actions > len(turn.calls):  # several searches are allowed if every one became a call
             found["many_actions"] = None
         if actions and (fault := _route_violation(turn)):
             found[fault] = None
@@ -53,10 +53,10 @@ def violations(transcript: Transcript) -> tuple[str, ...]:
 def paper_violations(transcript: Transcript) -> tuple[str, ...]:
     """Names of the rules of Router-R1's section 3.2 and appendix A that the policy broke, each once.
 
-    Blocks are closed and not nested (`nested_tag`, `stray_close`, `unclosed`); a thought comes first and a single
-    answer last (`think_not_first`, `answer_not_last`, `no_think`, `empty_think`, `no_answer`, `many_answers`); a search
-    is `name: query` (`bad_route`), names a model (`unknown_model`), and is answered by an information block of its own
-    (`unpaired_search`), which the policy doesn't write (`forged_information`).
+    Blocks are closed and not nested (`nested_tag`, `stray_close`, `unclosed`). A think block comes first and a single
+    answer last (`think_not_first`, `answer_not_last`, `no_think`, `empty_think`, `no_answer`, `many_answers`). A search
+    is `name: query` (`bad_route`), names a model (`unknown_model`), and gets an information block of its own
+    (`unpaired_search`), which the policy must not write itself (`forged_information`).
     """
     turns = transcript.turns
     found: dict[str, None] = {}
@@ -93,7 +93,7 @@ def paper_violations(transcript: Transcript) -> tuple[str, ...]:
 
 
 def _route_violation(turn: Turn) -> str | None:
-    """What is wrong with the turn's searches, if anything."""
+    """The name of the rule that a search of the turn breaks, or None."""
     for block in turn.blocks:
         if block.kind is _SEARCH and parse_route(block.text) is None:
             return "bad_route"

@@ -1,6 +1,6 @@
-"""The grammar of what a policy writes: an incremental parser of tagged blocks.
+"""The grammar of the policy's text: an incremental parser of tagged blocks.
 
-It reads sampled text only. What a candidate replied is attached to a turn as data and never comes here.
+It reads sampled text only. A candidate's reply is attached to its turn as data and is never parsed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _TAG = re.compile(f"({'|'.join(map(re.escape, TAGS))})")
 _LONGEST_TAG = max(map(len, TAGS))
 _KIND = {tag: kind for tags in (OPEN, CLOSE) for kind, tag in tags.items()}
 _CLOSING = {OPEN[kind]: CLOSE[kind] for kind in BlockKind}
-# As a reply may spell a tag. Possessive, or a long run of white space takes quadratic time.
+# Every spelling of a tag in a reply. The quantifiers are possessive: without that, a long run of white space would
+# take quadratic time.
 _ANY_TAG = re.compile(rf"<\s*+(/?)\s*+({'|'.join(BlockKind)})\s*+>", re.I)
 
 
@@ -28,17 +29,18 @@ _ANY_TAG = re.compile(rf"<\s*+(/?)\s*+({'|'.join(BlockKind)})\s*+>", re.I)
 class TurnParser:
     """Parses one turn as it streams in; the result does not depend on where the stream was split.
 
-    `blocks` holds the finished blocks. `faults` names what is wrong with the form, in order:
+    `blocks` holds the finished blocks. `faults` names the faults of form, in order:
     `text_outside` (text between blocks), `nested_tag` (an opening tag inside a block), `stray_close`
     (a closing tag that closes nothing), `unclosed` (the turn ended inside a block).
 
-    `on_span` hears the text piece by piece, none empty, each with the kind of block that it lies in or is the tag of.
+    `on_span` is called with each piece of text, never an empty one, and the kind of its block: the block that contains
+    the text, or that the tag opens or closes. Outside of all blocks the kind is None.
     """
 
     blocks: list[Block] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     on_span: Callable[[str, BlockKind | None], None] | None = None
-    _pending: str = ""  # what may still be the beginning of a tag
+    _pending: str = ""  # text at the end that may be the beginning of a tag
     _open: BlockKind | None = None
     _content: list[str] = field(default_factory=list)
 
@@ -51,14 +53,14 @@ class TurnParser:
         self.feed_parts(parts)
 
     def feed_parts(self, parts: list[str]) -> None:
-        """Read a piece that `split_at_tags` has split; a last part with the beginning of a tag stays text."""
+        """Read a piece that `split_at_tags` has split; the last part is text, even if it could begin a tag."""
         position, last, direct = 0, len(parts) - 1, self.on_span is None
         while position < last:
             plain, tag = parts[position], parts[position + 1]
             if plain:
                 self._text(plain)
             if direct and self._open is None and parts[min(position + 3, last)] == _CLOSING.get(tag):
-                # Most blocks are like this: closed at once. The way below does the same, in twice the time.
+                # Most blocks are closed by the very next tag. The other branch gives the same result in twice the time.
                 self.blocks.append(Block(_KIND[tag], parts[position + 2].strip()))
                 position += 4
             else:
@@ -68,11 +70,14 @@ class TurnParser:
 
     @property
     def outside(self) -> bool:
-        """Whether what was read so far ends in no block."""
+        """Whether the text read so far ends outside of all blocks."""
         return self._open is None
 
     def withdraw_information(self) -> bool:
-        """Forget an information tag that ends the text, a policy's call for its replies; tell whether there was one."""
+        """Forget an opening information tag at the end of the text; return whether there was one.
+
+        A policy writes that tag to ask for the replies to its searches.
+        """
         ends = self._open is BlockKind.INFORMATION and not self._pending and not any(self._content)
         if ends:
             self._open = None
@@ -124,7 +129,7 @@ def parse_turn(text: str) -> tuple[tuple[Block, ...], tuple[str, ...]]:
 
 
 def parse_route(content: str) -> tuple[str, str] | None:
-    """Split the content of a search block, `name: query`, at its first colon; None where it has no such form."""
+    """Split the content of a search block, `name: query`, at its first colon; None if a part is missing or empty."""
     name, _, query = content.partition(":")
     name, query = name.strip(), query.strip()
     return (name, query) if name and query else None
@@ -139,11 +144,11 @@ def neutralise(reply: str) -> str:
 
 
 def split_at_tags(text: str) -> list[str]:
-    """Split a text at every tag, which stay: text, tag, text, …, tag, text; tags have the odd places."""
+    """Split a text at every tag and keep the tags: text, tag, text, …, tag, text. Tags have the odd indices."""
     return _TAG.split(text)
 
 
 def _tag_prefix_length(text: str) -> int:
-    """Length of the longest end of `text` with which a tag could begin; a tag has one `<`, its first character."""
+    """Length of the longest suffix of `text` that begins a tag; a tag has `<` only as its first character."""
     start = text.rfind("<", max(0, len(text) - _LONGEST_TAG + 1))
     return len(text) - start if start >= 0 and any(tag.startswith(text[start:]) for tag in TAGS) else 0

@@ -1,4 +1,4 @@
-"""The sliding normaliser: what a cost is worth beside the latest ones, as Router-R1 computes it."""
+"""The sliding normaliser: rewards a cost by comparing it with the latest costs, as Router-R1 does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 WINDOW = 1000
 _LOW, _HIGH = 0.05, 0.95
-_NARROW = 1e-8  # of a window's percentiles: closer ones tell nothing apart
+_NARROW = 1e-8  # percentiles closer than this can't rank a cost: it gets _UNDECIDED
 _UNDECIDED = 0.5
 
 
@@ -20,7 +20,7 @@ class SlidingNormaliser:
 
     Router-R1, section 3.2 and appendix A: 1 − clip((√cost − lo) / (hi − lo), 0, 1), where lo and hi are the 5th and
     95th percentile (linear interpolation) of the latest 1,000 square roots, the current one included; 0.5 where
-    they are less than 1e−8 apart. Every sample enters, so a reward depends on what came before it.
+    lo and hi are less than 1e−8 apart. Every cost enters the window, so a reward depends on the costs before it.
 
     >>> normaliser = SlidingNormaliser()
     >>> [normaliser(cost) for cost in (4.0, 9.0, 1.0)]
@@ -29,16 +29,16 @@ class SlidingNormaliser:
 
     def __init__(self) -> None:
         self._window: deque[float] = deque()  # square roots, oldest first
-        self._sorted = array("d")  # side by side in memory: a search through them is quick
+        self._sorted = array("d")  # the same roots, ascending; an array is contiguous in memory, so bisection is fast
 
     def __call__(self, cost: float) -> float:
         """Enter a raw cost into the window; return its reward.
 
         Raises:
-            ValueError: the cost is negative or not finite. It doesn't enter.
+            ValueError: the cost is negative or not finite; the window stays as it was.
         """
         if not 0 <= cost < math.inf:
-            raise ValueError(f"cost={cost} must be finite and not negative; check the prices that it was made from")
+            raise ValueError(f"cost={cost} must be finite and not negative; check the prices that it was computed from")
         root = math.sqrt(cost)
         self._enter(root)
         low, high = self._percentile(_LOW), self._percentile(_HIGH)
@@ -47,14 +47,14 @@ class SlidingNormaliser:
         return 1.0 - min(max((root - low) / (high - low), 0.0), 1.0)
 
     def state(self) -> dict[str, list[float]]:
-        """What a run needs to resume: the window's square roots, oldest first."""
+        """The state to resume from: the window's square roots, oldest first."""
         return {"window": list(self._window)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state()` returned.
+        """Continue from a state that `state()` returned.
 
         Raises:
-            ValueError: it is not such a state.
+            ValueError: `state` does not have the form that `state()` gives.
         """
         window = state.get("window")
         if not isinstance(window, list) or len(window) > WINDOW or not all(_is_root(value) for value in window):
@@ -72,7 +72,7 @@ class SlidingNormaliser:
         insort(self._sorted, root)
 
     def _percentile(self, share: float) -> float:
-        """As `numpy.percentile` computes it, to the bit: a result on an edge must not fall on its other side."""
+        """Equals `numpy.percentile` bit for bit, so that rounding moves no result across a threshold."""
         position = (len(self._sorted) - 1) * share
         index = int(position)
         if index + 1 >= len(self._sorted):

@@ -1,6 +1,6 @@
 """The outcome reward: exact match and token F1 against accepted answers, as SQuAD defines them.
 
-Source: Rajpurkar et al. 2016 (arXiv 1606.05250), evaluation script v1.1; used so by Router-R1 section 3.2.
+Source: Rajpurkar et al. 2016 (arXiv 1606.05250), evaluation script v1.1. Router-R1 uses the same (section 3.2).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def exact_match(prediction: str, golds: Sequence[str]) -> float:
 
 
 def token_f1(prediction: str, golds: Sequence[str]) -> float:
-    """Best F1 over token bags; 0.0 where either side is a closed answer (yes, no) and they differ."""
+    """Best F1 over bags of tokens; 0.0 where one side is a closed answer (yes, no, noanswer) and the other differs."""
     return outcomes(prediction, golds)[1]
 
 
 def outcomes(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
-    """Exact match and token F1 at once, each text normalised once."""
+    """Exact match and token F1, both in [0, 1]; normalises each text only once."""
     ours = normalise_answer(prediction)
     theirs = _normalised(tuple(golds))
     return float(ours in theirs), max((_f1(ours, gold) for gold in theirs), default=0.0)
@@ -40,7 +40,7 @@ def outcomes(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
 
 @lru_cache(maxsize=1024)
 def _normalised(golds: tuple[str, ...]) -> tuple[str, ...]:
-    """Kept, since all episodes of a question are compared with the same answers."""
+    """Cached, because all episodes of a question are compared with the same answers."""
     return tuple(map(normalise_answer, golds))
 
 

@@ -23,27 +23,27 @@ class RewardBreakdown:
     """A reward and its named components."""
 
     format: float  # 0 or −1
-    outcome: float  # the metric trained on, in [0, 1]
+    outcome: float  # the metric that the settings name, em or f1, in [0, 1]
     cost: float  # the cost reward, in [0, 1]; 1 is free
     total: float
     em: float
     f1: float
     violations: tuple[str, ...] = ()
-    answer: str | None = None  # what was compared with the accepted answers
+    answer: str | None = None  # the text that was compared with the accepted answers
     routes: int = 0  # searches that were well-formed and named a model
-    components: Mapping[str, float] = field(default_factory=dict)  # what makes up `total`: addends, by name
+    components: Mapping[str, float] = field(default_factory=dict)  # the addends of `total`, by name
 
 
 class Judge:
-    """Rewards episodes by one preset; its state is the cost window that `reference` and `paper` share over a run.
+    """Rewards episodes by one preset. `reference` and `paper` keep a window of costs over the whole run as state.
 
-    Every well-formed episode earns the sum of its components, a malformed one −1:
+    A well-formed episode earns the sum of its components, a malformed one −1:
 
-    `reference`: (1 − α)·outcome, and α·cost where the outcome is above 0 (Router-R1's code, commit 801a240).
+    `reference`: (1 − α)·outcome, plus α·cost if the outcome is above 0 (Router-R1's code, commit 801a240).
     `paper`:     (1 − α)·outcome + α·cost, whatever the outcome (Router-R1, section 3.2, eq. 5).
-    `default`:   (1 − α)·outcome + α·cost·outcome. A wrong answer earns nothing however cheap it was, so that not asking
-                 at all is never the best policy. Less the penalties, and the outcome's share within the budget, where
-                 the settings have them.
+    `default`:   (1 − α)·outcome + α·cost·outcome. A wrong answer earns nothing however cheap it was; otherwise the best
+                 policy could be to ask no model at all. If the settings say so, spending beyond the budget lowers the
+                 outcome, and penalties are subtracted.
     """
 
     def __init__(self, settings: RewardSettings) -> None:
@@ -65,19 +65,20 @@ class Judge:
 
         Args:
             answers: the accepted answers.
-            budget_usd: what the prompt said the episode may cost; None where it said nothing.
-            group_usd: costs of the episode's whole group, for cost_by=rank; left out, it is a group of one.
-            cost_usd, raw_cost: left out, those of the transcript's calls; `default` looks at the first, the others at
-                the second, in Router-R1's unit: completion tokens times USD per million of them.
-            question: the question's id, for the message of an error.
+            budget_usd: the spending limit in the prompt; None if the prompt names none.
+            group_usd: costs of the episode's whole group, for cost_by=rank; without it the episode is a group of one.
+            cost_usd, raw_cost: the episode's cost, by default that of the transcript's calls. The preset `default`
+                reads `cost_usd`; `paper` and `reference` read `raw_cost`, in Router-R1's unit: completion tokens times
+                USD per million of them.
+            question: the question's id, for error messages.
 
         Raises:
             ValueError: there are no accepted answers, the transcript is void, or a cost is negative or not finite.
         """
         if transcript.stop_reason is StopReason.VOID:
             raise ValueError(
-                f"{_of(question)}stop_reason=void: the infrastructure failed in this episode, which is no reward of "
-                "the policy's; leave void transcripts out"
+                f"{_of(question)}stop_reason=void: the infrastructure failed in this episode, so the policy can't be "
+                "judged by it; leave void transcripts out"
             )
         raw = transcript.raw_cost if raw_cost is None else raw_cost
         if self.settings.preset == "reference":
@@ -88,7 +89,11 @@ class Judge:
         return self._default(transcript, _checked(answers, question), usd, budget_usd, group_usd)
 
     def judge_text(self, text: str, answers: Sequence[str], raw_cost: float, *, question: str = "") -> RewardBreakdown:
-        """Reward a whole text, replies included, by the rules of `reference`; raises as `judge` does."""
+        """Reward a whole text, replies included, by the rules of `reference`.
+
+        Raises:
+            ValueError: there are no accepted answers, or the cost is negative or not finite.
+        """
         _checked(answers, question)
         cost = self._normaliser(raw_cost)
         reading = ReferenceReading(text)
@@ -98,14 +103,14 @@ class Judge:
         return _breakdown(reading.violations(), paid, outcome, cost, em, f1, reading.answer, reading.routes)
 
     def state(self) -> dict[str, Any]:
-        """What a run needs to resume, as JSON holds it."""
+        """The state to resume from, in types that JSON can hold."""
         return {"normaliser": self._normaliser.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state()` returned.
+        """Continue from a state that `state()` returned.
 
         Raises:
-            ValueError: it is not such a state.
+            ValueError: `state` does not have the form that `state()` gives.
         """
         self._normaliser.restore(state.get("normaliser", {}))
 
@@ -144,13 +149,13 @@ class Judge:
         scale = self.settings.cost_scale_usd
         if scale is None:
             raise ValueError(
-                "cost_scale_usd=none is derived from the cards' prices before a judge is made "
+                "cost_scale_usd=none: the scale must be derived from the cards' prices before a judge uses it "
                 "(rewards.cost.derived_cost_scale_usd); give a number of US dollars"
             )
         return cost_reward(usd, scale)
 
     def _outcome(self, answer: str | None, answers: Sequence[str]) -> tuple[float, float, float]:
-        """Exact match, F1, and the one of them that is trained on; 0 where there is no answer."""
+        """Exact match, F1, and the one of the two that `settings.metric` names; all 0 without an answer."""
         if answer is None:
             return 0.0, 0.0, 0.0
         em, f1 = outcomes(answer, answers)
@@ -167,14 +172,14 @@ def _breakdown(
     answer: str | None,
     routes: int,
 ) -> RewardBreakdown:
-    """The sum of what is paid; a malformed episode is paid nothing and loses 1."""
+    """Add up the components `paid`; a malformed episode (with rules in `broken`) gets −1 instead."""
     components = {"format": -1.0} | dict.fromkeys(paid, 0.0) if broken else {"format": 0.0} | paid
     total = sum(components.values())
     return RewardBreakdown(components["format"], outcome, cost, total, em, f1, broken, answer, routes, components)
 
 
 def _checked(answers: Sequence[str], question: str) -> Sequence[str]:
-    """The accepted answers, if there are any."""
+    """The accepted answers; refuses an empty list and anything but a list of texts."""
     if not answers:
         raise ValueError(
             f"{_of(question)}a question needs at least one accepted answer to be rewarded; its 'answers' is empty"

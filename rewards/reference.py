@@ -1,6 +1,6 @@
-"""The published rules on whole text: what Router-R1's code at commit 801a240 reads in a response.
+"""The published rules on whole text: how Router-R1's code at commit 801a240 reads a response.
 
-It looks at the text as it stands, a candidate's replies included; nothing but the preset `reference` uses it.
+That code reads the whole text, the candidates' replies included. Only the preset `reference` uses this module.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ANSWER_PAIR = {_ANSWER: _PAIRS[_ANSWER]}
 
 
 class Span(NamedTuple):
-    """A block of the text: its opening tag, its trimmed content, and whether that holds a tag."""
+    """A block of the text: its opening tag, its trimmed content, and whether the content contains a tag."""
 
     tag: str
     content: str
@@ -27,28 +27,31 @@ class Span(NamedTuple):
 
 
 class ReferenceReading:
-    """One text, split at its tags once, and what the published code finds in it.
+    """What the published code finds in one text; the text is split at its tags once.
 
-    A block starts at an opening tag and runs to the nearest later closing tag of its kind; the search for the next
-    goes on behind it. An opening tag without such a closing tag is passed over.
+    A block runs from an opening tag to the nearest later closing tag of its kind; the scan continues after that tag.
+    An opening tag without a later closing tag of its kind is skipped.
     """
 
     def __init__(self, text: str) -> None:
         self._parts = split_at_tags(text)
         self.spans = _spans(self._parts, _PAIRS)  # the blocks of all four kinds
-        # Whether every tag opens or closes a block: then none lies inside another, and all are in pairs.
+        # Whether every tag opens or closes a block: then no tag lies inside a block, and all tags form pairs.
         self._tidy = 4 * len(self.spans) + 1 == len(self._parts)
-        self._faults: dict[str, list[str]] = {}  # of the searches, by their content
+        self._faults: dict[str, list[str]] = {}  # cache: the faults of a search, by its content
 
     @property
     def answer(self) -> str | None:
-        """The last answer block's content, found by a scan for answers alone; None where there is none."""
+        """The content of the last answer block, found by a scan for answer tags alone; None if there is none."""
         spans = self._of_kinds(_ANSWER_PAIR)
         return spans[-1].content if spans else None
 
     @property
     def routes(self) -> int:
-        """Searches before the first that is malformed or names no model; a scan for searches and answers alone."""
+        """Number of searches before the first that is malformed or names no model.
+
+        Found by a scan for search and answer tags alone. A name that is repeated in its query is no fault here.
+        """
         count = 0
         for span in self._of_kinds(_ROUTE_PAIRS):
             if span.tag == _SEARCH:
@@ -59,12 +62,12 @@ class ReferenceReading:
         return count
 
     def violations(self) -> tuple[str, ...]:
-        """Names of the rules broken, each once; none gives the format score 0, any −1.
+        """Names of the rules that the text breaks, each once. The format score is 0 if there are none, else −1.
 
-        `no_block`; `unbalanced_tags` (as many opening as closing tags of each kind); `empty_think` (or `...`);
-        `nested_tag`; `answer_count` (not exactly one); `no_think`; `unpaired_search` (as many searches as
-        information blocks); `think_not_first` and `answer_not_last` (nothing but white space around them); and those
-        of `search_faults`.
+        `no_block`; `unbalanced_tags` (a kind has not as many closing as opening tags); `empty_think` (empty or `...`);
+        `nested_tag`; `answer_count` (not exactly one answer); `no_think`; `unpaired_search` (not as many information
+        blocks as searches); `think_not_first` and `answer_not_last` (only white space may stand before the first think
+        tag and after the last answer tag); and the faults of `search_faults`.
         """
         parts, spans = self._parts, self.spans
         if not spans:
@@ -106,10 +109,10 @@ class ReferenceReading:
 
 
 def search_faults(content: str) -> list[str]:
-    """What is wrong with a search block's trimmed content.
+    """Names of the faults in a search block's trimmed content.
 
-    `bad_route` (not exactly one ASCII colon, or no query), `placeholder` (it repeats the prompt's example),
-    `name_in_query` (an empty name is in every query), `unknown_model`.
+    `bad_route` (not exactly one ASCII colon, or no query), `placeholder` (the search repeats the prompt's example),
+    `name_in_query` (the query contains the name; every query contains an empty name), `unknown_model`.
     """
     name, colon, query = content.partition(":")
     if not colon or ":" in query:
@@ -128,7 +131,7 @@ def search_faults(content: str) -> list[str]:
 
 
 def accepts_name(name: str) -> bool:
-    """Whether a lower-case name holds the words by which the published code knows a model."""
+    """Whether a lower-case name contains the words by which the published code recognises a model."""
     if "qwen" in name or "palmyra" in name or "creative" in name:
         return True
     if "llama" in name:
@@ -137,7 +140,7 @@ def accepts_name(name: str) -> bool:
 
 
 def _spans(parts: list[str], pairs: Mapping[str, str]) -> list[Span]:
-    """Blocks of the kinds in `pairs`; other kinds' tags are text. Takes time linear in the number of parts."""
+    """Blocks of the kinds in `pairs`; tags of other kinds count as text. Takes time linear in the number of parts."""
     found: list[Span] = []
     open_to_close = dict(pairs)
     position, end = 1, len(parts)
@@ -154,7 +157,7 @@ def _spans(parts: list[str], pairs: Mapping[str, str]) -> list[Span]:
             continue
         try:
             close = parts.index(closing, after)
-        except ValueError:  # then no later one of its kind is closed, either
+        except ValueError:  # no closing tag follows, so no later block of this kind can be closed either
             del open_to_close[tag]
             position += 2
             continue

@@ -1,4 +1,4 @@
-"""Settings of the reward, as a plain dataclass: this room imports nothing outside the standard library."""
+"""Settings of the reward, as a plain dataclass: this room imports only the standard library, so no pydantic."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ Metric = Literal["em", "f1"]
 
 
 def _about(default: Any, text: str) -> Any:
-    """A field with its description where the command line finds it."""
+    """A field whose description lies in its metadata, where the command line reads it."""
     return field(default=default, metadata={"about": text})
 
 
 @dataclass(frozen=True, slots=True)
 class RewardSettings:
-    """Which preset judges, and its numbers."""
+    """The reward preset and its numbers.
+
+    Raises:
+        ValueError: a number lies outside of its range, or a published preset is given one of our additions.
+    """
 
     preset: Preset = _about(
         "default",
-        "`default` pays for low cost where the answer is right; `paper` (Router-R1's text) always; `reference` is "
-        "Router-R1's published code, quirks included.",
+        "`default` pays for low cost only where the answer is right; `paper` (Router-R1's text) always pays; "
+        "`reference` is Router-R1's published code, quirks included.",
     )
     alpha: float = _about(0.0, "Weight of the cost reward, in [0, 1]; 0 buys accuracy at any price.")
     metric: Metric = _about("em", "Outcome: exact match (`em`) or token F1 (`f1`).")
@@ -32,22 +36,23 @@ class RewardSettings:
         "scale", "Cost reward of `default`: by `cost_scale_usd`, or by `rank` within the group."
     )
     cost_scale_usd: float | None = _about(
-        0.01, "USD of an episode at which its cost reward is 0; none derives it from the cards' prices."
+        0.01, "Cost of an episode, in USD, at which its cost reward is 0; none derives it from the cards' prices."
     )
     length_coef: float = _about(0.0, "Penalty per call of a well-formed episode (MTRouter).")
     switch_coef: float = _about(0.0, "Penalty per change of model between calls (MTRouter).")
     budget: BudgetRule = _about(
         "none",
-        "With a budget in the prompt: `hard` pays nothing beyond it, `soft` less and less up to twice of it (CoRL).",
+        "With a budget in the prompt: `hard` pays nothing beyond it, `soft` pays less and less up to twice the budget "
+        "(CoRL).",
     )
     budget_weight: float = _about(
         1.0,
-        "Share of the outcome that hangs on the budget, in (0, 1]; 1 pays nothing beyond it.",
+        "Share of the outcome that depends on keeping the budget, in (0, 1]; 1 pays nothing beyond the budget.",
     )
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha={self.alpha} must lie in [0, 1]; 0 ignores cost, 1 pays for nothing else")
+            raise ValueError(f"alpha={self.alpha} must lie in [0, 1]; 0 ignores cost, 1 pays for low cost alone")
         scale = self.cost_scale_usd
         if scale is not None and not (math.isfinite(scale) and scale > 0):
             raise ValueError(f"cost_scale_usd={scale} must be a positive number of US dollars, or none to derive it")
@@ -64,12 +69,12 @@ class RewardSettings:
             self._refuse_additions()
 
     def _refuse_additions(self) -> None:
-        """The published presets are what was published: nothing is added to them."""
+        """The published presets stay as published: refuse our additions to them."""
         published = {"cost_by": "scale", "length_coef": 0.0, "switch_coef": 0.0, "budget": "none", "budget_weight": 1.0}
         for name, off in published.items():
             value = getattr(self, name)
             if value != off:
                 raise ValueError(
-                    f"{name}={value} with preset={self.preset}: it is no part of what was published; set "
+                    f"{name}={value} with preset={self.preset}: the published preset has no such setting; set "
                     f"{name}={off}, or preset=default"
                 )

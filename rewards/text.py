@@ -1,7 +1,7 @@
-"""A transcript as text: the whole of it with its information blocks, and back again.
+"""A transcript as text with its information blocks, and back again.
 
-Training never reads text: there a reply is data from the start. This is for files of finished episodes, in which a
-reply can only be told from the policy's own words by where it stands.
+Training never reads such text: there a reply is data from the start. This module is for files of finished episodes,
+where only its position tells a reply from the policy's own words.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Callable
 from rewards.grammar import CLOSE, OPEN, TurnParser, parse_route, split_at_tags
 from rewards.transcript import BlockKind, CallStatus, RouteCall, StopReason, Transcript, Turn
 
-_SEARCH, _ANSWER = BlockKind.SEARCH, BlockKind.ANSWER  # looked up once: an enum's attribute is not for nothing
+_SEARCH, _ANSWER = BlockKind.SEARCH, BlockKind.ANSWER  # cached: Enum attribute access is slow in these loops
 _OK, _INVALID_ROUTE = CallStatus.OK, CallStatus.INVALID_ROUTE
 _INFORMATION = OPEN[BlockKind.INFORMATION]
 _END_OF_INFORMATION = CLOSE[BlockKind.INFORMATION]
 
 
 def render_transcript(transcript: Transcript) -> str:
-    """The whole text of an episode, as Router-R1's published code sees one: replies stand in it as they were sent.
+    """The whole text of an episode, in the form that Router-R1's published code reads; replies are not changed.
 
     A call without a reply, such as an invalid route, gives an empty information block.
     """
@@ -32,38 +32,39 @@ def render_transcript(transcript: Transcript) -> str:
 def read_transcript(
     text: str, resolve: Callable[[str], str | None] | None = None, *, searches_per_turn: int = 1
 ) -> Transcript:
-    """Read a text into turns with their calls; any string is read.
+    """Read a text into turns with their calls; any string can be read.
 
-    An information block after a search is the reply to it, whatever it holds up to the nearest `</information>`, and
-    ends the turn; up to `searches_per_turn` searches of a turn are answered so, in order. One that answers no search
-    is the policy's own, and stays in its turn. Costs, tokens and latencies are 0: a text tells none.
+    An information block after a search is the reply to that search, whatever the block contains up to the nearest
+    `</information>`. It ends the turn; the blocks right behind it answer the turn's next searches, up to
+    `searches_per_turn` in all. An information block that answers no search counts as the policy's own text and stays
+    in its turn. Costs, tokens and latencies are 0, because a text does not tell them.
 
     Args:
-        resolve: gives the model that a name in a search stands for, None where there is none; left out, every name is
-            a model's.
+        resolve: gives the model for a name in a search, or None if there is no such model; by default every name is
+            the name of a model.
     """
     return _Reader(text, resolve, searches_per_turn).read()
 
 
 class _Reader:
-    """Reads one text: the parser takes all but the replies, which it never sees."""
+    """Reads one text; its parser gets the policy's words and never the replies."""
 
     def __init__(self, text: str, resolve: Callable[[str], str | None] | None, searches_per_turn: int) -> None:
         self.parts = split_at_tags(text)
         self.resolve = resolve or str
         self.searches_per_turn = searches_per_turn
         self.turns: list[Turn] = []
-        self.parser = TurnParser()  # of the turn that is being read
-        self.start = 0  # of that turn, in `parts`
-        self.seen = 0  # of the parser's blocks
-        self.searches: list[str] = []  # among these
+        self.parser = TurnParser()  # of the current turn
+        self.start = 0  # index in `parts` where the current turn begins
+        self.seen = 0  # number of the parser's blocks already looked at
+        self.searches: list[str] = []  # contents of the searches among those blocks
 
     def read(self) -> Transcript:
         parts, position = self.parts, 0
         while (at := _find(parts, _INFORMATION, position)) is not None:
             self.parser.feed_parts(parts[position:at])
             end = _find(parts, _END_OF_INFORMATION, at) if self._awaits_reply() else None
-            if end is None:  # the policy's own
+            if end is None:  # this block is the policy's own text
                 self.parser.feed_parts(["", _INFORMATION, ""])
                 position = at + 1
             else:
@@ -74,7 +75,7 @@ class _Reader:
         return Transcript(tuple(self.turns), _stop_reason(self.turns[-1]))
 
     def _awaits_reply(self) -> bool:
-        """Whether an information block here answers a search of the turn."""
+        """Whether an information block at this place answers a search of the turn."""
         blocks = self.parser.blocks
         for block in blocks[self.seen :]:
             if block.kind is _SEARCH:
@@ -119,7 +120,7 @@ def _find(parts: list[str], tag: str, start: int) -> int | None:
 
 
 def _stop_reason(last: Turn) -> StopReason:
-    """Why the episode ended, as far as its last turn tells."""
+    """Why the episode ended, as far as its last turn shows."""
     if any(block.kind is _ANSWER and block.closed for block in last.blocks):
         return StopReason.ANSWERED
     if last.calls or "unclosed" in last.faults:

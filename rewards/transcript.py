@@ -1,7 +1,7 @@
-"""The transcript of an episode: what the policy wrote, turn by turn, and what was replied to it.
+"""The transcript of an episode: the policy's text, turn by turn, and the replies to it.
 
-Nothing of it is changed once it is made. It is not frozen all the same: a frozen dataclass takes three times as long to
-make, and scoring a file of episodes makes millions.
+A finished transcript is never changed. Its classes are still not frozen, because a frozen dataclass takes three times
+as long to create, and scoring a file of episodes creates millions.
 """
 
 from __future__ import annotations
@@ -22,35 +22,36 @@ class CallStatus(StrEnum):
 
     @property
     def is_infrastructure(self) -> bool:
-        """True where the provider or the budget failed, not the policy: such a call voids the episode or is charged."""
+        """True if the provider or the budget failed, not the policy; such a call voids the episode or is charged."""
         return self in (CallStatus.TIMEOUT, CallStatus.PROVIDER_ERROR, CallStatus.OVER_BUDGET)
 
 
-_INVALID_ROUTE = CallStatus.INVALID_ROUTE  # looked up once: an enum's attribute is not for nothing
+_INVALID_ROUTE = CallStatus.INVALID_ROUTE  # cached: Enum attribute access is slow in these loops
 
 
 @dataclass(slots=True, unsafe_hash=True)
 class RouteCall:
-    """One question put to one candidate, and what came of it."""
+    """One question to one candidate, and its result."""
 
     requested: str  # the candidate's name as the policy wrote it
-    model: str | None  # the card it resolved to; None for an invalid route
+    model: str | None  # the name of the card that `requested` stands for; None for an invalid route
     query: str
     status: CallStatus
     reply: str = ""  # the candidate's text, as it was sent
-    prompt_tokens: int = 0  # of the reply that ended the call; attempts that failed are not counted
-    completion_tokens: int = 0
-    cost_usd: float = 0.0  # of these tokens; for a call of the infrastructure's failure the price reserved for it
+    prompt_tokens: int = 0  # of the reply that ended the call; failed attempts are not counted
+    completion_tokens: int = 0  # likewise
+    cost_usd: float = 0.0  # of these tokens; if the infrastructure failed, the price reserved for the call
     latency_s: float = 0.0
     attempts: int = 1
-    error: str = ""  # for people: why it is not `ok`
+    error: str = ""  # for people: why the status is not `ok`
     cost_estimated: bool = False  # the provider did not report all usage that it may bill
     raw_cost: float = 0.0  # in Router-R1's unit: completion tokens times USD per million of them
-    voids: bool = False  # whatever the recipe makes of failed calls: asked again, it can come to nothing else
+    voids: bool = False  # voids the episode whatever the recipe says about failed calls; see `final`
+    final: bool = False  # a retry would fail in the same way
 
 
 class BlockKind(StrEnum):
-    """The blocks a policy may write; `information` is written by the episode alone."""
+    """The kinds of blocks. The policy may write all but `information`, which only the episode writes."""
 
     THINK = "think"
     SEARCH = "search"
@@ -63,7 +64,7 @@ _ANSWER = BlockKind.ANSWER
 
 @dataclass(slots=True, unsafe_hash=True)
 class Block:
-    """A tagged span of sampled text, its content trimmed."""
+    """A tagged span of sampled text; `text` is its content, trimmed."""
 
     kind: BlockKind
     text: str
@@ -72,12 +73,12 @@ class Block:
 
 @dataclass(slots=True, unsafe_hash=True)
 class Turn:
-    """What the policy sampled between two readings, and the calls that it led to."""
+    """The text that the policy sampled without a pause, and the calls that it led to."""
 
-    text: str  # the sampled text, less an information tag at its end that only calls for the replies
+    text: str  # the sampled text, without a final information tag that only asks for the replies
     blocks: tuple[Block, ...]
     calls: tuple[RouteCall, ...] = ()  # in the order of their searches
-    faults: tuple[str, ...] = ()  # what `rewards.grammar.TurnParser` found wrong with the text's form
+    faults: tuple[str, ...] = ()  # faults of form that `rewards.grammar.TurnParser` found in the text
 
 
 class StopReason(StrEnum):
@@ -85,9 +86,17 @@ class StopReason(StrEnum):
 
     ANSWERED = "answered"
     NO_ACTION = "no_action"  # a turn closed with neither a search nor an answer
-    OUT_OF_ROUNDS = "out_of_rounds"  # it was told to answer, and searched again
+    OUT_OF_ROUNDS = "out_of_rounds"  # the policy was told to answer, but searched again
     OUT_OF_TOKENS = "out_of_tokens"
-    VOID = "void"  # infrastructure failed: no reward, not trained on
+    VOID = "void"  # the infrastructure failed: the episode gets no reward and is not trained on
+
+
+class Verdict(StrEnum):
+    """What a run does with an episode that has ended."""
+
+    KEEP = "keep"  # it is judged and counted
+    RETRY = "retry"  # it is void, and its question may be asked again
+    GIVE_UP = "give_up"  # it is void, and would be void again: a cap is spent, or a replay repeats the failure
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -103,7 +112,7 @@ class Transcript:
 
     @property
     def answer(self) -> str | None:
-        """The content of the last closed answer block, None where there is none."""
+        """The content of the last closed answer block; None if there is none."""
         for turn in reversed(self.turns):
             for block in reversed(turn.blocks):
                 if block.kind is _ANSWER and block.closed:
@@ -111,13 +120,21 @@ class Transcript:
         return None
 
     @property
+    def verdict(self) -> Verdict:
+        """The only place that decides what becomes of an episode; its `stop_reason` says whether it is void."""
+        if self.stop_reason is not StopReason.VOID:
+            return Verdict.KEEP
+        hopeless = any(call.final or call.status is CallStatus.OVER_BUDGET for call in self.calls)
+        return Verdict.GIVE_UP if hopeless else Verdict.RETRY
+
+    @property
     def routes(self) -> int:
-        """Calls to a model, invalid routes left out."""
+        """Number of calls to a model; invalid routes are left out."""
         return len([call for turn in self.turns for call in turn.calls if call.status is not _INVALID_ROUTE])
 
     @property
     def raw_cost(self) -> float:
-        """Completion tokens times USD per million, over all calls."""
+        """Completion tokens times USD per million of them, summed over all calls."""
         return sum(call.raw_cost for call in self.calls)
 
     @property

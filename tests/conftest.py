@@ -14,18 +14,18 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from postgres import PostgresServer
 
-# Examples are not timed: a machine under load is no fault of the code.
+# No deadline for examples: a busy machine is not the code's fault.
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
-# What runs in a shell's background, as these tests may, has SIGINT ignored and hands that down to its programs.
+# A shell's background job, as these tests may be, ignores SIGINT and passes that on to the programs that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of slow tests come first: begun last, the longest would run on while other workers have nothing left.
+    """Put files with slow tests first: started last, they would still run when the other workers have nothing left.
 
-    The Makefile's --no-loadscope-reorder keeps pytest-xdist from sorting them by their number of tests.
+    The Makefile's --no-loadscope-reorder keeps pytest-xdist from sorting the files by their number of tests.
     """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL server for the whole session; tests make databases of their own in it."""
+    """A PostgreSQL server for the whole session, in which each test makes its own database."""
     from postgres import postgres_server
 
     with postgres_server() as server:
@@ -42,7 +42,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.engine)])
 def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database for a ledger: the test runs once with each kind."""
+    """The URL of an empty database for a ledger; the test runs once with each kind of database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'ledger.sqlite'}"
     return request.getfixturevalue("postgres").new_database()
@@ -50,15 +50,15 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """One Ray for the whole session, for tests that use it in this process. Programs under test start their own."""
+    """One Ray for the whole session, for tests that use Ray in this process. Programs under test start their own."""
     import ray
 
-    # Workers import the actors that test modules define; the packages come first, for folders here are named alike.
+    # Workers import actors from test modules. The packages' folder comes first: folders here have the same names.
     here = Path(__file__).parent
     folders = [here.parent, *sorted({path.parent for path in here.rglob("test_*.py")} - {here}), here]
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
-        for last in (False, False, True):  # on a busy machine Ray may not be up within its 30 s
+        for last in (False, False, True):  # on a busy machine Ray may miss its own 30 s limit
             try:
                 ray.init(
                     address="local",

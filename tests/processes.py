@@ -1,4 +1,4 @@
-"""Programs of ours started as a user would, and what they leave behind."""
+"""Starts our programs as a user would, and finds the processes that they leave behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cluster.session.reaper import GRACE_S
 
 
 def command(process: psutil.Process) -> list[str]:
-    """Its command line, or nothing of a process that has ended since it was found."""
+    """The process's command line; empty if the process has ended."""
     try:
         return process.cmdline()
     except psutil.NoSuchProcess:
@@ -46,7 +46,7 @@ class Program:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
-        """Take note of the family while the program runs: once it has ended, nothing leads to them any more."""
+        """Record the family while the program runs: after its end, its children can no longer be found through it."""
         while self.process.poll() is None:
             self.family()
             time.sleep(0.3)
@@ -60,9 +60,9 @@ class Program:
 
     @property
     def output(self) -> str:
-        """What it has said so far: all of it, once it has ended."""
+        """The output so far, and all of it once the program has ended."""
         if self.process.poll() is not None:
-            self._reader.join(10)  # longer only where something that it left behind holds its output open
+            self._reader.join(10)  # ends at once unless a process left behind keeps the output open
         return "".join(self.lines)
 
     def wait_for(self, text: str, timeout_s: float) -> str:
@@ -80,7 +80,7 @@ class Program:
         raise AssertionError(f"the program did not say {text!r} within {timeout_s:g} s:\n{self.output}")
 
     def family(self) -> list[psutil.Process]:
-        """The processes below the program's, also those that it started earlier and that still run."""
+        """The program's descendants that still run, also those that are no longer below it in the process tree."""
         try:
             found = psutil.Process(self.process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
@@ -97,11 +97,11 @@ class Program:
         return self.process.wait(timeout_s)
 
     def left(self, timeout_s: float = GRACE_S + 20) -> list[str]:
-        """What of its family still runs `timeout_s` after its end; those are killed.
+        """Command lines of the family's processes that still run after `timeout_s`; kills these processes.
 
-        The reaper is of the family and may take its whole grace, so that less time than that would tell nothing.
+        The reaper belongs to the family and may use its whole grace period, so a shorter timeout would prove nothing.
         """
-        assert self._family, "the program never started another; there was nothing to leave behind"
+        assert self._family, "the program never started another process, so this test would prove nothing"
         _, alive = psutil.wait_procs(self.family(), timeout=timeout_s)
         names = []
         for process in alive:
@@ -110,5 +110,5 @@ class Program:
                     names.append(" ".join(process.cmdline()))
                     process.kill()
             except psutil.NoSuchProcess:
-                continue  # ended as it was looked at
+                continue  # the process ended just now
         return names

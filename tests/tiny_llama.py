@@ -1,4 +1,4 @@
-"""A tiny random Llama that vLLM can serve, and what it ought to say: for tests of engines and weight sync."""
+"""A tiny random Llama that vLLM can serve, and its expected output: for tests of engines and weight sync."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ VOCAB = 300  # not a multiple of 64, so vLLM pads the embedding
 
 
 def save_tiny_llama(path: Path, *, tied: bool, seed: int) -> LlamaForCausalLM:
-    """Write a float32 checkpoint with its tokenizer to `path`; token i is the word `w<i>`, 1 ends a text.
+    """Write a float32 checkpoint with its tokenizer to `path`; token i is the word `w<i>`, token 1 ends a text.
 
-    The weights are wide enough for log-probabilities to differ by several nats between seeds.
+    The weights are so large that log-probabilities differ by several nats between seeds.
     """
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -45,7 +45,7 @@ def save_tiny_llama(path: Path, *, tied: bool, seed: int) -> LlamaForCausalLM:
 
 
 def reference_logprobs(model: LlamaForCausalLM, token_ids: list[int], temperature: float = 1.0) -> list[float]:
-    """What transformers gives for each token after the first, `[T - 1]` in nats."""
+    """The log-probabilities that transformers gives to all tokens after the first, `[T - 1]` in nats."""
     import torch
 
     with torch.no_grad():

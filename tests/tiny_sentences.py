@@ -14,7 +14,7 @@ needs_sentences = pytest.mark.skipif(
 
 
 def make_sentences(folder: Path, texts: Sequence[str]) -> Path:
-    """The folder of a model that knows the words of these texts."""
+    """Write a model that knows the words of `texts` below `folder`; return the model's folder."""
     import torch
     from sentence_transformers import SentenceTransformer, models
     from transformers import BertConfig, BertModel, BertTokenizerFast

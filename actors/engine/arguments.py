@@ -42,6 +42,8 @@ def engine_arguments(
     }
     return AsyncEngineArgs(
         model=model,
+        load_format="safetensors",  # never a .bin, which is a pickle
+        trust_remote_code=False,
         dtype=settings.dtype,
         seed=seed,
         max_model_len=settings.max_model_len,

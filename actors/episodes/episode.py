@@ -252,7 +252,7 @@ class Episode:
         open, calls fail at once."""
         settings = self.settings
         call = await self.ask(request)
-        if settings.on_failed_call != "retry" or call.voids:
+        if settings.on_failed_call != "retry" or call.final:
             return call
         left = {
             CallStatus.TIMEOUT: settings.timeout_retries,

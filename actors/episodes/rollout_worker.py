@@ -9,6 +9,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any, Literal
 
+from actors.checkpoint_loading import read_tokenizer
 from actors.engine.admission import Admission
 from actors.engine.fork_server import start_engine_server
 from actors.engine.generation import Generation
@@ -75,10 +76,8 @@ class RolloutWorker:
         Raises:
             TimeoutError: the engine was not ready in `start_timeout_s`.
         """
-        from transformers import AutoTokenizer
-
         await asyncio.sleep(pause_s)
-        self.tokenizer = await asyncio.to_thread(AutoTokenizer.from_pretrained, self.checkpoint)
+        self.tokenizer = await asyncio.to_thread(read_tokenizer, self.checkpoint)
         await self.engine.start()
         return whereabouts()
 

@@ -152,7 +152,7 @@ class CandidateCaller:
             if self._closed and not self._asking:
                 self._ended.set()
         stats.status[settled.status] += 1
-        return _route_call(candidate, request, settled, voids)
+        return _route_call(candidate, request, settled, voids, final=self._settings.ledger == "replay")
 
     async def report(self) -> CallerStats:
         """`stats`, of a caller that starts again with what its run has spent before.
@@ -353,7 +353,7 @@ def _place(request: CallRequest) -> CallPlace:
     return CallPlace(request.step, request.episode, request.turn, request.index)
 
 
-def _route_call(candidate: Candidate, request: CallRequest, settled: Settled, voids: bool) -> RouteCall:
+def _route_call(candidate: Candidate, request: CallRequest, settled: Settled, voids: bool, *, final: bool) -> RouteCall:
     card, status = candidate.card, CallStatus(settled.status)
     if status.is_infrastructure:
         cost_usd = candidate.worst_usd(request)
@@ -374,4 +374,5 @@ def _route_call(candidate: Candidate, request: CallRequest, settled: Settled, vo
         raw_cost=settled.completion_tokens * card.price_out_usd_per_mtok,
         cost_estimated=settled.estimated,
         voids=voids,
+        final=final and status.is_infrastructure,
     )

@@ -13,6 +13,7 @@ from benchmarks.baselines.recorded_table import recorded_table
 from benchmarks.baselines.report import table, verdicts
 from benchmarks.baselines.router import HASHING
 from benchmarks.baselines.world_tables import hop_table, play_by_hop, whole_table
+from benchmarks.evaluation.methods import definitions
 from benchmarks.evaluation.protocol import TWO_HOP_SHARE
 from benchmarks.evaluation.reply_table import split
 from benchmarks.questions.sources import load_source
@@ -32,7 +33,8 @@ def main() -> None:
     asked = parser.parse_args()
     check_embedding(asked.embedding)
     rows, note = _rows(asked)
-    lines = [note, "", table(rows), "", *(f"- {verdict}" for verdict in verdicts(rows))]
+    meanings = definitions(row.name for row in rows)
+    lines = [note, "", table(rows), "", *meanings, "", *(f"- {verdict}" for verdict in verdicts(rows))]
     sys.stdout.write("\n".join(lines) + "\n")
 
 

@@ -9,16 +9,18 @@ from importlib import import_module
 
 from benchmarks.baselines.router import HASHING, Router, RouterError, Terms
 from benchmarks.evaluation.means import Evaluation, Outcome, summarise
+from benchmarks.evaluation.methods import ALONE, BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT, RANDOM
+from benchmarks.evaluation.old_names import row_of_today
 from benchmarks.evaluation.reply_table import ReplyTable, check_apart
 
 # name -> module and class; imported only when it is asked for
 ROUTERS = {
-    "random": ("fixed", "Uniform"),
+    RANDOM: ("fixed", "Uniform"),
     "largest": ("fixed", "Largest"),
     "cheapest": ("fixed", "Cheapest"),
-    "best_constant": ("fixed", "BestConstant"),
+    BEST_CONSTANT_TRAINING: ("fixed", "BestConstantTraining"),
     "best_utility": ("fixed", "BestUtility"),
-    "oracle": ("fixed", "Oracle"),
+    CHEAPEST_RIGHT: ("fixed", "CheapestRight"),
     "cascade": ("cascade", "Cascade"),
     "knn": ("expected", "NearestNeighbours"),
     "mlp": ("expected", "Perceptron"),
@@ -26,7 +28,6 @@ ROUTERS = {
     "contrastive": ("contrastive", "Contrastive"),
     "ppo": ("ppo", "PPO"),
 }
-ALONE = "alone"  # stands for a row of each candidate, named `alone:CARD`
 NAMES = (ALONE, *ROUTERS)
 EMBEDDED = ("knn", "mlp", "matrix_factorisation", "contrastive", "ppo")  # they read the question by its embedding
 LEARNED = ("cascade", *EMBEDDED)
@@ -112,9 +113,9 @@ def make_router(name: str, terms: Terms) -> Router:
 
 
 def spell_out(names: Sequence[str], table: ReplyTable) -> list[str]:
-    """The names with `alone` replaced by each candidate's; all are known."""
+    """The names of today, with `alone` replaced by each candidate's; all are known."""
     spelt: list[str] = []
-    for name in names:
+    for name in map(row_of_today, names):
         spelt += [f"{ALONE}:{card}" for card in table.names] if name == ALONE else [name]
     for name in spelt:
         make_router(name, Terms())

@@ -1,4 +1,4 @@
-"""Fixed routers: they do not look at the question, but for the oracle, which looks at the answers."""
+"""Fixed routers: they do not look at the question, except for the cheapest right candidate, which knows the answers."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class Cheapest(Constant):
         return int(train.cost_usd.mean(axis=0).argmin())
 
 
-class BestConstant(Constant):
-    """The candidate that is right most often, whatever it costs."""
+class BestConstantTraining(Constant):
+    """The candidate that is right most often in the training table, whatever it costs."""
 
     def pick(self, train: ReplyTable) -> int:
         return _first_cheapest(train.correct.mean(axis=0), train)
@@ -95,7 +95,7 @@ class Uniform(Router):
         return [(random.Random(f"random-{self.terms.seed}-{q.id}").choice(columns),) for q in table.questions]
 
 
-class Oracle(Router):
+class CheapestRight(Router):
     """The cheapest of those that answer best; the cheapest of all where none is right. No router can be better that
     takes one reply as it is."""
 

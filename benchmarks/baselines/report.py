@@ -8,11 +8,11 @@ from itertools import groupby
 from benchmarks.baselines.comparison import LEARNED, Row
 from benchmarks.baselines.router import RouterError
 from benchmarks.baselines.verdicts import NO_SINGLE, Contender, learned_verdicts
-from benchmarks.evaluation.frontier import SINGLE
+from benchmarks.evaluation.methods import BEST_CONSTANT_TRAINING
 from benchmarks.evaluation.statistics import Comparison, compare, mean_interval
 from benchmarks.evaluation.table import interval_text
 
-_HEAD = "| router | λ | right, 95 % | USD per 1k | against the best single, 95 % | p | chose |"
+_HEAD = f"| router | λ | right, 95 % | USD per 1k | against {BEST_CONSTANT_TRAINING}, 95 % | p | chose |"
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -30,7 +30,7 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     """What the rows say of each router that learns; see `learned_verdicts`.
 
     Raises:
-        RouterError: there is no best single system among the rows.
+        RouterError: the best constant in training is not among the rows.
     """
     reference = _reference(rows)
     learned = {_contender(row): row for row in rows if row.name in LEARNED and row.evaluation is not None}
@@ -62,6 +62,6 @@ def _against(row: Row, reference: Row) -> Comparison:
 
 def _reference(rows: Sequence[Row]) -> Row:
     for row in rows:
-        if row.name == SINGLE and row.evaluation is not None:
+        if row.name == BEST_CONSTANT_TRAINING and row.evaluation is not None:
             return row
     raise RouterError(NO_SINGLE)

@@ -42,7 +42,7 @@ class Router(ABC):
     """Learns from one table, decides over another with the same candidates.
 
     Of the table that it decides over, a router reads the questions' texts and the replies of those that it asked.
-    Only the oracle reads whether they are right.
+    Only the cheapest right candidate (`fixed.CheapestRight`) reads whether they are right.
     """
 
     learns_lambda: ClassVar[bool] = False  # λ enters the training; otherwise `lambda_` may be changed after it

@@ -6,16 +6,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from actors.questions import Question
-from benchmarks.baselines.comparison import ALONE, EMBEDDED, NAMES, Play, spell_out, sweep
+from benchmarks.baselines.comparison import EMBEDDED, NAMES, Play, spell_out, sweep
 from benchmarks.baselines.router import HASHING, RouterError
 from benchmarks.evaluation.item import Item, routed_items
 from benchmarks.evaluation.measure import EXACT
+from benchmarks.evaluation.methods import ALONE, BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT, RANDOM
+from benchmarks.evaluation.old_names import row_of_today
 from benchmarks.evaluation.reply_table import ReplyTable
 
 UNTRAINED = ("direct", "cot", "prompt_only")  # what a model plays that was not taught to route; no table tells them
 _ALL, _NONE = "all", "none"
 _EVERY = (*UNTRAINED, *NAMES)
-_BLIND = ("random", "largest", "cheapest", "best_constant", "oracle")  # to λ: one row is enough
+_BLIND = (RANDOM, "largest", "cheapest", BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT)  # to λ: one row is enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +49,14 @@ class BaselineRow:
 
 
 def chosen_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The baselines that `all`, `none` or names mean.
+    """The baselines that `all`, `none` or names mean, by their names of today.
 
     Raises:
         RouterError: there is none of that name, or `none` stands beside others.
     """
     if tuple(names) == (_NONE,):
         return ()
-    spelt = tuple(dict.fromkeys(part for name in names for part in (_EVERY if name == _ALL else (name,))))
+    spelt = tuple(dict.fromkeys(part for name in names for part in (_EVERY if name == _ALL else (row_of_today(name),))))
     for name in spelt:
         if name not in _EVERY and not name.startswith(f"{ALONE}:"):
             raise RouterError(f"baseline {name!r}: not found; there are {', '.join(_EVERY)}")

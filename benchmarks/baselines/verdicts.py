@@ -1,4 +1,4 @@
-"""The verdict on those that learn, in a sentence each: are they as good as the best single system, at its price?"""
+"""The verdict on those that learn, in a sentence each: are they as good as the best constant, at its price?"""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from benchmarks.baselines.comparison import LEARNED
 from benchmarks.baselines.rows import BaselineRow
-from benchmarks.evaluation.frontier import ORACLE, SINGLE
+from benchmarks.evaluation.methods import BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT, METHODS
 from benchmarks.evaluation.row_summary import Against, RowSummary
 from benchmarks.evaluation.statistics import Interval
 from benchmarks.evaluation.table import interval_text
 
 _SAME_PRICE = 1 + 1e-9  # sums in another order are the same price
-NO_SINGLE = f"no verdict: the rows hold no {SINGLE!r} to compare with; add it to the names"
+_SINGLE, _KNOWING = (f"the {METHODS[key].name}" for key in (BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT))
+NO_SINGLE = f"no verdict: the rows hold no {BEST_CONSTANT_TRAINING!r} to compare with; add it to the names"
 NOBODY = (
     "no verdict: no row was right on any question; look at replies in items.jsonl, and whether anybody knows the field"
 )
@@ -33,11 +34,11 @@ class Contender:
 def learned_verdicts(
     contenders: Iterable[Contender], single: Contender, gap: Callable[[Contender], Interval]
 ) -> list[str]:
-    """A sentence for each router, at the λ that suits it best of those at which it is no dearer than the best single
-    system. That λ is chosen on these very questions, so the answer flatters it.
+    """A sentence for each router, at the λ that suits it best of those at which it is no dearer than the best constant
+    in training. That λ is chosen on these very questions, so the answer flatters it.
 
     Args:
-        gap: a contender's share of right answers less the best single system's, question by question.
+        gap: a contender's share of right answers less the best constant's, question by question.
     """
     by_method: dict[str, list[Contender]] = {}
     for contender in contenders:
@@ -46,7 +47,7 @@ def learned_verdicts(
     for method, mine in by_method.items():
         affordable = [each for each in mine if _share(each.usd_per_1k, single) <= _SAME_PRICE]
         if not affordable:
-            found.append(f"{method}: NOT at equal or lower price, dearer than the best single system at every λ tried")
+            found.append(f"{method}: NOT at equal or lower price, dearer than {_SINGLE} at every λ tried")
             continue
         best = max(affordable, key=lambda each: (each.right, each.lambda_))
         difference = gap(best)
@@ -72,7 +73,7 @@ def verdicts(
     if rows and not any(row.em.mean for row in rows):
         return [NOBODY]
     by_name = {row.name: row for row in rows}
-    single = by_name.get(SINGLE)
+    single = by_name.get(BEST_CONSTANT_TRAINING)
     found = [said for name in policies if (said := _of_policy(by_name[name], by_name, policies, compare(name)))]
     learned = [each for each in baselines if each.router in LEARNED and each.name in by_name]
     if not learned:
@@ -82,35 +83,35 @@ def verdicts(
     contenders = [_contender(by_name[each.name], each.method, each.lambda_) for each in learned]
     return found + learned_verdicts(
         contenders,
-        _contender(single, SINGLE, 0.0),
-        lambda each: compare(SINGLE, each.row)[each.row].comparison.difference,
+        _contender(single, BEST_CONSTANT_TRAINING, 0.0),
+        lambda each: compare(BEST_CONSTANT_TRAINING, each.row)[each.row].comparison.difference,
     )
 
 
 def _of_policy(
     row: RowSummary, by_name: Mapping[str, RowSummary], policies: Sequence[str], others: Mapping[str, Against]
 ) -> str:
-    """Is it the best of all rows but the oracle, and of those that cost no more? Is it no dearer than the best single
-    system? `others` is what the other rows are more often right than it."""
-    rivals = [name for name in others if name != ORACLE and name not in policies]
+    """Is it the best of all rows except the cheapest right candidate, and of those that cost no more? Is it no dearer
+    than the best constant in training? `others` is what the other rows are more often right than it."""
+    rivals = [name for name in others if name != CHEAPEST_RIGHT and name not in policies]
     if not rivals:
         return ""
-    said = [f"{row.name}: {_best_of('the rows beside the oracle', rivals, others)}"]
+    said = [f"{row.name}: {_best_of(f'the rows beside {_KNOWING}', rivals, others)}"]
     if not (no_dearer := [name for name in rivals if _usd(by_name[name]) <= _usd(row) * _SAME_PRICE]):
         said.append("cheaper than all of them")
     elif len(no_dearer) < len(rivals):
         said.append(_best_of("those of them that cost no more", no_dearer, others))
-    if SINGLE in others:
-        said.append(f"{_ahead(others[SINGLE])} against the best single system")
-    if (single := by_name.get(SINGLE)) is None:
-        said.append(f"its price has no {SINGLE!r} to be compared with")
+    if BEST_CONSTANT_TRAINING in others:
+        said.append(f"{_ahead(others[BEST_CONSTANT_TRAINING])} against {_SINGLE}")
+    if (single := by_name.get(BEST_CONSTANT_TRAINING)) is None:
+        said.append(f"its price has no {BEST_CONSTANT_TRAINING!r} to be compared with")
     else:
-        dearer = _share(_usd(row), _contender(single, SINGLE, 0.0)) > _SAME_PRICE
+        dearer = _share(_usd(row), _contender(single, BEST_CONSTANT_TRAINING, 0.0)) > _SAME_PRICE
         said.append(
-            f"{'NOT ' * dearer}at equal or lower price than the best single system, {_usd(row):.4g} against "
+            f"{'NOT ' * dearer}at equal or lower price than {_SINGLE}, {_usd(row):.4g} against "
             f"{_usd(single):.4g} USD per 1,000 questions"
         )
-    if missing := [name for name in by_name if name not in (*others, *policies, ORACLE)]:
+    if missing := [name for name in by_name if name not in (*others, *policies, CHEAPEST_RIGHT)]:
         said.append(f"not comparable with {', '.join(missing)}")
     return "; ".join(said)
 
@@ -142,7 +143,7 @@ def _usd(row: RowSummary) -> float:
 
 
 def _share(usd: float, single: Contender) -> float:
-    """Of the best single system's price; of one that is free, everything paid is infinitely more."""
+    """Of the best constant's price; of one that is free, everything paid is infinitely more."""
     if not single.usd_per_1k:
         return float("inf") if usd else 1.0
     return usd / single.usd_per_1k
@@ -150,9 +151,9 @@ def _share(usd: float, single: Contender) -> float:
 
 def _judge(difference: Interval) -> str:
     if difference.low > 0:
-        return "better than the best single system"
+        return f"better than {_SINGLE}"
     if difference.high < 0:
-        return "WORSE than the best single system"
+        return f"WORSE than {_SINGLE}"
     if difference.mean < 0:
-        return "NOT as good as the best single system, by less than the interval can tell"
-    return "at least as good as the best single system, by no more than the interval can tell"
+        return f"NOT as good as {_SINGLE}, by less than the interval can tell"
+    return f"at least as good as {_SINGLE}, by no more than the interval can tell"

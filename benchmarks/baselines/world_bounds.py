@@ -1,4 +1,4 @@
-"""Baselines of the world: the oracle, the best single expert, and random routing, over the same questions."""
+"""Baselines of the world: the most competent expert, the best constant one in hindsight, and random routing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from actors.pool.cards import ModelCard
 from actors.questions import Question
 from benchmarks.evaluation.collapse import Constant, constant_of_cards, measured_constant
 from benchmarks.evaluation.means import Evaluation, Outcome, summarise
+from benchmarks.evaluation.methods import BEST_CONSTANT_HINDSIGHT, MOST_COMPETENT, RANDOM
 from benchmarks.world.experts import Cohort, Expert, count_tokens, experts
 from benchmarks.world.facts import Hop, World, hops_of
 from rewards.outcome import exact_match, token_f1
@@ -31,8 +32,7 @@ def play(question: Question, world: World, choose: Choose) -> Outcome:
 
 
 def baselines(questions: Sequence[Question], cohort: Cohort, seed: int) -> dict[str, Evaluation]:
-    """`oracle` asks the most competent expert for each hop, `best_single` the one expert with the highest exact
-    match on these questions, `random` anyone."""
+    """Results of the methods that need only the world's rules, by their names in `benchmarks.evaluation.methods`."""
     world = World()
     pool = experts(cohort)
     rng = random.Random(f"random-routing-{seed}")
@@ -42,9 +42,9 @@ def baselines(questions: Sequence[Question], cohort: Cohort, seed: int) -> dict[
 
     singles = [always(lambda hop, expert=expert: expert) for expert in pool]  # type: ignore[misc]
     return {
-        "oracle": always(lambda hop: max(pool, key=lambda expert: expert.competence[hop.domain])),
-        "best_single": max(singles, key=lambda evaluation: evaluation.em),
-        "random": always(lambda hop: rng.choice(pool)),
+        MOST_COMPETENT: always(lambda hop: max(pool, key=lambda expert: expert.competence[hop.domain])),
+        BEST_CONSTANT_HINDSIGHT: max(singles, key=lambda evaluation: evaluation.em),
+        RANDOM: always(lambda hop: rng.choice(pool)),
     }
 
 
@@ -53,5 +53,5 @@ def best_constant(
 ) -> Constant | None:
     """The best constant policy on these questions: played in the embedded world, else by the cards; None if unknown."""
     if questions and all(question.dataset.startswith("world-") for question in questions):
-        return measured_constant(baselines(questions, cohort, seed)["best_single"])
+        return measured_constant(baselines(questions, cohort, seed)[BEST_CONSTANT_HINDSIGHT])
     return constant_of_cards(cards, Counter(question.dataset for question in questions))

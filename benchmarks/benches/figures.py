@@ -19,6 +19,7 @@ class Figure:
     target: str  # the target in words, such as `<= 0.7`; empty for none
     holds: bool | None  # None where there is no target
     spread: tuple[float, float] | None = None  # lowest and highest of the repetitions
+    note: str = ""  # defines a word of the figure
 
 
 def at_most(figure: str, values: Sequence[float], unit: str, limit: float) -> Figure:
@@ -36,7 +37,8 @@ def at_least(figure: str, values: Sequence[float], unit: str, limit: float) -> F
 def report(figures: Sequence[Figure], out: IO[str], *, as_json: bool) -> int:
     """Write a row per figure to `out`; return 1 where a target does not hold, else 0."""
     if as_json:
-        out.write(json.dumps([asdict(figure) for figure in figures], indent=2) + "\n")
+        rows = [{key: value for key, value in asdict(each).items() if key != "note" or value} for each in figures]
+        out.write(json.dumps(rows, indent=2) + "\n")
     else:
         from rich.console import Console
         from rich.table import Table
@@ -47,4 +49,5 @@ def report(figures: Sequence[Figure], out: IO[str], *, as_json: bool) -> int:
             holds = {True: "yes", False: "NO", None: ""}[figure.holds]
             table.add_row(figure.figure, f"{figure.value:.4g}", figure.unit, figure.target, holds, spread)
         Console(file=out).print(table)
+        out.writelines(f"{note}\n" for note in dict.fromkeys(figure.note for figure in figures) if note)
     return int(any(figure.holds is False for figure in figures))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from actors.pool.cards import ModelCard
 from benchmarks.evaluation.means import Evaluation
+from benchmarks.evaluation.methods import BEST_CONSTANT_CARDS, BEST_CONSTANT_HINDSIGHT, METHODS
 
 DOMINANT_SHARE = 0.95  # of the calls: a policy with more than this at one model has stopped to choose
 _CHEAPER = 0.95  # of the other's price: less of a saving is no reason to route
@@ -15,13 +16,13 @@ _CHEAPER = 0.95  # of the other's price: less of a saving is no reason to route
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """The best constant policy: the one model that, asked always, is right most often."""
+    """The best constant policy: the one model that, asked always, is right most often; `method` says on what."""
 
     model: str
     em: float  # share of the questions that it answers rightly
     questions: int  # that its score was measured with; 0 where that is not known
     usd_per_1k_questions: float | None = None  # None where it is not known
-    source: str = "measured on the same questions"
+    method: str = BEST_CONSTANT_HINDSIGHT
 
 
 def measured_constant(evaluation: Evaluation) -> Constant:
@@ -50,7 +51,7 @@ def constant_of_cards(cards: Sequence[ModelCard], questions: Mapping[str, int]) 
         return None
     scores = {card.name: sum(card.domains[n] * count for n, count in questions.items()) / total for card in known}
     best = max(known, key=lambda card: (scores[card.name], -card.price_out_usd_per_mtok))
-    return Constant(best.name, scores[best.name], best.measured_questions, source="accuracy in the cards")
+    return Constant(best.name, scores[best.name], best.measured_questions, method=BEST_CONSTANT_CARDS)
 
 
 def call_entropy(call_share: Mapping[str, float]) -> float:
@@ -109,8 +110,10 @@ def _no_better(policy: Evaluation, constant: Constant) -> str:
     cheaper = theirs is not None and ours < _CHEAPER * theirs
     if gain > error or (cheaper and gain >= -error):
         return ""
+    method = METHODS[constant.method]
     prices = f"; it costs ${ours:.3g} per 1,000 questions" + (f" against ${theirs:.3g}" if theirs is not None else "")
     return (
         f"The policy is no better than always asking {constant.model}: exact match {policy.em:.3f} against "
-        f"{constant.em:.3f} ({constant.source}; standard error of the difference {error:.3f}){prices}."
+        f"{constant.em:.3f} (the {method.name}, which {method.meaning}; standard error of the difference "
+        f"{error:.3f}){prices}."
     )

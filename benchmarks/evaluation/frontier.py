@@ -1,4 +1,5 @@
-"""The frontier: what quality a method reaches for how many dollars, the area under that, and how near the oracle."""
+"""The frontier: what quality a method reaches for how many dollars, the area under that, and how much of the gap
+between a constant choice and the best one it closes."""
 
 from __future__ import annotations
 
@@ -11,14 +12,17 @@ import numpy as np
 
 from actors.errors import ExplainedError
 from benchmarks.evaluation.measure import EXACT, Measure
+from benchmarks.evaluation.methods import (
+    BEST_CONSTANT_HINDSIGHT,
+    BEST_CONSTANT_TRAINING,
+    CHEAPEST_RIGHT,
+    MOST_COMPETENT,
+)
 from benchmarks.evaluation.statistics import Interval
 
-# Of an evaluation: the constant that was best on the questions to learn from, and the cheapest of those who are right.
-SINGLE, ORACLE = "best_constant", "oracle"
-# Of a run: the constant that is best on these very questions, and whoever is the most competent by the world's rules.
-SINGLE_IN_HINDSIGHT, MOST_COMPETENT = "best_in_hindsight", "most_competent"
 BY_BUDGET = ", by budget"  # ends the name of a policy that was told what it may spend
-_GAPS = ((SINGLE, ORACLE), (SINGLE_IN_HINDSIGHT, MOST_COMPETENT))  # the first that is there counts
+# Of an evaluation and of a run; the first that is there counts.
+_GAPS = ((BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT), (BEST_CONSTANT_HINDSIGHT, MOST_COMPETENT))
 
 
 class FrontierError(ExplainedError, ValueError):
@@ -142,7 +146,7 @@ def beside_sweep(points: Sequence[Point]) -> list[BesideSweep]:
 
 
 def gap_of(rows: Sequence[Point | Standing], measure: Measure) -> tuple[str, str] | None:
-    """The single candidate and the oracle between which the gap by a measure is; both are of the same kind."""
+    """The constant choice and the best one between which the gap by a measure is; both are of the same kind."""
     methods = {row.method for row in rows if row.measure == measure}
     return next((pair for pair in _GAPS if methods.issuperset(pair)), None)
 
@@ -152,12 +156,12 @@ def _slope(a: tuple[float, float], b: tuple[float, float]) -> float:
 
 
 def _ends(points: Sequence[Point], measure: Measure) -> tuple[float, float] | None:
-    """Quality of the single candidate and of the oracle; None where one is missing or they are alike."""
+    """Quality of the constant choice and of the best one; None where one is missing or they are alike."""
     pair = gap_of(points, measure)
     if pair is None:
         return None
-    single, oracle = (max(p.em.mean for p in points if (p.measure, p.method) == (measure, name)) for name in pair)
-    return (single, oracle) if oracle > single else None
+    constant, best = (max(p.em.mean for p in points if (p.measure, p.method) == (measure, name)) for name in pair)
+    return (constant, best) if best > constant else None
 
 
 def _closed(best: Point, ends: tuple[float, float] | None) -> float | None:

@@ -13,6 +13,7 @@ from actors.pool.measure import holds_answer
 from actors.questions import Question
 from benchmarks.evaluation.means import Outcome
 from benchmarks.evaluation.measure import EXACT, Measure
+from benchmarks.evaluation.old_names import row_of_today
 from benchmarks.questions.sources import hop_count
 from rewards.outcome import outcomes
 from rewards.transcript import CallStatus, StopReason, Transcript, Turn
@@ -57,13 +58,14 @@ class Item:
 
     @staticmethod
     def from_line(line: str | bytes) -> Item:
-        """Read `to_line`'s line.
+        """Read `to_line`'s line, its row by the name of today.
 
         Raises:
             ItemError: it is something else.
         """
         try:
             row: dict[str, Any] = json.loads(line)
+            row["row"] = row_of_today(row["row"])
             row["calls"] = tuple((str(model), str(status)) for model, status in row["calls"])
             item = Item(**row)
             finite = all(math.isfinite(getattr(item, name)) for name in _NUMBERS)

@@ -1,6 +1,7 @@
 """The pool table: one policy with several pools of candidates side by side, each against the best that its pool allows.
 
-The bounds of a pool are its oracle and its best single candidate, as far as there is a table of everyone's replies.
+The bounds of a pool are its cheapest right candidate and its best constant in training, as far as there is a table of
+everyone's replies.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import numpy as np
 
 from benchmarks.evaluation.item import Item
 from benchmarks.evaluation.markdown import markdown_table
+from benchmarks.evaluation.methods import BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT, definitions
 from benchmarks.evaluation.row_summary import Against, RowSummary, against, summarise_row
 from benchmarks.evaluation.statistics import RESAMPLES, Interval, holm, ratio_interval
 from benchmarks.evaluation.table import interval_text
 
 _UNKNOWN = "–"
+BOUNDS = (CHEAPEST_RIGHT, BEST_CONSTANT_TRAINING)  # of a pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,8 @@ class Played:
     items: Sequence[Item]
     lost: int
     as_trained: Sequence[Item] = ()  # none, where this is that row
-    oracle: Sequence[Item] = ()
-    best_single: Sequence[Item] = ()
+    cheapest_right: Sequence[Item] = ()
+    best_constant_training: Sequence[Item] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +55,13 @@ class PoolRow:
     pool: str
     row: str
     summary: RowSummary
-    oracle: float | None  # its exact match
-    oracle_usd_per_1k: float | None
-    of_oracle: Interval | None  # exact match as a share of the oracle's, on the questions that both answered
-    best_single: str | None  # the candidate
-    best_single_em: float | None
-    best_single_usd_per_1k: float | None
-    against_best_single: Against | None
+    cheapest_right_em: float | None
+    cheapest_right_usd_per_1k: float | None
+    of_cheapest_right: Interval | None  # exact match as a share of that one's, on the questions that both answered
+    best_constant_training: str | None  # the candidate
+    best_constant_training_em: float | None
+    best_constant_training_usd_per_1k: float | None
+    against_best_constant_training: Against | None
     against_trained: Against | None
 
 
@@ -78,7 +81,7 @@ def pool_rows(played: Sequence[Played], resamples: int = RESAMPLES) -> list[Pool
         EvaluationError: a row has no items.
     """
     rows = [_pool_row(each, resamples) for each in played]
-    for name in ("against_best_single", "against_trained"):
+    for name in ("against_best_constant_training", "against_trained"):
         rows = _adjusted(rows, name)
     return rows
 
@@ -108,6 +111,7 @@ def render_pools(table: PoolTable) -> str:
             "## With other candidates",
             "\n".join(pools),
             markdown_table(_HEAD, map(_line, table.rows)),
+            "\n".join(f"- {line}" for line in definitions(BOUNDS)),
             "Share of the calls:",
             _shares(table.rows),
         )
@@ -115,29 +119,36 @@ def render_pools(table: PoolTable) -> str:
 
 
 _HEAD = (
-    "pool", "row", "questions", "exact match, 95 %", "F1, 95 %", "USD per 1k", "calls", "no answer", "lost", "oracle",
-    "its USD per 1k", "of the oracle's, 95 %", "best single", "its exact match", "its USD per 1k", "against it, 95 %",
-    "p (Holm)", "against the pool as trained, 95 %", "p (Holm)",
+    "pool", "row", "questions", "exact match, 95 %", "F1, 95 %", "USD per 1k", "calls", "no answer", "lost",
+    CHEAPEST_RIGHT, "its USD per 1k", "share of its exact match, 95 %",
+    BEST_CONSTANT_TRAINING, "its exact match", "its USD per 1k", "against it, 95 %", "p (Holm)",
+    "against the pool as trained, 95 %", "p (Holm)",
 )  # fmt: skip
 
 
 def _pool_row(each: Played, resamples: int) -> PoolRow:
     summary = summarise_row(f"{each.row} with {each.pool}", each.items, lost=each.lost, resamples=resamples)
-    oracle = summarise_row("oracle", each.oracle, resamples=resamples) if each.oracle else None
-    best = summarise_row("best single", each.best_single, resamples=resamples) if each.best_single else None
+    right = _bound(CHEAPEST_RIGHT, each.cheapest_right, resamples)
+    constant = _bound(BEST_CONSTANT_TRAINING, each.best_constant_training, resamples)
     return PoolRow(
         pool=each.pool,
         row=each.row,
         summary=summary,
-        oracle=oracle.em.mean if oracle else None,
-        oracle_usd_per_1k=oracle.usd_per_1k if oracle else None,
-        of_oracle=share_of(each.items, each.oracle, resamples),
-        best_single=next(iter(best.call_share), None) if best else None,
-        best_single_em=best.em.mean if best else None,
-        best_single_usd_per_1k=best.usd_per_1k if best else None,
-        against_best_single=_against(each.items, each.best_single, "best single", resamples),
+        cheapest_right_em=right.em.mean if right else None,
+        cheapest_right_usd_per_1k=right.usd_per_1k if right else None,
+        of_cheapest_right=share_of(each.items, each.cheapest_right, resamples),
+        best_constant_training=next(iter(constant.call_share), None) if constant else None,
+        best_constant_training_em=constant.em.mean if constant else None,
+        best_constant_training_usd_per_1k=constant.usd_per_1k if constant else None,
+        against_best_constant_training=_against(
+            each.items, each.best_constant_training, BEST_CONSTANT_TRAINING, resamples
+        ),
         against_trained=_against(each.items, each.as_trained, "as trained", resamples),
     )
+
+
+def _bound(name: str, items: Sequence[Item], resamples: int) -> RowSummary | None:
+    return summarise_row(name, items, resamples=resamples) if items else None
 
 
 def _against(ours: Sequence[Item], theirs: Sequence[Item], name: str, resamples: int) -> Against | None:
@@ -167,10 +178,11 @@ def _line(row: PoolRow) -> list[str]:
     usd = f"{summary.usd_per_1k:.4g}" + (f" + {summary.policy_usd_per_1k:.4g}" if summary.policy_usd_per_1k else "")
     return [
         row.pool, row.row, str(summary.questions), interval_text(summary.em), interval_text(summary.f1), usd,
-        f"{summary.calls:.2f}", f"{summary.unanswered:.1%}", str(summary.lost), _number(row.oracle),
-        _usd(row.oracle_usd_per_1k), interval_text(row.of_oracle), row.best_single or _UNKNOWN,
-        _number(row.best_single_em), _usd(row.best_single_usd_per_1k),
-        *_gap(row.against_best_single), *_gap(row.against_trained),
+        f"{summary.calls:.2f}", f"{summary.unanswered:.1%}", str(summary.lost), _number(row.cheapest_right_em),
+        _usd(row.cheapest_right_usd_per_1k), interval_text(row.of_cheapest_right),
+        row.best_constant_training or _UNKNOWN, _number(row.best_constant_training_em),
+        _usd(row.best_constant_training_usd_per_1k), *_gap(row.against_best_constant_training),
+        *_gap(row.against_trained),
     ]  # fmt: skip
 
 

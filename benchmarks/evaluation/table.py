@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.evaluation.markdown import markdown_table as _table
 from benchmarks.evaluation.measure import EXACT, Measure
+from benchmarks.evaluation.methods import BEST_CONSTANT_TRAINING, METHODS, definitions
 from benchmarks.evaluation.published import PublishedMetric, PublishedRow, published
 from benchmarks.evaluation.row_summary import Against, Ended, Part, RowSummary
 from benchmarks.evaluation.statistics import Interval
@@ -17,9 +18,10 @@ PUBLISHED = (*_BASES, "all", "none")
 _TABLES = ("Table 1", "Table 3", "Table 5")  # all sets, the six candidates, no weight on cost
 _ENDED = ("refusals", "failed calls", "invalid routes")
 _UNKNOWN = "–"
+_CONSTANT = METHODS[BEST_CONSTANT_TRAINING]
 VERDICT_NOTE = (
-    "The best single system is best_constant, chosen on other questions. A router that learns is told at the λ that "
-    "suits it best of those at which it costs no more; that is chosen by these very questions, which flatters it."
+    f"The {_CONSTANT.name} {_CONSTANT.meaning}. A router that learns is told at the λ that suits it best of those at "
+    "which it costs no more; that is chosen by these very questions, which flatters it."
 )
 
 
@@ -60,7 +62,7 @@ def render(found: Evaluated) -> str:
         "\n".join(f"- {name}: {text}" for name, text in found.about.items()),
         *(f"Note: {note}" for note in found.notes),
         _verdict(found),
-        _section("On the whole", _whole(found), found),
+        _section("On the whole", f"{_whole(found)}\n\n{_meanings(found)}", found),
         _section(f"{right} by data set, 95 %", _by_set(found, "em"), found, published_note=True),
         _section("Token F1 by data set", _by_set(found, "f1"), found, published_note=True),
         _section("What it took, by data set and by hops", _took(found), found),
@@ -71,6 +73,11 @@ def render(found: Evaluated) -> str:
     if any(row.samples > 1 for row in found.rows):
         parts.append(_section("Several samples", _samples(found), found))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _meanings(found: Evaluated) -> str:
+    """What the rows are."""
+    return "\n".join(f"- {line}" for line in definitions(row.name for row in found.rows))
 
 
 def _verdict(found: Evaluated) -> str:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,16 @@ import psutil
 from actors.errors import ExplainedError
 from benchmarks.benches import startup
 from benchmarks.benches.figures import Figure, at_least, at_most
+from benchmarks.evaluation.methods import (
+    AFTER,
+    BEFORE,
+    BEST_CONSTANT_HINDSIGHT,
+    METHODS,
+    MOST_COMPETENT,
+    RANDOM,
+    UNSEEN,
+)
+from benchmarks.evaluation.old_names import summary_of_today
 from benchmarks.world.coldstart import CHECKPOINT
 from benchmarks.world.experts import experts
 
@@ -31,7 +42,7 @@ PLAN = (*((seed, alpha) for seed in SEEDS for alpha in (0.0, 0.6)), (SEEDS[0], 0
 FOLDER = Path("runs/bench-world")  # a run that is there already is not trained again
 RUN_TIMEOUT_S = 1800.0
 _GIB = 2**30
-_UNSEEN = ("after_unseen", "oracle_unseen")
+_UNSEEN = (AFTER + UNSEEN, MOST_COMPETENT + UNSEEN)
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +65,7 @@ def train_once(seed: int, alpha: float, folder: Path = FOLDER) -> dict[str, Any]
     name = f"{fingerprint()}-seed{seed}-alpha{alpha:g}"
     report = folder / name / "bench.json"
     if report.is_file():
-        return dict(json.loads(report.read_text(encoding="utf-8")))
+        return summary_of_today(json.loads(report.read_text(encoding="utf-8")))
     shutil.rmtree(folder / name, ignore_errors=True)  # a run that was cut short
     logger.info("training %s: some minutes", name)
     command = [sys.executable, "-m", "cluster.cli", "train", "quickstart", f"run.folder={folder}", f"run.name={name}"]
@@ -145,11 +156,7 @@ def figures(runs: dict[tuple[int, float], dict[str, Any]]) -> list[Figure]:
     return [
         _worst("wall time of a run", [r["wall_s"] for r in runs.values()], "s", 600),
         _worst("peak memory of a run", [r["peak_bytes"] / _GIB for r in runs.values()], "GiB", 8),
-        _mean_at_least("exact match over the oracle's, α = 0", _ratios(free, "after", "oracle"), "ratio", 0.9),
-        _mean_at_least("over the best single expert, α = 0", [_lead(r) for r in free], "points", 5),
-        at_most("exact match over the oracle's, before", _ratios(free, "before", "oracle"), "ratio", 0.7),
-        at_least("unseen experts: over the oracle's", _ratios(free, *_UNSEEN), "ratio", 0.85),
-        _worst("largest call share over the oracle's, α = 0", [share_over_oracle(r) for r in free], "ratio", 1.5),
+        *map(_defined, _beside_methods(free)),
         at_most("cost, α = 0.6 over α = 0", [_cost(b) / _cost(a) for a, b in pairs], "ratio", 0.5),
         _mean_at_most("exact match lost, α = 0.6", [_lost(a, b) for a, b in pairs], "points", 8),
         largest_step([_cost(knob[alpha]) for alpha in ALPHAS]),
@@ -160,14 +167,35 @@ def figures(runs: dict[tuple[int, float], dict[str, Any]]) -> list[Figure]:
     ]
 
 
-def share_over_oracle(summary: dict[str, Any]) -> float:
-    """The most overused expert: its share of calls over its share under the oracle.
+def _beside_methods(free: list[dict[str, Any]]) -> list[Figure]:
+    """The figures of runs with α = 0 beside those methods that the world bounds them by."""
+    ideal, constant = METHODS[MOST_COMPETENT].name, METHODS[BEST_CONSTANT_HINDSIGHT].name
+    shares = [share_over_most_competent(each) for each in free]
+    return [
+        _mean_at_least(f"exact match over the {ideal}'s, α = 0", _ratios(free, AFTER, MOST_COMPETENT), "ratio", 0.9),
+        _mean_at_least(f"over the {constant}, α = 0", [_lead(each) for each in free], "points", 5),
+        at_most(f"exact match over the {ideal}'s, before", _ratios(free, BEFORE, MOST_COMPETENT), "ratio", 0.7),
+        at_least(f"unseen experts: over the {ideal}'s", _ratios(free, *_UNSEEN), "ratio", 0.85),
+        _worst(f"largest call share over the {ideal}'s, α = 0", shares, "ratio", 1.5),
+    ]
 
-    An expert that the oracle never asks has no share to compare with; it is held to an even share of the pool.
+
+def _defined(figure: Figure) -> Figure:
+    """The figure with the definition of the method that it names."""
+    [method] = [
+        each for key in (MOST_COMPETENT, BEST_CONSTANT_HINDSIGHT) if (each := METHODS[key]).name in figure.figure
+    ]
+    return replace(figure, note=method.line)
+
+
+def share_over_most_competent(summary: dict[str, Any]) -> float:
+    """The most overused expert: its share of calls over its share when the most competent one is asked.
+
+    An expert that is never the most competent has no share to compare with; it is held to an even share of the pool.
     """
-    oracle, after = summary["oracle"]["call_share"], summary["after"]["call_share"]
-    even = 1 / len(summary["random"]["call_share"])
-    return max(share / (oracle.get(name) or even) for name, share in after.items())
+    ideal, after = summary[MOST_COMPETENT]["call_share"], summary[AFTER]["call_share"]
+    even = 1 / len(summary[RANDOM]["call_share"])
+    return max(share / (ideal.get(name) or even) for name, share in after.items())
 
 
 def largest_step(costs: list[float]) -> Figure:
@@ -185,7 +213,7 @@ def _cost(summary: dict[str, Any]) -> float:
 
 
 def _lead(summary: dict[str, Any]) -> float:
-    return float(100 * (summary["after"]["em"] - summary["best_single"]["em"]))
+    return float(100 * (summary[AFTER]["em"] - summary[BEST_CONSTANT_HINDSIGHT]["em"]))
 
 
 def _lost(free: dict[str, Any], dear: dict[str, Any]) -> float:

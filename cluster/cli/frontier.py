@@ -18,8 +18,9 @@ def frontier(
 ) -> None:
     """Draw quality against dollars: baselines over λ, policies over α and budgets.
 
-    Prints the area under each method's frontier, and how much it closes of the gap between the best single candidate
-    and the oracle; of evaluations these are best_constant and oracle, of runs best_in_hindsight and most_competent.
+    Prints the area under each method's frontier, and how much it closes of the gap between a constant
+    choice and the best one: of evaluations from best_constant_training to cheapest_right, of runs from
+    best_constant_hindsight to most_competent. Each method is defined below the table and on the page.
     A policy under budgets stands beside what the sweep of α reaches for as much, on its convex hull.
     What is right by another measure than exact match stands apart. Evaluations' own notes are repeated. Rows of the
     paper on the same data sets stand in the table and the page, marked as published and not drawn: their candidates

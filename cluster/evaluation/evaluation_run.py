@@ -16,9 +16,10 @@ from actors.questions import Question
 from benchmarks.baselines.router import HASHING
 from benchmarks.baselines.rows import BaselineRow, Contest, make_rows, planned_rows
 from benchmarks.baselines.verdicts import verdicts
-from benchmarks.evaluation.frontier import SINGLE
 from benchmarks.evaluation.item import Item, Key
 from benchmarks.evaluation.measure import HOLDS, MEANING
+from benchmarks.evaluation.methods import BEST_CONSTANT_TRAINING, methods_of
+from benchmarks.evaluation.old_names import row_of_today
 from benchmarks.evaluation.pool_fingerprint import card_facts, fingerprint
 from benchmarks.evaluation.pool_table import PoolTable, render_pools
 from benchmarks.evaluation.protocol import passes
@@ -121,10 +122,11 @@ class EvaluationRun:
         self.folder.finish(table, numbers)
 
     def _reference(self, names: Sequence[str]) -> str | None:
-        wanted = self.options.against
+        against = self.options.against
+        wanted = None if against is None else row_of_today(against)
         if wanted is not None and wanted not in names:
             raise EvaluateError(f"--against {wanted}: no such row; there are {', '.join(names)}")
-        first = [name for name in (wanted, *self.policy_rows, SINGLE) if name in names]
+        first = [name for name in (wanted, *self.policy_rows, BEST_CONSTANT_TRAINING) if name in names]
         return first[0] if first else (names[0] if names else None)
 
     def _about(self) -> dict[str, str]:
@@ -151,6 +153,7 @@ class EvaluationRun:
         numbers = {
             "about": found.about,
             "pool": {"fingerprint": found.pool, "cards": card_facts(self.cards)},
+            "methods": {method.key: method.meaning for method in methods_of(row.name for row in found.rows)},
             "rows": [asdict(row) for row in found.rows],
             "against": {name: asdict(row) for name, row in found.against.items()},
             "published_not_measured": papers,

@@ -15,19 +15,18 @@ from actors.json_numbers import from_json
 from benchmarks.baselines.rows import UNTRAINED
 from benchmarks.evaluation.frontier import (
     BY_BUDGET,
-    MOST_COMPETENT,
-    SINGLE_IN_HINDSIGHT,
     Point,
 )
 from benchmarks.evaluation.means import Evaluation
+from benchmarks.evaluation.methods import AFTER, BEST_CONSTANT_HINDSIGHT, MOST_COMPETENT, POLICY, RANDOM
+from benchmarks.evaluation.old_names import evaluation_of_today
 from benchmarks.evaluation.protocol import BUDGET
 from benchmarks.evaluation.statistics import Interval
 from cluster.evaluation.record import Quoted, is_evaluation, read_evaluation
 from cluster.runs.files import RunFolderError
 from cluster.runs.record import RunRecord, read_record, setting
 
-# By their names there. An evaluation's oracle and best_constant are other methods.
-_OF_RUN = {"after": "policy", "oracle": MOST_COMPETENT, "best_single": SINGLE_IN_HINDSIGHT, "random": "random"}
+_OF_RUN = (AFTER, MOST_COMPETENT, BEST_CONSTANT_HINDSIGHT, RANDOM)  # what a run has a point of
 
 
 def read_points(folders: Sequence[Path]) -> tuple[list[Point], list[str]]:
@@ -86,7 +85,7 @@ def published_beside(folders: Sequence[Path]) -> list[Quoted]:
 def _evaluation_points(folder: Path) -> tuple[list[Point], tuple[str, str]]:
     file = folder / "evaluation.json"
     try:
-        numbers = json.loads(file.read_text(encoding="utf-8"))
+        numbers = evaluation_of_today(json.loads(file.read_text(encoding="utf-8")))
         asked = json.loads((folder / "asked.json").read_text(encoding="utf-8"))
         target = str(asked["target"])
         # Models at endpoints are other methods than a trained policy, and than each other.
@@ -97,7 +96,7 @@ def _evaluation_points(folder: Path) -> tuple[list[Point], tuple[str, str]]:
         swept = {point.method for point in points if point.knob.startswith("λ")}
         points = [replace(p, knob="λ=0") if p.method in swept and not p.knob else p for p in points]
         return points, (pool, str(asked["questions"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(f"{file}: damaged ({error!r}); evaluate anew, or restore it") from error
 
 
@@ -129,13 +128,13 @@ def _alpha(checkpoint: Path) -> str:
 def _run_points(record: RunRecord) -> list[Point]:
     return [
         Point(
-            method,
-            _knob(record) if name == "after" else "",
+            POLICY if name == AFTER else name,
+            _knob(record) if name == AFTER else "",
             record.evaluations[name].cost_usd_per_1k_questions,
             _interval(record.evaluations[name]),
             str(record.folder.path),
         )
-        for name, method in _OF_RUN.items()
+        for name in _OF_RUN
         if name in record.evaluations and not math.isnan(record.evaluations[name].em)
     ]
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 from actors.questions import Question
 from benchmarks.baselines.contests import changed_contest, world_contest
 from benchmarks.baselines.rows import BaselineRow, Contest, make_rows
-from benchmarks.evaluation.frontier import ORACLE, SINGLE
 from benchmarks.evaluation.item import Item
+from benchmarks.evaluation.methods import BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT, METHODS
 from benchmarks.evaluation.pool_fingerprint import card_facts, fingerprint
-from benchmarks.evaluation.pool_table import Played, Pool, PoolTable, pool_rows
+from benchmarks.evaluation.pool_table import BOUNDS, Played, Pool, PoolTable, pool_rows
 from benchmarks.evaluation.reply_table import ReplyTableError
 from benchmarks.world.experts import experts_of
 from cluster.config.settings import Config
@@ -19,8 +19,9 @@ from cluster.evaluation.evaluation_run import EvaluationRun
 from cluster.evaluation.live_contest import kept_contest
 from cluster.evaluation.pool_variants import SEEN, PoolVariant
 
+_BOUNDS = " and ".join(METHODS[key].name for key in BOUNDS)
 _NO_TABLE = (
-    "oracle and best single candidate are told where there is a table of everyone's replies: of the world and of "
+    f"{_BOUNDS} are told where there is a table of everyone's replies: of the world and of "
     "recorded replies, and with --ask-everyone of the candidates as trained"
 )
 
@@ -50,7 +51,7 @@ def sum_pools(
         if len(bounds) < len(variants):
             notes.append(_NO_TABLE)
     except ReplyTableError as error:
-        notes.append(f"oracle and best single candidate are left out: {error}")
+        notes.append(f"{_BOUNDS} are left out: {error}")
     by_row: dict[str, list[Item]] = {}
     for item in evaluation.folder.items.values():
         by_row.setdefault(item.row, []).append(item)
@@ -62,8 +63,8 @@ def sum_pools(
             items=by_row.get(variant.row(row), ()),
             lost=lost[variant.row(row)],
             as_trained=() if variant.label == SEEN else by_row.get(row, ()),
-            oracle=bounds.get(variant.label, {}).get(ORACLE, ()),
-            best_single=bounds.get(variant.label, {}).get(SINGLE, ()),
+            cheapest_right=bounds.get(variant.label, {}).get(CHEAPEST_RIGHT, ()),
+            best_constant_training=bounds.get(variant.label, {}).get(BEST_CONSTANT_TRAINING, ()),
         )
         for variant in variants
         for row in evaluation.policy_rows
@@ -92,9 +93,9 @@ def _contest(
 
 
 def _bounds(evaluation: EvaluationRun, variant: PoolVariant, contest: Contest) -> dict[str, list[Item]]:
-    """The items of oracle and best single candidate; those that are not in the folder yet are made."""
+    """The items of the bounds of a pool; those that are not in the folder yet are made."""
     folder = evaluation.folder
-    rows = {name: variant.row(name) for name in (ORACLE, SINGLE)}
+    rows = {name: variant.row(name) for name in BOUNDS}
     keys = [(question.dataset, question.id, 0) for question in contest.questions]
     open_ = [
         BaselineRow(name, 0.0) for name, row in rows.items() if any((row, *key) not in folder.items for key in keys)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from actors.json_numbers import from_json
 from actors.questions import Question
 from benchmarks.evaluation.item import Item, ItemError
+from benchmarks.evaluation.old_names import evaluation_of_today
 from benchmarks.evaluation.published import PublishedMetric, PublishedRow, published
 from benchmarks.evaluation.row_summary import Against, Ended, Part, RowSummary
 from benchmarks.evaluation.statistics import Comparison, Interval
@@ -34,7 +35,7 @@ class Quoted:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRecord:
-    """The numbers of `evaluation.json`, as they are, and what was asked."""
+    """The numbers of `evaluation.json`, by the names of today, and what was asked."""
 
     path: Path
     asked: Json
@@ -124,7 +125,7 @@ def read_evaluation(path: Path) -> EvaluationRecord:
             "command that began it (router-r1 evaluate …): it goes on where it was stopped, and pays for nothing twice"
         )
     try:
-        numbers = json.loads(file.read_text(encoding="utf-8"))
+        numbers = evaluation_of_today(json.loads(file.read_text(encoding="utf-8")))
         return EvaluationRecord(
             path=path,
             asked=json.loads(asked.read_text(encoding="utf-8")),

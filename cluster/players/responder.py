@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+from actors.checkpoint_loading import read_tokenizer
 from actors.engine.fork_server import start_engine_server
 from actors.engine.generation import Generation
 from actors.engine.policy_engine import EngineDied, EngineLost, PolicyEngine
@@ -120,12 +121,10 @@ class Responder:
             LedgerError: the ledger can't be used.
             EngineLate: the engine was not ready in time.
         """
-        from transformers import AutoTokenizer
-
         try:
             await self.caller.check()
             start_engine_server(self.source.config.engine)
-            self._tokenizer = await asyncio.to_thread(AutoTokenizer.from_pretrained, str(self.source.checkpoint))
+            self._tokenizer = await asyncio.to_thread(read_tokenizer, self.source.checkpoint)
             # Frames of vLLM's import stay alive with what they hold: not the engine, where it is imported before.
             await asyncio.to_thread(import_module, "vllm.v1.engine.async_llm")
             await self.engine.start()

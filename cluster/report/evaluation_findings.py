@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 
-from benchmarks.baselines.comparison import ALONE
 from benchmarks.evaluation.collapse import Constant, collapse_alarm
-from benchmarks.evaluation.frontier import ORACLE, SINGLE
 from benchmarks.evaluation.item import Item
 from benchmarks.evaluation.means import Evaluation
+from benchmarks.evaluation.methods import (
+    ALONE,
+    BEST_CONSTANT_HINDSIGHT,
+    BEST_CONSTANT_TRAINING,
+    CHEAPEST_RIGHT,
+    METHODS,
+    RANDOM,
+)
 from benchmarks.evaluation.row_summary import RowSummary, against
 from benchmarks.evaluation.statistics import Comparison, Interval
 from cluster.evaluation.record import EvaluationRecord
@@ -16,28 +22,30 @@ from cluster.report.evaluation_tables import bounds, point_bounds, points
 from cluster.report.run_tables import percent, usd
 
 _LEVEL = 0.05  # p-values below tell rows apart
+_IDEAL = METHODS[CHEAPEST_RIGHT].name
 _LOST_ALARM = 0.05  # of a policy's episodes
-_PLAIN = (
-    "random",
-    "largest",
-    "cheapest",
-    SINGLE,
-    ORACLE,
-)  # baselines that choose nothing by the question, or all of it
+# Baselines that ignore the question, or know the answer.
+_PLAIN = (RANDOM, "largest", "cheapest", BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT)
 
 
 def subject(record: EvaluationRecord) -> RowSummary:
     """The row that the page is about: the first that a policy played, else the best router, else the best row."""
     if record.policies:
         return record.policies[0]
-    return _best(_routers(record)) or _best([row for row in record.rows if row.name != ORACLE]) or record.rows[0]
+    return (
+        _best(_routers(record)) or _best([row for row in record.rows if row.name != CHEAPEST_RIGHT]) or record.rows[0]
+    )
 
 
-def best_single(record: EvaluationRecord) -> RowSummary | None:
-    """The best single candidate: the one that was best on other questions, as the frontier has it; where there is no
-    such row, the one that is right most often on these."""
-    chosen = next((row for row in record.rows if row.name == SINGLE), None)
-    return chosen or _best(_alone(record))
+def best_constant(record: EvaluationRecord) -> RowSummary | None:
+    """The best constant in training; where there is no such row, the best constant in hindsight."""
+    return _row(record, BEST_CONSTANT_TRAINING) or _best(_alone(record))
+
+
+def methods_shown(record: EvaluationRecord) -> list[str]:
+    """The rows, and the best constant that the sentences name; what these are is to be told beside them."""
+    single = best_constant(record)
+    return [*(row.name for row in record.rows), *([_constant_method(single)] if single else [])]
 
 
 def status(record: EvaluationRecord) -> str:
@@ -47,8 +55,9 @@ def status(record: EvaluationRecord) -> str:
 
 
 def result(record: EvaluationRecord) -> list[str]:
-    """How often the subject is right and at what price; against the best candidate, the best baseline, the oracle."""
-    ours, single = subject(record), best_single(record)
+    """How often the subject is right and at what price; against the best constant, the best baseline, the
+    cheapest right candidate."""
+    ours, single, ideal = subject(record), best_constant(record), _row(record, CHEAPEST_RIGHT)
     baseline = _best(_routers(record)) if record.policies else None
     said = [] if record.policies else ["No policy is in this evaluation: it compares baselines among themselves."]
     whole = f" ({bounds(ours.em)} at 95 %)" if ours.em.known else ""
@@ -58,10 +67,9 @@ def result(record: EvaluationRecord) -> list[str]:
         f"candidates' price of 1,000 questions is {usd(ours.usd_per_1k)}{own}."
     )
     if single is not None and single.name != ours.name:
-        said.append(_versus(record, ours, single, f"the best single candidate ({_candidate(single)})"))
+        said.append(_versus(record, ours, single, f"the {_constant_name(single)} ({_candidate(single)})"))
     if baseline is not None:
         said.append(_versus(record, ours, baseline, f"the best router among the baselines ({baseline.name})"))
-    oracle = next((row for row in record.rows if row.name == ORACLE), None)
     if single is None and baseline is None:
         said.append("No baseline stands beside it, so that nothing is known of the alternatives.")
     if baseline is not None or not record.policies:
@@ -69,30 +77,32 @@ def result(record: EvaluationRecord) -> list[str]:
     hindsight = _best(_alone(record))
     if single is not None and hindsight is not None and hindsight.em.mean > single.em.mean:
         said.append(
-            f"The best single candidate was chosen on other questions; on these {_candidate(hindsight)} is better, "
+            f"The {_constant_name(single)} was chosen on other questions; on these {_candidate(hindsight)} is better, "
             f"with {percent(hindsight.em.mean)} % at {usd(hindsight.usd_per_1k)}."
         )
-    if oracle is not None:
-        said.append(_below(record, ours, single, oracle))
+    if ideal is not None:
+        said.append(_below(record, ours, single, ideal))
     return said
 
 
 def figures(record: EvaluationRecord) -> list[tuple[str, str]]:
     """The few numbers to see first, by their names."""
-    ours, single = subject(record), best_single(record)
-    oracle = next((row for row in record.rows if row.name == ORACLE), None)
-    named = [("Exact match" if record.policies else f"Exact match of {ours.name}", ours),
-             ("Best single candidate", single), ("Oracle", oracle)]  # fmt: skip
-    found = [(words, f"{percent(row.em.mean)} %") for words, row in named if row is not None]
-    if oracle is not None and (closed := _closed(ours, single, oracle)) is not None:
-        found.append(("Gap to the oracle closed", f"{100 * closed:.0f} %".replace("-", "−")))
+    ours, single, ideal = subject(record), best_constant(record), _row(record, CHEAPEST_RIGHT)
+    found = [("Exact match" if record.policies else f"Exact match of {ours.name}", f"{percent(ours.em.mean)} %")]
+    if single is not None:
+        found.append((_constant_name(single).capitalize(), f"{percent(single.em.mean)} %"))
+    if ideal is not None:
+        found.append((_IDEAL.capitalize(), f"{percent(ideal.em.mean)} %"))
+    if single is not None and ideal is not None and (closed := _closed(ours, single, ideal)) is not None:
+        share = f"{100 * closed:.0f} %".replace("-", "−")
+        found.append((f"Gap from {_constant_name(single)} to {_IDEAL} closed", share))
     price = ours.usd_per_1k + ours.policy_usd_per_1k
     return [*found, ("Price of 1,000 questions", usd(price)), ("Spent by the evaluation", usd(record.spent_usd))]
 
 
 def alarms(record: EvaluationRecord) -> list[str]:
     """What is wrong, in sentences: a policy that does not route or is no better than one candidate, lost episodes."""
-    single, said = best_single(record), list[str]()
+    single, said = best_constant(record), list[str]()
     for row in record.policies:
         alarm = collapse_alarm(_evaluation(row), _constant(single), candidates=len(record.cards))
         if alarm:
@@ -135,17 +145,17 @@ def _versus(record: EvaluationRecord, ours: RowSummary, theirs: RowSummary, name
     )
 
 
-def _below(record: EvaluationRecord, ours: RowSummary, single: RowSummary | None, oracle: RowSummary) -> str:
-    closed, short = _closed(ours, single, oracle), oracle.em.mean - ours.em.mean
+def _below(record: EvaluationRecord, ours: RowSummary, single: RowSummary | None, ideal: RowSummary) -> str:
+    closed, short = _closed(ours, single, ideal), ideal.em.mean - ours.em.mean
     share = (
         ""
-        if closed is None or closed <= 0
-        else f", and closes {100 * closed:.0f} % of the gap between the best single candidate and it"
+        if single is None or closed is None or closed <= 0
+        else f", and closes {100 * closed:.0f} % of the gap between the {_constant_name(single)} and it"
     )
     reached = f"stays {_size(short)} points below" if short > 1e-9 else "reaches no less"
     return (
-        f"The oracle, which knows who is right, answers {percent(oracle.em.mean)} % at {usd(oracle.usd_per_1k)} per "
-        f"1,000 questions; {_who(record, ours, start=False)} {reached}{share}."
+        f"The {_IDEAL}, which knows the answers, is right on {percent(ideal.em.mean)} % at {usd(ideal.usd_per_1k)} "
+        f"per 1,000 questions; {_who(record, ours, start=False)} {reached}{share}."
     )
 
 
@@ -174,10 +184,10 @@ def _size(difference: float) -> str:
     return points(abs(difference))[1:]
 
 
-def _closed(ours: RowSummary, single: RowSummary | None, oracle: RowSummary) -> float | None:
-    if single is None or oracle.em.mean <= single.em.mean:
+def _closed(ours: RowSummary, single: RowSummary | None, ideal: RowSummary) -> float | None:
+    if single is None or ideal.em.mean <= single.em.mean:
         return None
-    return (ours.em.mean - single.em.mean) / (oracle.em.mean - single.em.mean)
+    return (ours.em.mean - single.em.mean) / (ideal.em.mean - single.em.mean)
 
 
 def _who(record: EvaluationRecord, row: RowSummary, *, start: bool = True) -> str:
@@ -189,6 +199,18 @@ def _who(record: EvaluationRecord, row: RowSummary, *, start: bool = True) -> st
 def _asked(record: EvaluationRecord, row: RowSummary) -> str:
     sets = len(record.sets)
     return f"{row.questions:,} questions" + (f" (mean over {sets} data sets)" if sets > 1 else "")
+
+
+def _row(record: EvaluationRecord, name: str) -> RowSummary | None:
+    return next((row for row in record.rows if row.name == name), None)
+
+
+def _constant_method(single: RowSummary) -> str:
+    return BEST_CONSTANT_TRAINING if single.name == BEST_CONSTANT_TRAINING else BEST_CONSTANT_HINDSIGHT
+
+
+def _constant_name(single: RowSummary) -> str:
+    return METHODS[_constant_method(single)].name
 
 
 def _candidate(row: RowSummary) -> str:
@@ -221,4 +243,4 @@ def _evaluation(row: RowSummary) -> Evaluation:
 def _constant(single: RowSummary | None) -> Constant | None:
     if single is None:
         return None
-    return Constant(_candidate(single), single.em.mean, single.questions, single.usd_per_1k)
+    return Constant(_candidate(single), single.em.mean, single.questions, single.usd_per_1k, _constant_method(single))

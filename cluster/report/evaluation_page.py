@@ -16,7 +16,7 @@ from benchmarks.evaluation.table import VERDICT_NOTE
 from benchmarks.evaluation.tables import Column, Table
 from cluster.evaluation.frontier_points import read_points
 from cluster.evaluation.record import EvaluationRecord, read_evaluation
-from cluster.report.evaluation_findings import alarms, figures, result, status, subject
+from cluster.report.evaluation_findings import alarms, figures, methods_shown, result, status, subject
 from cluster.report.evaluation_tables import (
     hops_table,
     pool_table,
@@ -30,7 +30,7 @@ from cluster.report.frontier import frontier_section
 from cluster.report.page import Page, Section
 from cluster.report.pool_section import pools_section
 from cluster.report.question_section import telling_questions
-from cluster.report.run_tables import usd
+from cluster.report.run_tables import methods_table, usd
 from cluster.report.share_plots import row_shares_plot
 
 
@@ -68,7 +68,15 @@ def _verdict(record: EvaluationRecord) -> Section:
 
 
 def _results(record: EvaluationRecord) -> Section:
-    tables = [rows_table(record), *sets_tables(record), hops_table(record), samples_table(record), took_table(record)]
+    meanings = methods_table(methods_shown(record))
+    tables = [
+        rows_table(record),
+        meanings,
+        *sets_tables(record),
+        hops_table(record),
+        samples_table(record),
+        took_table(record),
+    ]
     notes = [f"Note: {note}" for note in record.notes]
     return Section("Results", "results", facts=notes, tables=[table for table in tables if table is not None])
 
@@ -137,7 +145,8 @@ def _questions(record: EvaluationRecord) -> Section:
     row = subject(record).name
     episodes = telling_questions(record, row)
     lead = (
-        f"Some questions of {row}: right after asking, wrong (those first that the oracle has right), and the dearest."
+        f"Some questions of {row}: right after asking, wrong (those first that some candidate has right), and the "
+        "dearest."
         if episodes
         else f"No answer of {row} is in items.jsonl."
     )

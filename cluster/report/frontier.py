@@ -20,11 +20,13 @@ from benchmarks.evaluation.frontier import (
     standings,
 )
 from benchmarks.evaluation.measure import EXACT
+from benchmarks.evaluation.methods import definitions
 from benchmarks.evaluation.tables import Column, Table
 from cluster.evaluation.record import Quoted
 from cluster.report.evaluation_tables import quoted_table
 from cluster.report.frontier_plot import draw, save_png, svg_of
 from cluster.report.page import Page, Plot, Section, render
+from cluster.report.run_tables import methods_table
 from cluster.runs.files import writing
 
 _COLUMNS = ("measure", "points", "area", "best", "USD per 1k there", "of the gap closed")
@@ -60,12 +62,13 @@ def write_frontier(
 
 
 def describe(points: Sequence[Point], found: Sequence[Standing], notes: Sequence[str]) -> str:
-    """The standings in Markdown, and how policies under budgets stand beside the sweep of α."""
+    """The standings in Markdown, how policies under budgets stand beside the sweep of α, and what the methods are."""
     head = ["method", *_COLUMNS]
     rows = [head, ["---"] * len(head), *([standing.method, *_cells(standing)] for standing in found)]
     lines = [f"- {line}" for line in _under_budgets(points)]
     budgets = ["", *lines] if lines else []
-    told = [f"Note: {note}" for note in (*_gaps(found), *notes)]
+    told = [*definitions(standing.method for standing in found), ""]
+    told += [f"Note: {note}" for note in (*_gaps(found), *notes)]
     return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), *budgets, "", *told]).rstrip()
 
 
@@ -176,6 +179,7 @@ def _page(
     carried: Sequence[str],
     quoted: Sequence[Quoted],
 ) -> Page:
+    section = frontier_section(points, found, quoted)
     first: dict[str, Standing] = {}  # of each measure
     for standing in found:
         first.setdefault(standing.measure, standing)
@@ -187,5 +191,5 @@ def _page(
             *_under_budgets(points),
         ],
         alarms=notes,
-        sections=[replace(frontier_section(points, found, quoted), facts=carried)],
+        sections=[replace(section, tables=[*section.tables, methods_table([s.method for s in found])], facts=carried)],
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.evaluation.methods import METHODS
+from benchmarks.evaluation.pool_table import BOUNDS
 from benchmarks.evaluation.tables import Column, Table
 from cluster.evaluation.record import EvaluationRecord
 from cluster.report.evaluation_tables import number
@@ -31,9 +33,11 @@ def pools_section(record: EvaluationRecord) -> Section | None:
             f"{record.path / 'evaluation.json'}: pools are damaged ({error!r}); evaluate again by the same command, "
             "which plays nothing twice"
         ) from error
+    right, constant = (METHODS[key] for key in BOUNDS)
     lead = (
-        "The same questions with other candidates: each row against the oracle and the best single candidate of its "
-        "own pool, and against the policy's row with the candidates as trained."
+        f"The same questions with other candidates: each row against the {right.name} and the {constant.name} of its "
+        "own pool, and against the policy's row with the candidates as trained. "
+        f"The {right.name} {right.meaning}. The {constant.name} {constant.meaning}."
     )
     return Section("With other candidates", "pools", lead, tables=tables)
 
@@ -41,16 +45,18 @@ def pools_section(record: EvaluationRecord) -> Section | None:
 def _played(found: Json) -> Table:
     columns = [
         Column("Pool", numeric=False), Column("Row", numeric=False), Column("Exact match", "%, 95 % interval"),
-        Column("Price", "USD per 1k"), Column("Oracle", "%"), Column("Of the oracle's", "%, 95 % interval"),
-        Column("Best single", numeric=False), Column("Its exact match", "%"), Column("Against it", "points, 95 %"),
+        Column("Price", "USD per 1k"), Column("Cheapest right", "%"), Column("Of its exact match", "%, 95 % interval"),
+        Column("Best constant in training", numeric=False), Column("Its exact match", "%"),
+        Column("Against it", "points, 95 %"),
         Column("p", "Holm"), Column("Against as trained", "points, 95 %"), Column("p", "Holm"),
     ]  # fmt: skip
     rows = [
         [
             str(row["pool"]), str(row["row"]), _interval(row["summary"]["em"]),
-            number(row["summary"]["usd_per_1k"] + row["summary"]["policy_usd_per_1k"]), _share(row["oracle"]),
-            _interval(row["of_oracle"]), row["best_single"], _share(row["best_single_em"]),
-            *_against(row["against_best_single"]), *_against(row["against_trained"]),
+            number(row["summary"]["usd_per_1k"] + row["summary"]["policy_usd_per_1k"]),
+            _share(row["cheapest_right_em"]), _interval(row["of_cheapest_right"]),
+            row["best_constant_training"], _share(row["best_constant_training_em"]),
+            *_against(row["against_best_constant_training"]), *_against(row["against_trained"]),
         ]
         for row in found["rows"]
     ]  # fmt: skip

@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from actors.questions import Question
-from benchmarks.evaluation.frontier import ORACLE
 from benchmarks.evaluation.item import Item
+from benchmarks.evaluation.methods import CHEAPEST_RIGHT, METHODS
 from cluster.evaluation.record import EvaluationRecord
 from cluster.report.episode_section import parse_episodes, shortened
 from cluster.report.page import Part, ShownEpisode
@@ -18,8 +18,8 @@ QuestionKey = tuple[str, str]  # data set, id
 
 
 def telling_questions(record: EvaluationRecord, row: str) -> list[ShownEpisode]:
-    """Some questions that a row got right after asking somebody, some that it got wrong though the oracle was right,
-    and the dearest; none is shown twice.
+    """Some questions that a row got right after asking somebody, some that it got wrong though a candidate was
+    right, and the dearest; none is shown twice.
 
     Raises:
         RunFolderError: a file of the folder is damaged.
@@ -29,7 +29,7 @@ def telling_questions(record: EvaluationRecord, row: str) -> list[ShownEpisode]:
     for item in record.read_items():
         if item.row == row and item.sample == 0:
             mine.append(item)
-        elif item.row == ORACLE and item.em == 1:
+        elif item.row == CHEAPEST_RIGHT and item.em == 1:
             soluble.add(_place(item))
     picked = _picked(sorted(mine, key=lambda item: item.key), soluble)
     wanted = {_place(item) for _, item in picked}
@@ -53,7 +53,7 @@ def _picked(items: Sequence[Item], soluble: set[QuestionKey]) -> list[tuple[str,
     for why, those in (("Good: right", right), ("Bad: wrong", wrong), ("Dear: of those left, the dearest", dear)):
         fresh = [item for item in those if _place(item) not in seen][:_PER_KIND]
         seen |= {_place(item) for item in fresh}
-        avoidable = ", and the oracle is right"
+        avoidable = f", and the {METHODS[CHEAPEST_RIGHT].name} is right"
         found += [(why + (avoidable if item.em < 1 and _place(item) in soluble else ""), item) for item in fresh]
     return found
 

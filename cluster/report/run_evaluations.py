@@ -15,11 +15,12 @@ from benchmarks.questions.flashrag import SETS
 from benchmarks.questions.sources import is_named, load_source
 from cluster.evaluation.frontier_points import read_points
 from cluster.evaluation.record import EvaluationRecord, is_evaluation, quote, read_evaluation, target_of
-from cluster.report.evaluation_findings import alarms, result, status
+from cluster.report.evaluation_findings import alarms, methods_shown, result, status
 from cluster.report.evaluation_tables import quoted_table, rows_table, sets_tables
 from cluster.report.frontier import frontier_section
 from cluster.report.page import Section
 from cluster.report.pool_section import pools_section
+from cluster.report.run_tables import methods_table
 from cluster.runs.files import RunFolderError
 from cluster.runs.record import RunRecord, setting
 
@@ -82,7 +83,8 @@ def _folders(run: Path) -> list[Path]:
 def _section(number: int, found: EvaluationRecord) -> Section:
     lines = [*result(found), *(f"Look at this: {alarm}" for alarm in alarms(found)), *found.notes]
     pools = pools_section(found)
-    tables = [rows_table(found), *sets_tables(found), *(pools.tables if pools else ())]
+    meanings = methods_table(methods_shown(found))
+    tables = [rows_table(found), meanings, *sets_tables(found), *(pools.tables if pools else ())]
     return Section(f"Evaluation {found.name}", f"evaluation-{number}", status(found), tables=tables, facts=lines)
 
 

@@ -7,6 +7,16 @@ from collections.abc import Sequence
 
 from benchmarks.evaluation.collapse import Constant, collapse_alarm, constant_of_cards, measured_constant
 from benchmarks.evaluation.means import Evaluation
+from benchmarks.evaluation.methods import (
+    AFTER,
+    BEFORE,
+    BEST_CONSTANT_HINDSIGHT,
+    METHODS,
+    MOST_COMPETENT,
+    OF_RUN,
+    RANDOM,
+    UNSEEN,
+)
 from cluster.episodes.candidates import RunCards
 from cluster.report.run_tables import percent, usd
 from cluster.runs.record import RunRecord, setting
@@ -16,7 +26,7 @@ _VOID_ALARM = 0.05  # of the held-out episodes
 
 def best_constant(record: RunRecord, cards: RunCards) -> Constant | None:
     """The best constant policy: as the run measured it, else by the cards' accuracy on sets of the same name."""
-    single = record.evaluations.get("best_single")
+    single = record.evaluations.get(BEST_CONSTANT_HINDSIGHT)
     if single is not None and len(single.call_share) == 1:
         return measured_constant(single)
     sets = setting(record.config, "data.eval")
@@ -47,14 +57,9 @@ def result(record: RunRecord) -> list[str]:
     quality = f"After {step} steps the policy answers {_right(after)} %{_of_questions(after)} exactly"
     price = f"The candidates' price of 1,000 questions is {_price(after)}"
     others = [
-        (name, found[key])
-        for key, name in (
-            ("before", "the policy before training"),
-            ("oracle", "the oracle"),
-            ("best_single", "the best single candidate" + _named(found.get("best_single"))),
-            ("random", "random routing"),
-        )
-        if key in found
+        (("" if key == RANDOM else "the ") + METHODS[key].name + _named(key, found[key]), found[key])
+        for key in OF_RUN
+        if key in found and key != AFTER
     ]
     if others:
         quality += "; " + _listed([f"{name} {_right(each)} %" for name, each in others])
@@ -65,14 +70,15 @@ def result(record: RunRecord) -> list[str]:
 def figures(record: RunRecord) -> list[tuple[str, str]]:
     """The few numbers to see first, by their names."""
     found = record.evaluations
-    names = (("before", "Exact match before"), ("after", "Exact match after"), ("oracle", "Oracle"),
-             ("best_single", "Best single candidate"))  # fmt: skip
+    ideal, constant = METHODS[MOST_COMPETENT].name, METHODS[BEST_CONSTANT_HINDSIGHT].name
+    names = ((BEFORE, "Exact match before"), (AFTER, "Exact match after"), (MOST_COMPETENT, ideal.capitalize()),
+             (BEST_CONSTANT_HINDSIGHT, constant.capitalize()))  # fmt: skip
     figures = [(words, f"{_right(found[name])} %") for name, words in names if name in found]
-    if {"after", "oracle", "best_single"} <= found.keys():
-        gap = found["oracle"].em - found["best_single"].em
+    if {AFTER, MOST_COMPETENT, BEST_CONSTANT_HINDSIGHT} <= found.keys():
+        gap = found[MOST_COMPETENT].em - found[BEST_CONSTANT_HINDSIGHT].em
         if gap > 0:
-            closed = (found["after"].em - found["best_single"].em) / gap
-            figures.append(("Gap to the oracle closed", f"{100 * closed:.0f} %"))
+            closed = (found[AFTER].em - found[BEST_CONSTANT_HINDSIGHT].em) / gap
+            figures.append((f"Gap from {constant} to {ideal} closed", f"{100 * closed:.0f} %"))
     if "after" in found:
         figures.append(("Price of 1,000 questions", _price(found["after"])))
     if record.usd is not None:
@@ -90,7 +96,7 @@ def alarms(record: RunRecord, cards: RunCards, constant: Constant | None) -> lis
             said.append(f"{share:.0%} of the held-out episodes were voided by infrastructure, and are in no number.")
     elif record.trained:  # nothing was evaluated yet: the last batch tells at least of its calls
         said.append(collapse_alarm(_batch(record)))
-    single = record.evaluations.get("best_single_unseen")
+    single = record.evaluations.get(BEST_CONSTANT_HINDSIGHT + UNSEEN)
     if unseen is not None and single is not None and len(single.call_share) == 1:
         alarm = collapse_alarm(unseen, measured_constant(single))
         said.append(alarm and f"With candidates never seen in training: {alarm}")
@@ -117,8 +123,9 @@ def _of_questions(each: Evaluation) -> str:
     return f" of {each.questions:,} held-out questions" if each.questions else " of the held-out questions"
 
 
-def _named(each: Evaluation | None) -> str:
-    return f" ({next(iter(each.call_share))})" if each is not None and len(each.call_share) == 1 else ""
+def _named(key: str, each: Evaluation) -> str:
+    """The candidate that a constant choice is of."""
+    return f" ({next(iter(each.call_share))})" if key == BEST_CONSTANT_HINDSIGHT and len(each.call_share) == 1 else ""
 
 
 def _listed(parts: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.evaluation.collapse import Constant
+from benchmarks.evaluation.methods import POLICY
 from cluster.config.loading import masked
 from cluster.episodes.candidates import RunCards, run_cards
 from cluster.report.episode_section import read_episodes, telling_episodes
@@ -19,6 +20,7 @@ from cluster.report.run_tables import (
     candidates_table,
     course_table,
     evaluation_table,
+    methods_table,
     settings_table,
 )
 from cluster.report.share_plots import share_plots
@@ -27,8 +29,8 @@ from cluster.runs.record import RunRecord, read_record
 _TROUBLE = re.compile(r"^\d{4}-\d\d-\d\d \S+ (WARNING|ERROR|CRITICAL) ")
 _LINES_SHOWN = 40
 _EVALUATIONS_LEAD = (
-    "The oracle always asks the most able candidate, the best single always the same one. The effective number of "
-    "models is the exponential of the entropy of their shares of the calls: 1 if all calls go to one."
+    "The effective number of models is the exponential of the entropy of their shares of the calls: 1 if all calls go "
+    "to one."
 )
 _CURVES_LEAD = "Faint lines are single steps, bold ones running means over a tenth of them; dots are evaluations."
 
@@ -76,6 +78,8 @@ def _evaluations(record: RunRecord, constant: Constant | None, candidates: int) 
         tables.append(evaluation_table("Held-out questions, candidates never seen in training", unseen, steps))
     if course := course_table(record, constant, candidates):
         tables.append(course)
+    if found:
+        tables.append(methods_table([POLICY, *found]))
     if paper := published_table(record):
         tables.append(paper)
     lead = _EVALUATIONS_LEAD if seen else "No evaluation was made yet, so nothing is known of held-out questions."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from scipy.stats import binomtest
@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 from actors.ledger.entry import LedgerError
 from benchmarks.evaluation.collapse import Constant, call_entropy, collapse_alarm
 from benchmarks.evaluation.means import Evaluation
+from benchmarks.evaluation.methods import BEST_CONSTANT_HINDSIGHT, METHODS, OF_RUN, methods_of, result_name
 from benchmarks.evaluation.pool_fingerprint import fingerprint
 from benchmarks.evaluation.tables import Column, Table
 from cluster.episodes.candidates import RunCards
@@ -20,13 +21,6 @@ from cluster.runs.run_id import FILE_NAME as RUN_ID
 
 logger = logging.getLogger(__name__)
 
-_WORDS = {
-    "before": "Policy, before training",
-    "after": "Policy, after training",
-    "oracle": "Oracle",
-    "best_single": "Best single",
-    "random": "Random routing",
-}
 _EVALUATION = (
     Column("Who", numeric=False),
     Column("Exact match", "%"),
@@ -53,12 +47,12 @@ def usd(amount: float) -> str:
 
 def evaluation_table(title: str, found: Mapping[str, Evaluation], steps: Mapping[str, Any]) -> Table:
     """A row for each evaluation, in the order of the summary; `steps` says after which step the policy's were made."""
-    order = [name for name in _WORDS if name in found] + [name for name in found if name not in _WORDS]
+    order = [name for name in OF_RUN if name in found] + [name for name in found if name not in OF_RUN]
     rows = []
     for name in order:
         each = found[name]
-        words = _WORDS.get(name, name.replace("_", " "))
-        if name == "best_single" and len(each.call_share) == 1:
+        words = _words(name)
+        if name == BEST_CONSTANT_HINDSIGHT and len(each.call_share) == 1:
             words += f": {next(iter(each.call_share))}"
         if steps.get(name) is not None:
             words += f" (step {steps[name]})"
@@ -76,10 +70,18 @@ def evaluation_table(title: str, found: Mapping[str, Evaluation], steps: Mapping
         )
     highlight = frozenset([order.index("after")]) if "after" in order else frozenset[int]()
     note = ""
-    if void := {_WORDS.get(name, name): found[name].void for name in order if found[name].void}:
+    if void := {_words(name): found[name].void for name in order if found[name].void}:
         told = ", ".join(f"{count:,} ({words})" for words, count in void.items())
         note = f"Voided by infrastructure, and in no number, episodes: {told}."
     return Table(title, _EVALUATION, rows, note, highlight)
+
+
+def methods_table(rows: Iterable[str]) -> Table:
+    """The methods behind some rows, each with its definition."""
+    methods = methods_of(rows)
+    columns = (Column("Method", numeric=False), Column("In words", numeric=False), Column("What it is", numeric=False))
+    cells = [(method.key, method.name, method.meaning) for method in methods]
+    return Table("What the rows are", columns, cells, folded=len(methods) > 6)
 
 
 def course_table(record: RunRecord, constant: Constant | None, candidates: int | None) -> Table | None:
@@ -109,8 +111,11 @@ def course_table(record: RunRecord, constant: Constant | None, candidates: int |
                 ("alarm" if alarm else "well") if version else None,  # untrained, it has nothing to lose
             )
         )
-    against = f"{constant.model}, asked always ({percent(constant.em)} %)" if constant else "none is known"
-    return Table("In the course of training", columns, rows, f"The best constant policy to compare with: {against}.")
+    against = "none, for no constant choice is known"
+    if constant is not None:
+        method = METHODS[constant.method]
+        against = f"the {method.name}, which {method.meaning}: {constant.model} ({percent(constant.em)} %)"
+    return Table("In the course of training", columns, rows, f"The watch compares with {against}.")
 
 
 def candidates_table(record: RunRecord, cards: RunCards) -> Table:
@@ -187,6 +192,11 @@ def settings_table(record: RunRecord, cards: RunCards) -> Table:
 def _candidates(record: RunRecord, cards: RunCards) -> str:
     seen = cards.seen or _paid(record)
     return f"{len(seen):,}" + (f", and {len(cards.unseen):,} never seen in training" if cards.unseen else "")
+
+
+def _words(name: str) -> str:
+    words = result_name(name)
+    return f"{words[0].upper()}{words[1:]}"
 
 
 def _interval(each: Evaluation) -> str | None:

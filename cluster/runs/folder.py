@@ -175,11 +175,24 @@ class RunFolder:
                 raise
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The rows written so far; a last line cut short by a crash is left out."""
+        """The rows written so far; a last line cut short by a crash is left out.
+
+        Raises:
+            RunFolderError: the file is damaged.
+        """
         if not self.metrics_file.is_file():
             return []
-        lines = self.metrics_file.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+        try:
+            lines = self.metrics_file.read_text(encoding="utf-8").split("\n")
+            rows = [json.loads(line) for line in lines[:-1]]
+            for number, row in enumerate(rows, 1):
+                if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                    raise ValueError(f"row {number} tells no step")
+        except ValueError as error:
+            raise RunFolderError(
+                f"{self.metrics_file}: damaged ({error}); remove that line, or restore the file"
+            ) from error
+        return rows
 
     def write_trajectories(self, step: int, label: str, trajectories: Sequence[Trajectory]) -> Path:
         """Write trajectories out for people; `label` (`train`, `eval`) heads them and other labels' stay.

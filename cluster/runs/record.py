@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from actors.json_numbers import from_json
 from benchmarks.evaluation.means import Evaluation
+from benchmarks.evaluation.old_names import summary_of_today
 from cluster.runs.files import RunFolderError
 from cluster.runs.folder import RunFolder
 
@@ -24,7 +25,7 @@ _FIELDS = {field.name for field in fields(Evaluation)}
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """What is known of a run. `evaluations` are the summary's (`before`, `after`, `oracle`, …); where there is no
+    """What is known of a run. `evaluations` are the summary's (`before`, `after`, `random`, …); where there is no
     summary yet, the first and the last that the metrics tell of."""
 
     folder: RunFolder
@@ -88,7 +89,7 @@ def read_record(path: Path) -> RunRecord:
     folder = RunFolder(path)
     if not folder.config_file.is_file():
         raise RunFolderError(f"{path}: holds no config.yaml, so it is no run; give the folder of one (runs/NAME)")
-    config, rows, summary = folder.read_config(), _metrics(folder), _summary(folder)
+    config, rows, summary = folder.read_config(), folder.read_metrics(), _summary(folder)
     head = _RECIPE.search(folder.config_file.read_text(encoding="utf-8"))
     questions = int(setting(config, "data.eval_questions") or 0)
     return RunRecord(
@@ -126,19 +127,6 @@ def row_evaluation(row: Row, questions: int) -> Evaluation:
     )
 
 
-def _metrics(folder: RunFolder) -> list[dict[str, Any]]:
-    try:
-        rows = folder.read_metrics()
-        for number, row in enumerate(rows, 1):
-            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-                raise ValueError(f"row {number} tells no step")
-    except ValueError as error:
-        raise RunFolderError(
-            f"{folder.metrics_file}: damaged ({error}); remove that line, or restore the file"
-        ) from error
-    return rows
-
-
 def _summary(folder: RunFolder) -> dict[str, Any]:
     if not folder.summary_file.is_file():
         return {}
@@ -149,7 +137,7 @@ def _summary(folder: RunFolder) -> dict[str, Any]:
         raise RunFolderError(f"{folder.summary_file}: damaged ({error}); {remedy}") from error
     if not isinstance(found, dict):
         raise RunFolderError(f"{folder.summary_file}: holds {type(found).__name__}, not a summary; {remedy}")
-    return found
+    return summary_of_today(found)
 
 
 def _summarised(summary: Mapping[str, Any]) -> dict[str, Evaluation]:

@@ -14,6 +14,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from benchmarks.evaluation.methods import AFTER, OF_RUN, definitions, result_name
+
 _SHOWN = (
     ("reward", "reward/mean", "{:.3f}"),
     ("em", "train/em", "{:.3f}"),
@@ -29,7 +31,6 @@ _SHOWN = (
 )
 _USD = "cost/usd/"  # a model's share of what was spent
 _MODELS = 3  # whose dollars are told one by one
-_ROWS = ("before", "after", "oracle", "best_single", "random")  # the others follow as they come
 
 
 class Terminal:
@@ -85,10 +86,12 @@ class Terminal:
             self.announce(f"step {step}/{self.steps}  {numbers}  {eta}".rstrip())
 
     def finish(self, summary: Mapping[str, Any], run: Path, recipe: str, example: str | None = None) -> None:
-        """Print the table of results, the call shares and what to type next."""
+        """Print the table of results, the call shares, what the results are of, and what to type next."""
         self.console.print(results_table(summary))
         if any(row.get("call_share") for row in _evaluations(summary).values()):
             self.console.print(shares_table(summary))
+        for line in definitions(_evaluations(summary)):
+            self.announce(line)
         self.announce(next_steps(run, recipe, example))
 
     def _seconds_left(self, step: int, row: Mapping[str, Any]) -> float | None:
@@ -127,7 +130,7 @@ def results_table(summary: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="right")
     for name, row in _evaluations(summary).items():
         table.add_row(
-            name.replace("_", " "),
+            result_name(name),
             _number(row.get("em"), 3),
             _number(row.get("f1"), 3),
             _number(row.get("cost_usd_per_1k_questions"), 3),
@@ -138,13 +141,13 @@ def results_table(summary: Mapping[str, Any]) -> Table:
 
 def shares_table(summary: Mapping[str, Any], most: int = 14) -> Table:
     """Each expert's share of the calls, the most called first; those beyond `most` are summed up."""
-    named = [name for name, row in _evaluations(summary).items() if name in _ROWS and row.get("call_share")]
+    named = [name for name, row in _evaluations(summary).items() if name in OF_RUN and row.get("call_share")]
     table = Table(title="Share of calls", title_justify="left")
     table.add_column("expert")
     for name in named:
-        table.add_column(name.replace("_", " "), justify="right")
+        table.add_column(result_name(name), justify="right")
     experts = {expert for name in named for expert in summary[name]["call_share"]}
-    lead = "after" if "after" in named else named[0]
+    lead = AFTER if AFTER in named else named[0]
     ordered = sorted(experts, key=lambda e: (-summary[lead]["call_share"].get(e, 0.0), e))
     for expert in ordered[:most]:
         table.add_row(expert, *(f"{summary[name]['call_share'].get(expert, 0.0):.1%}" for name in named))
@@ -176,7 +179,7 @@ def called_as() -> str:
 
 
 def _evaluations(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    names = [*_ROWS, *(name for name in summary if name not in _ROWS)]
+    names = [*OF_RUN, *(name for name in summary if name not in OF_RUN)]
     return {name: summary[name] for name in names if isinstance(summary.get(name), Mapping) and "em" in summary[name]}
 
 

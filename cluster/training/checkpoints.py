@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from actors.episodes.trajectory import Trajectory
 from cluster.runs.checkpoint_folder import check_checkpoint
+from cluster.runs.clock import Clock
+from cluster.runs.files import RunFolderError
 from cluster.runs.folder import RunFolder
-from cluster.runs.manifest import STATE, Manifest, ResumeError, read_manifest, write_groups
+from cluster.runs.group_file import write_groups
+from cluster.runs.manifest import STATE, Manifest, ResumeError, read_manifest
 from cluster.runs.mirror import Mirror
-from learner.gang import Call, LearnerGang
+from cluster.training.run_state import RunState
+from learner.gang import Call, LearnerError, LearnerGang, RankLost
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +79,7 @@ class CheckpointWriter:
             writing.manifest.write(writing.stage)
             check_checkpoint(writing.stage)  # on another node's own disk it would be missing here
         self.saved = writing.manifest.step
-        self._gang.newest_state = self._folder.checkpoint(writing.manifest.step) / STATE
+        self._gang.restart_from(self._folder.checkpoint(writing.manifest.step) / STATE)
         self._folder.prune(self._keep, heavy=STATE)
         if self._mirror is not None:
             self._mirror.begin(self._folder, self._folder.checkpoint(writing.manifest.step))
@@ -109,3 +113,67 @@ def newest_manifest(folder: RunFolder) -> tuple[Path, Manifest] | None:
     if first is not None:
         raise first
     return None
+
+
+class Checkpoints:
+    """Begins checkpoints of a run while the engines play on, and decides which failures to write one are borne."""
+
+    def __init__(self, writer: CheckpointWriter, state: RunState, folder: RunFolder, clock: Clock) -> None:
+        self._writer = writer
+        self._state = state
+        self._folder = folder
+        self._clock = clock
+
+    @property
+    def saved(self) -> int:
+        """The step of the newest whole checkpoint, of those written here."""
+        return self._writer.saved
+
+    def begin(self, step: int) -> None:
+        """Have the state after a step written, unless it is there.
+
+        Raises:
+            LearnerError, RankLost, RunFolderError: as `CheckpointWriter`.
+        """
+        self._writer.finish()
+        if not self._folder.checkpoint(step).exists():
+            self._writer.begin(self._state.manifest(step), self._state.groups_after(step))
+
+    def begin_or_miss(self, step: int) -> None:
+        """As `begin`, but a checkpoint that can't be written is only logged."""
+        with _missed_at_worst():
+            self.begin(step)
+
+    def finish_or_miss(self) -> dict[str, float]:
+        """Wait for the checkpoint under way, if any; returns its metrics. One that can't be written is only logged."""
+        written = None
+        with _missed_at_worst():
+            written = self._writer.finish()
+        if written is None:
+            return {}
+        self._clock.timeline.add("checkpoint", "checkpoints", written)
+        return {"time/checkpoint_s": written}
+
+    def write(self, step: int) -> None:
+        """Have the state after a step written, unless it is there, and wait for it.
+
+        Raises:
+            LearnerError, RankLost, RunFolderError: as `CheckpointWriter`.
+        """
+        self.begin(step)
+        self._writer.finish()
+
+    def abandon(self) -> None:
+        """Remove what is half written; for a learner that lost a rank."""
+        self._writer.abandon()
+
+
+@contextlib.contextmanager
+def _missed_at_worst() -> Iterator[None]:
+    """A checkpoint that can't be written is missed: the next may be, and those saved before are still there."""
+    try:
+        yield
+    except RankLost:
+        raise
+    except (LearnerError, RunFolderError) as error:
+        logger.warning("a checkpoint was not written, and training goes on: %s", error)

@@ -20,8 +20,8 @@ from rewards.presets import Judge
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """An evaluation under way: `version` is the policy that it began with."""
+class RunningEvaluation:
+    """An evaluation under way; `version` is that of the policy at its start."""
 
     version: int
     unseen: bool
@@ -29,13 +29,13 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What an evaluation came to, and its episodes, judged."""
+class EvaluationResult:
+    """The numbers of a finished evaluation, and its judged episodes."""
 
     evaluation: Evaluation
     judged: list[Trajectory]
     row: dict[str, float]  # under the names of `cluster.runs.metrics`
-    alarm: str | None  # what a trained policy has come to if it has ceased to route
+    alarm: str | None  # says how a trained policy no longer routes; None if it does
 
 
 class Evaluator:
@@ -52,18 +52,27 @@ class Evaluator:
         self._settings = judge.settings
         self._constants: dict[bool, Constant | None] = {}  # the best constant policy, of unseen candidates or not
 
-    def begin(self, *, unseen: bool = False) -> Asked:
+    @property
+    def has_questions(self) -> bool:
+        """Whether there is anything to ask."""
+        return bool(self._heldout)
+
+    def begin(self, *, unseen: bool = False) -> RunningEvaluation:
         """Ask every held-out question, of the candidates seen in training or of the unseen ones."""
         cards = self._candidates.unseen_menu if unseen else self._candidates.cards
         version = self._crew.version
         requests = evaluation_requests(self._config, version, self._heldout, cards, "unseen" if unseen else "seen")
-        return Asked(version, unseen, self._crew.fleet.submit([[request] for request in requests]))
+        return RunningEvaluation(version, unseen, self._crew.fleet.submit([[request] for request in requests]))
 
-    def is_done(self, asked: Asked) -> bool:
+    def forget(self, running: RunningEvaluation) -> None:
+        """Break off an evaluation that nobody waits for any more."""
+        self._crew.fleet.forget(running.plays)
+
+    def is_done(self, running: RunningEvaluation) -> bool:
         """Whether all episodes have ended; does not wait."""
-        return all(self._crew.fleet.peek(play) is not None for play in asked.plays)
+        return all(self._crew.fleet.peek(play) is not None for play in running.plays)
 
-    def finish(self, asked: Asked) -> Found:
+    def finish(self, running: RunningEvaluation) -> EvaluationResult:
         """Wait for the episodes and sum them up.
 
         Raises:
@@ -71,27 +80,27 @@ class Evaluator:
             BudgetSpent: a cap of the run or day refused some of their calls.
             EvaluationError: all are void.
         """
-        played = self._crew.fleet.collect(asked.plays, self._config.run.rollout_timeout_s, "run.rollout_timeout_s")
+        played = self._crew.fleet.collect(running.plays, self._config.run.rollout_timeout_s, "run.rollout_timeout_s")
         trajectories = [trajectory for group in played for trajectory in group]
         if cap := spent_cap(trajectories):
             raise BudgetSpent(cap)
         judged = judge_all(trajectories, Judge(self._settings))
         found = evaluate(judged)
-        newest = max((int(t.versions.max(initial=asked.version)) for t in judged), default=asked.version)
+        newest = max((int(t.versions.max(initial=running.version)) for t in judged), default=running.version)
         row = {f"eval/{name}": value for name, value in found.as_dict().items() if isinstance(value, float)}
         row["eval/void_share"] = found.void / (found.void + found.questions)
-        row |= {"eval/version": asked.version, "eval/newest_version": newest}
+        row |= {"eval/version": running.version, "eval/newest_version": newest}
         row |= {f"eval/call_share/{name}": share for name, share in found.call_share.items()}
-        return Found(found, judged, row, self._alarm(asked, found))
+        return EvaluationResult(found, judged, row, self._alarm(running, found))
 
-    def _alarm(self, asked: Asked, found: Evaluation) -> str | None:
+    def _alarm(self, running: RunningEvaluation, found: Evaluation) -> str | None:
         """See `benchmarks.evaluation.collapse`. A policy that was not trained yet has nothing to lose."""
-        if asked.version == 0:
+        if running.version == 0:
             return None
-        cards = self._candidates.unseen_menu if asked.unseen else self._candidates.cards
-        if asked.unseen not in self._constants:
-            cohort: Cohort = "unseen" if asked.unseen else "seen"
-            self._constants[asked.unseen] = best_constant(
+        cards = self._candidates.unseen_menu if running.unseen else self._candidates.cards
+        if running.unseen not in self._constants:
+            cohort: Cohort = "unseen" if running.unseen else "seen"
+            self._constants[running.unseen] = best_constant(
                 self._heldout, cards, cohort=cohort, seed=self._config.run.seed
             )
-        return collapse_alarm(found, self._constants[asked.unseen], candidates=len(cards))
+        return collapse_alarm(found, self._constants[running.unseen], candidates=len(cards))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+from actors.questions import Question
 from actors.timeline import Timeline
 from benchmarks.questions.sources import load_sources
 from cluster.config.settings import Config
-from cluster.episodes.candidates import start_candidates
+from cluster.episodes.candidates import Candidates, start_candidates
 from cluster.episodes.source import QuestionSource
 from cluster.runs.clock import Clock
 from cluster.runs.folder import RunFolder
@@ -17,11 +19,20 @@ from cluster.runs.mirror import Mirror
 from cluster.runs.policy_checkpoints import locate_checkpoint
 from cluster.session.logs import log_to_file, stop_logging
 from cluster.session.ray_session import ray_session
+from cluster.session.watchdog import Watchdog
+from cluster.tracking.run_log import RunLog
 from cluster.tracking.terminal import Terminal
 from cluster.tracking.wandb_run import Tracker
-from cluster.training.checkpoints import newest_manifest
-from cluster.training.run import Run
+from cluster.training.batch_supply import Supply
+from cluster.training.checkpoints import Checkpoints, CheckpointWriter, newest_manifest
+from cluster.training.evaluations import Evaluations
+from cluster.training.evaluator import Evaluator
+from cluster.training.run import Run, RunParts
+from cluster.training.run_state import RunState
+from cluster.training.step_watch import StepWatch
+from cluster.training.windows import Windows
 from cluster.workers.run_actors import Crew
+from rewards.presets import Judge
 
 
 def train(config: Config, recipe: str, *, resume: bool = False, force: bool = False) -> Path:
@@ -60,12 +71,15 @@ def train(config: Config, recipe: str, *, resume: bool = False, force: bool = Fa
             stack.enter_context(ray_session(config.placement.address))
             crew = Crew(config, checkpoint, candidates.all, folder)
             stack.callback(crew.close)
+        watchdog = Watchdog(folder.stalls_path, config.run.stall_s)
+        stack.callback(watchdog.close)
+        log = RunLog(folder, tracker, terminal, watchdog)
         source = QuestionSource(questions, config.run.seed)
-        run = Run(config, folder, tracker, terminal, crew, candidates, clock, source, heldout, mirror)
+        parts = _assemble(config, crew, candidates, source, heldout, log, clock, mirror)
+        stack.callback(parts.watch.close)
+        run = Run(config, parts, heldout)
         if start is not None:
             run.go_on(*start)
-        stack.callback(run.watch.close)
-        stack.callback(run.watchdog.close)
         summary = run.all_the_way()
         folder.write_summary(summary)
         tracker.finish(summary)
@@ -73,6 +87,38 @@ def train(config: Config, recipe: str, *, resume: bool = False, force: bool = Fa
             mirror.begin(folder, folder.latest_checkpoint())
     terminal.finish(summary, folder.path, recipe, example=heldout[0].text if heldout else None)
     return folder.path
+
+
+def _assemble(
+    config: Config,
+    crew: Crew,
+    candidates: Candidates,
+    source: QuestionSource,
+    heldout: list[Question],
+    log: RunLog,
+    clock: Clock,
+    mirror: Mirror | None,
+) -> RunParts:
+    """Build the parts of a run around its actors."""
+    facts: dict[str, Any] = {}  # of the summary, known before its end
+    judge = Judge(candidates.price_rewards(config))
+    windows = Windows(config, source, candidates.cards, crew.fleet)
+    evaluator = Evaluator(config, crew, candidates, heldout, judge)
+    evaluations = Evaluations(config.run, evaluator, log, clock, facts)
+    state = RunState(source, windows, judge, evaluations, crew, clock, facts)
+    writer = CheckpointWriter(crew.gang, log.folder, config.run.keep_checkpoints, mirror)
+    return RunParts(
+        crew=crew,
+        candidates=candidates,
+        windows=windows,
+        supply=Supply(config.run, config.learner, crew, windows, judge),
+        evaluations=evaluations,
+        state=state,
+        checkpoints=Checkpoints(writer, state, log.folder, clock),
+        log=log,
+        watch=StepWatch(config.engine, crew, clock.timeline, log.folder),
+        clock=clock,
+    )
 
 
 def _open_mirror(config: Config, stack: ExitStack) -> Mirror | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ray.util.placement_group import remove_placement_group
 
+from actors.checkpoint_loading import read_tokenizer
 from cluster.config.loading import ConfigError
 from cluster.config.settings import Config
 from cluster.runs.checkpoint_folder import check_checkpoint
@@ -18,8 +19,10 @@ from cluster.runs.metrics import from_learner
 from cluster.runs.policy_checkpoints import locate_checkpoint
 from cluster.session.logs import log_to_file, stop_logging
 from cluster.session.ray_session import ray_session
+from cluster.tracking.run_log import RunLog
 from cluster.tracking.terminal import Terminal, called_as
 from cluster.tracking.wandb_run import Tracker
+from cluster.training.evaluations import is_due
 from cluster.workers.placement import rank_bundles, reserve
 from learner.demonstrations import DemonstrationEncoder, load_demonstrations
 from learner.gang import LearnerGang
@@ -48,7 +51,7 @@ def fine_tune(config: Config, recipe: str) -> Path:
         with clock("start"):
             tracker = stack.enter_context(Tracker(config, folder.path))
             gang = _start_gang(config, checkpoint, steps, stack)
-        run = SftRun(config, folder, tracker, terminal, gang, clock)
+        run = SftRun(config, RunLog(folder, tracker, terminal), gang, clock)
         summary = run.all_the_way(train, heldout)
         folder.write_summary(summary)
         tracker.finish(summary)
@@ -67,9 +70,8 @@ def _read_examples(config: Config, checkpoint: Path) -> tuple[list[SftExample], 
             "sft.demonstrations is empty; set sft.demonstrations=FILE, such as `router-r1 demonstrate` writes"
         )
     demonstrations = load_demonstrations(config.sft.demonstrations)
-    from transformers import AutoTokenizer  # takes seconds; a fault in the file is told before
-
-    encoder = DemonstrationEncoder(AutoTokenizer.from_pretrained(checkpoint), config.engine.max_model_len)
+    # Importing transformers takes seconds; a fault in the file is told before.
+    encoder = DemonstrationEncoder(read_tokenizer(checkpoint), config.engine.max_model_len)
     examples = encoder.encode_all(demonstrations)
     try:
         return hold_out(examples, config.sft.heldout_share, config.run.seed)
@@ -98,19 +100,10 @@ def _start_gang(config: Config, checkpoint: Path, steps: int, stack: ExitStack) 
 class SftRun:
     """A run of supervised fine-tuning under way."""
 
-    def __init__(
-        self,
-        config: Config,
-        folder: RunFolder,
-        tracker: Tracker,
-        terminal: Terminal,
-        gang: LearnerGang,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, config: Config, log: RunLog, gang: LearnerGang, clock: Clock) -> None:
         self.config = config
-        self.folder = folder
-        self.tracker = tracker
-        self.terminal = terminal
+        self.folder = log.folder
+        self.log = log
         self.gang = gang
         self.clock = clock
         self.tokens_trained = 0
@@ -119,20 +112,20 @@ class SftRun:
         """Measure, learn every epoch and measure after each; return the summary."""
         settings, step = self.config.sft, 0
         try:
-            before = after = self._measure(heldout)
-            self._record(0, before)
+            before = after = self._measure(0, heldout)
+            self.log.record(0, before)
             for epoch in range(1, settings.epochs + 1):
                 batches = deal(train, settings.demonstrations_per_step, self.config.run.seed, epoch)
                 for place, batch in enumerate(batches, 1):
                     step += 1
-                    row = self._learn(batch) | {"sft/epoch": float(epoch)}
+                    row = self._learn(step, batch) | {"sft/epoch": float(epoch)}
                     ends = place == len(batches)
-                    if self._checkpoint_is_due(step) or (ends and epoch == settings.epochs):
+                    if is_due(step, self.config.run.checkpoint_every) or (ends and epoch == settings.epochs):
                         row["time/checkpoint_s"] = self._checkpoint(step)
                     if ends:
-                        after = self._measure(heldout)
+                        after = self._measure(step, heldout)
                         row |= after
-                    self._record(step, row)
+                    self.log.record(step, row)
         except KeyboardInterrupt:
             self._save_what_was_learnt()
             raise
@@ -148,9 +141,9 @@ class SftRun:
             "seconds": {**self.clock.seconds, "total": self.clock.elapsed_s},
         }
 
-    def _learn(self, batch: list[SftExample]) -> dict[str, float]:
+    def _learn(self, step: int, batch: list[SftExample]) -> dict[str, float]:
         began = time.monotonic()
-        self.terminal.phase("learn")
+        self.log.phase(step, "learn")
         with self.clock("learn"):
             learnt = self.gang.fine_tune(batch)
         self.tokens_trained += int(learnt["tokens_trained"])
@@ -158,21 +151,17 @@ class SftRun:
         timed = {"time/step_s": time.monotonic() - began, "time/elapsed_s": self.clock.elapsed_s}
         return {"sft/loss": loss, **from_learner(learnt), **timed}
 
-    def _measure(self, heldout: list[SftExample]) -> dict[str, float]:
+    def _measure(self, step: int, heldout: list[SftExample]) -> dict[str, float]:
         """The loss of the demonstrations held out; empty where there are none."""
         if not heldout:
             return {}
-        self.terminal.phase("measure what was held out")
+        self.log.phase(step, "measure held-out demonstrations")
         with self.clock("measure"):
             return {"sft/heldout_loss": self.gang.measure_nll(heldout)}
 
-    def _checkpoint_is_due(self, step: int) -> bool:
-        every = self.config.run.checkpoint_every
-        return every > 0 and step % every == 0
-
     def _checkpoint(self, step: int) -> float:
         """Save the policy; return the seconds it took."""
-        self.terminal.phase("checkpoint")
+        self.log.phase(step, "checkpoint")
         with self.clock("checkpoint") as lap, self.folder.new_checkpoint(step) as stage:
             self.gang.save_pretrained(stage)
             check_checkpoint(stage)  # on another node's own disk it would be missing here
@@ -184,11 +173,6 @@ class SftRun:
         step = self.gang.batches_trained()
         if step > 0 and not self.folder.checkpoint(step).exists():
             self._checkpoint(step)
-
-    def _record(self, step: int, row: dict[str, float]) -> None:
-        self.folder.append_metrics({"step": step, **row})
-        self.tracker.log(step, row)
-        self.terminal.step(step, row)
 
 
 def _describe(summary: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from actors.questions import Question
 from benchmarks.baselines.world_bounds import baselines
+from benchmarks.evaluation.methods import OF_RUN, UNSEEN, methods_of
 from cluster.config.settings import Config
 from cluster.runs.clock import Clock
 
@@ -20,21 +21,21 @@ def summarise_run(
     usd_total: float,
     probe_max: float,
 ) -> dict[str, Any]:
-    """The contents of `summary.json`.
+    """The contents of `summary.json`. Results have the keys of `benchmarks.evaluation.methods`; `methods` defines them.
 
     Args:
         facts: the run's evaluations by name, and what else it found on its way.
         usd_total: spent on candidates.
         probe_max: largest difference on the probe, nats.
     """
-    names = ("before", "after", "oracle", "best_single", "random")
-    found: dict[str, Any] = dict.fromkeys(names) | dict(facts)
+    found: dict[str, Any] = dict.fromkeys(OF_RUN) | dict(facts)
     if heldout and all(question.dataset.startswith("world-") for question in heldout):
-        for cohort, suffix in (("seen", ""), ("unseen", "_unseen")):
+        for cohort, suffix in (("seen", ""), ("unseen", UNSEEN)):
             for name, value in baselines(heldout, cohort, config.run.seed).items():  # type: ignore[arg-type]
                 found[f"{name}{suffix}"] = value.as_dict()
     return {
         **found,
+        "methods": {method.key: method.meaning for method in methods_of(found)},
         "seed": config.run.seed,
         "alpha": config.rewards.alpha,
         "steps": config.run.steps,

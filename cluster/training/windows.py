@@ -17,7 +17,7 @@ from cluster.episodes.requests import training_requests
 from cluster.episodes.source import QuestionSource
 from cluster.workers.fleet import Fleet
 from cluster.workers.play import Play
-from rewards.transcript import CallStatus, StopReason
+from rewards.transcript import Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Windows:
     ) -> None:
         """Go on after `step` as a manifest says: windows issued then are issued again, less their finished groups.
 
-        A run that goes back to `step` plays nothing anew: what it has played since, or is playing, is what it would.
+        Episodes played after `step`, or under way, stay valid: replaying them would give the same ones.
         """
         gone = [number for number in self._plays if number <= step or step + 1 not in self._plays]
         self._fleet.forget([play for number in gone for play in self._plays.pop(number).values()])
@@ -154,11 +154,7 @@ class Windows:
         return self._fleet.collect(plays, self._config.run.rollout_timeout_s, "run.rollout_timeout_s")
 
     def _worth_asking_anew(self, group: Sequence[Trajectory]) -> bool:
-        """Whether failed calls left too few of a group, and none was refused for a cap or for want of a record."""
-        void = [t for t in group if t.transcript.stop_reason is StopReason.VOID]
-        calls = [call for t in void for call in t.transcript.calls]
-        refused = self._config.candidates.pool.ledger == "replay" or any(
-            call.status is CallStatus.OVER_BUDGET for call in calls
-        )
-        fewest = 2 if self._config.learner.needs_groups else 1
-        return len(group) - len(void) < fewest and not refused
+        """Whether failed calls left too few of a group to learn from, and asking again may end otherwise."""
+        verdicts = [trajectory.transcript.verdict for trajectory in group]
+        too_few = verdicts.count(Verdict.KEEP) < self._config.learner.fewest_in_group
+        return too_few and Verdict.GIVE_UP not in verdicts

@@ -12,22 +12,20 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayError, RayTaskError
 
-from actors.engine.policy_engine import EngineDied, EngineLost
+from actors.engine.policy_engine import EngineLost
 from actors.episodes.episode import EpisodeRequest, Unfinished
 from actors.episodes.rollout_worker import WorkerReport
 from actors.episodes.trajectory import Trajectory
-from actors.stacks import save_stacks
 from cluster.session.errors import CrewError
 from cluster.workers.play import Play, Worker
+from cluster.workers.replacement import Fault, Replacement, fault_of
 
 logger = logging.getLogger(__name__)
-
-Fault = Literal["gone", "engine", "hangs"]  # of a worker: its process, its engine's processes, or one that won't answer
 
 _POLL_S = 1.0
 _PING_S = 20.0
@@ -37,7 +35,6 @@ _SHUTDOWN_S = 30.0
 _REPORT_S = 5.0
 _SALVAGE_S = 3.0
 _FETCH_S = 30.0
-_LONGEST_PAUSE_S = 60.0
 
 
 class EpisodeFailed(CrewError):
@@ -65,23 +62,22 @@ class Fleet:
         """Start all workers.
 
         Args:
-            hire: makes the actor of worker number so and so.
-            max_restarts: workers replaced in the whole run, at most.
+            hire, max_restarts, stalls: as `Replacement` takes them.
             start_timeout_s: deadline for a worker to start its engine.
             answer_timeout_s: deadline for a worker's engine to answer a ping.
             admit: brings workers that have started up to the learner's weights and marks them ready; called when
                 groups wait and nobody is ready.
-            stalls: folder for the stacks of workers that hang; they are not taken if not given.
         """
-        self._hire = hire
-        self._max_restarts = max_restarts
+        self._replacement = Replacement(hire, max_restarts=max_restarts, stalls=stalls)
         self._start_timeout_s = start_timeout_s
         self._answer_timeout_s = answer_timeout_s + _ANSWER_GRACE_S
         self._admit = admit
-        self._stalls = stalls
-        self.restarts = 0
-        self._lost_at: dict[int, list[float]] = {}
-        self.workers = [self._start(index) for index in range(workers)]
+        self.workers = [self._replacement.start(index) for index in range(workers)]
+
+    @property
+    def restarts(self) -> int:
+        """Workers replaced so far."""
+        return self._replacement.restarts
 
     def wait_started(self, count: int) -> None:
         """Wait for the engines of the first `count` workers.
@@ -188,7 +184,7 @@ class Fleet:
             try:
                 ray.get(call)
             except RayError as error:
-                dead[calls[call]] = (_first_line(error), _fault(error))
+                dead[calls[call]] = (_first_line(error), fault_of(error))
         for worker, (why, fault) in dead.items():
             self.lost(worker, why, fault=fault)
         return [worker.index for worker in dead]
@@ -200,13 +196,10 @@ class Fleet:
         Raises:
             CrewError: the budget of restarts is spent.
         """
-        if fault == "hangs":
-            self._save_stacks(worker)
         for play in [*worker.plays]:
-            self.peek(play)  # what is done is done
+            self.peek(play)  # a group that is done needs no other worker
         salvaged = self._salvage(worker)
-        if fault != "engine":
-            ray.kill(worker.actor)
+        self._replacement.end(worker, fault)
         logger.warning(
             "rollout worker %d is lost (%s); of %d groups, %d episodes are played on from what they had come to, and "
             "the others again",
@@ -219,14 +212,7 @@ class Fleet:
         for play in orphans:
             self._take_away(play)
             play.keep(salvaged)
-        if self.restarts >= self._max_restarts:
-            raise CrewError(
-                f"rollout worker {worker.index} is lost ({why}), after {self.restarts} restarts "
-                f"(placement.max_worker_restarts={self._max_restarts}); look for what ends the workers, such as "
-                "memory, or raise it"
-            )
-        self.restarts += 1
-        self.workers[worker.index] = self._start(worker.index, worker.actor if fault == "engine" else None)
+        self.workers[worker.index] = self._replacement.replace(worker, why, fault)
         for play in orphans:
             self._assign(play)
 
@@ -258,23 +244,6 @@ class Fleet:
         for worker in self.workers:
             ray.kill(worker.actor)
         self.workers = []
-
-    def _start(self, index: int, actor: Any = None) -> Worker:
-        """Start a worker, or a new engine of one that is there."""
-        before = [at for at in self._lost_at.get(index, []) if time.monotonic() - at < 10 * _LONGEST_PAUSE_S]
-        self._lost_at[index] = [*before, time.monotonic()]
-        pause_s = min(2.0 ** len(before), _LONGEST_PAUSE_S) if len(before) > 1 else 0.0  # once is no pattern
-        if actor is not None:
-            return Worker(index, actor, actor.restart.remote(pause_s))
-        actor = self._hire(index)
-        return Worker(index, actor, actor.start.remote(pause_s))
-
-    def _save_stacks(self, worker: Worker) -> None:
-        """Keep what a worker that hangs is doing, for whoever looks for the reason."""
-        if self._stalls is not None:
-            where = ray.get(worker.starting, timeout=_FETCH_S)  # it has started, or it could not hang
-            file = save_stacks(self._stalls, f"rollout_worker_{worker.index}", [where])
-            logger.warning("rollout worker %d hangs; what it does is in %s", worker.index, file)
 
     def _salvage(self, worker: Worker) -> dict[str, Trajectory | Unfinished]:
         """What its episodes have come to, where a worker still answers though its engine does not."""
@@ -309,7 +278,7 @@ class Fleet:
                 why = f"rollout worker {worker.index} could not play an episode: {_first_line(error)}"
                 raise EpisodeFailed(why, error.cause) from error
             if self.workers[worker.index] is worker:
-                self.lost(worker, _first_line(error), fault=_fault(error))
+                self.lost(worker, _first_line(error), fault=fault_of(error))
 
     def _finish(self, play: Play) -> None:
         # As fetched, their arrays lie in the object store and fill it for as long as anybody holds them.
@@ -336,7 +305,7 @@ class Fleet:
                 try:
                     ray.get(ping)
                 except RayError as error:
-                    self.lost(worker, _first_line(error), fault=_fault(error))
+                    self.lost(worker, _first_line(error), fault=fault_of(error))
             elif now - worker.pinged_at > self._answer_timeout_s:
                 self.lost(worker, f"did not answer for {now - worker.pinged_at:.0f} s", fault="hangs")
 
@@ -352,14 +321,6 @@ class Fleet:
         if late:
             return f"rollout workers {late} did not finish {len(plays)} groups of episodes"
         return f"no rollout worker was there to play {len(plays)} groups of episodes"
-
-
-def _fault(error: Exception) -> Fault:
-    """What is wrong with a worker whose call failed so."""
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, EngineDied):
-        return "engine"
-    return "hangs" if isinstance(cause, EngineLost) else "gone"
 
 
 def _first_line(error: Exception) -> str:

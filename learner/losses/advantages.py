@@ -1,7 +1,7 @@
-"""Advantages from rewards alone: what a trajectory is worth against its group's, or against its batch.
+"""Advantages from rewards alone: compares a trajectory's reward with those of its group or of its batch.
 
-Every estimator takes rewards `[n]` and the groups they came in and gives advantages `[n]`, one per trajectory, for
-all of its sampled tokens. `mean` and `std` are the group's, standard deviations the population's (over n).
+Every estimator takes rewards `[n]` and group ids `[n]` and gives advantages `[n]`: one per trajectory, valid for all
+of its sampled tokens. `mean` and `std` are the group's; every standard deviation is the population's (over n).
 
     grpo                   (r - mean) / std
                            Shao et al. 2024, arXiv 2402.03300, section 4.1.2
@@ -14,9 +14,10 @@ all of its sampled tokens. `mean` and `std` are the group's, standard deviations
     reinforce_pp_baseline  (r - mean) / batch std of (r - mean)
                            the same, the variant "with baseline"
 
-REINFORCE++'s statistics are taken over trajectories, not tokens, so that a long one counts once and groups keep a
-sum of 0; its KL penalty stays in the loss. In every estimator but `reinforce_pp`, which has no group baseline, a
-group without signal gets advantages of exactly 0. Void members are left out before: they are nobody's reward.
+REINFORCE++'s statistics are taken over trajectories here, not over tokens, so that a long trajectory counts once and
+each group's advantages still sum to 0; its KL penalty stays in the loss. In every estimator but
+`reinforce_pp`, which has no group baseline, a group without signal gets advantages of exactly 0. The caller leaves
+void trajectories out: they have no reward.
 """
 
 from __future__ import annotations
@@ -34,27 +35,27 @@ Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 EPS = 1e-6
-"""Added to standard deviations, and the spread of rewards below which a group carries no signal: rewards that
-differ by rounding alone would otherwise be blown up to advantages of order one."""
+"""Added to standard deviations. Also the spread of rewards below which a group has no signal: division by a tiny
+spread would turn rounding differences into advantages of order one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Advantages:
-    """Advantages `[n]`, one per trajectory, and what the groups were like."""
+    """Advantages `[n]`, one per trajectory, and how many groups had signal."""
 
     values: Floats
     groups: int
-    groups_without_signal: int  # groups of one, or whose rewards are all equal
+    groups_without_signal: int  # groups with one member or with equal rewards
 
     @property
     def share_without_signal(self) -> float:
-        """Share of groups that teach nothing by comparing their members."""
+        """Share of groups without signal, in [0, 1]."""
         return self.groups_without_signal / self.groups
 
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Which trajectories belong together: names `[g]`, and for each trajectory the place of its group `[n]`."""
+    """Which trajectories belong together: the groups' names `[g]`, and each trajectory's index `[n]` into them."""
 
     names: npt.NDArray[np.str_]
     member: npt.NDArray[np.intp]
@@ -89,11 +90,11 @@ def estimate(
 ) -> Advantages:
     """Advantages from total rewards `[n]` and group ids `[n]`, in the same order.
 
-    `penalties` `[n]` are taken off the rewards, but give no group a signal that its rewards don't: they differ in
-    every group, and where they alone did, they would be blown up to advantages of order one.
+    `penalties` `[n]` are subtracted from the rewards, but the rewards alone decide which groups have signal. Penalties
+    differ in every group; where the rewards are equal, small penalties would become advantages of order one.
 
     Raises:
-        ValueError: nothing given, lengths differ, or a reward or penalty is not finite.
+        ValueError: there are no rewards, lengths differ, or a reward or penalty is not finite.
     """
     r = check_rewards(rewards, groups)
     together = Groups.of(groups)
@@ -114,41 +115,41 @@ def estimate(
 
 
 def grpo(r: Floats, groups: Groups, signal: Flags) -> Floats:
-    """Deviation from the group's mean in the group's standard deviations; easy and hard questions count alike."""
+    """Deviation from the group's mean, over the group's standard deviation: easy and hard questions count alike."""
     return dr_grpo(r, groups, signal) / (groups.std(r)[groups.member] + EPS)
 
 
 def dr_grpo(r: Floats, groups: Groups, signal: Flags) -> Floats:
-    """Deviation from the group's mean, 0 without `signal` `[g]`; a group counts by how much its rewards differ."""
+    """Deviation from the group's mean, 0 without `signal` `[g]`; groups with larger differences count more."""
     return np.where(signal[groups.member], r - groups.mean(r)[groups.member], 0.0)
 
 
 def rloo(r: Floats, groups: Groups, signal: Flags) -> Floats:
-    """Deviation from the mean of the other members, which is n / (n - 1) times that from the mean of all n."""
+    """Deviation from the mean of the other members: n / (n - 1) times the deviation from the mean of all n."""
     size = groups.size[groups.member]
     return dr_grpo(r, groups, signal) * (size / np.maximum(size - 1, 1))
 
 
 def reinforce_pp(r: Floats) -> Floats:
-    """Deviation from the batch's mean in the batch's standard deviations; needs no groups. 0 if nothing varies."""
+    """Deviation from the batch's mean, divided by the batch's standard deviation; 0 if all rewards are equal."""
     if r.max() - r.min() < EPS:
         return np.zeros_like(r)
     return (r - r.mean()) / (r.std() + EPS)
 
 
 def reinforce_pp_baseline(r: Floats, groups: Groups, signal: Flags) -> Floats:
-    """Deviation from the group's mean, in standard deviations of all such deviations in the batch.
+    """Deviation from the group's mean, divided by the standard deviation of all such deviations in the batch.
 
-    The batch's mean of the deviations is 0, so there is none to take off.
+    Their mean over the batch is 0, so none is subtracted.
     """
     centred = dr_grpo(r, groups, signal)
     return centred / (centred.std() + EPS)
 
 
 def groups_with_signal(rewards: Sequence[float] | Floats, groups: Sequence[str]) -> frozenset[str]:
-    """Ids of the groups worth training on: two members or more whose rewards `[n]` are not all equal.
+    """Ids of the groups with signal: two or more members whose rewards `[n]` are not all equal.
 
-    The filter of dynamic sampling (DAPO, Yu et al. 2025, arXiv 2503.14476, section 3.2), which drops the other
+    This is the filter of dynamic sampling (DAPO, Yu et al. 2025, arXiv 2503.14476, section 3.2), which drops the other
     groups and samples new ones in their place.
 
     Raises:
@@ -160,10 +161,10 @@ def groups_with_signal(rewards: Sequence[float] | Floats, groups: Sequence[str])
 
 
 def check_rewards(rewards: Sequence[float] | Floats, groups: Sequence[str], name: str = "rewards") -> Floats:
-    """The rewards `[n]` as float64, one for each entry of `groups`; `name` is what errors call them.
+    """The rewards `[n]` as float64, one for each entry of `groups`; `name` is their name in error messages.
 
     Raises:
-        ValueError: nothing given, lengths differ, or a reward is not finite.
+        ValueError: there are no rewards, lengths differ, or a reward is not finite.
     """
     r = np.asarray(rewards, dtype=np.float64)
     if len(r) == 0 or len(r) != len(groups):

@@ -1,4 +1,4 @@
-"""Bad batches: those in which something is not finite, as they came or to the ranks. They are kept, and counted."""
+"""Bad batches: batches with a number that is not finite, in the input or on the ranks. Counts and saves them."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ log = logging.getLogger(__name__)
 
 
 class NonFiniteError(ExplainedError, RuntimeError):
-    """Too many batches in a row had something in them that is not finite; names the trajectories."""
+    """Training met a number that is not finite and can't continue; the message names the trajectories."""
 
 
 def label(trajectory: Trajectory) -> str:
-    """What errors call a trajectory."""
+    """A trajectory's name in error messages."""
     return f"group {trajectory.group!r} seed {trajectory.seed}"
 
 
 def some(labels: Sequence[str], most: int = 8) -> str:
-    """The first `most` of them in a row, and how many more there are."""
+    """The first `most` labels as one text, and how many more there are."""
     more = f" and {len(labels) - most} more" if len(labels) > most else ""
     return ", ".join(labels[:most]) + more
 
 
 def bad_input(trajectories: Sequence[Trajectory]) -> tuple[str, list[str]] | None:
-    """What is not finite in a batch as it came, and the labels of the trajectories with it; None where all is well."""
+    """What in a batch's input is not finite, and the labels of the trajectories with it; None if all is finite."""
     found = [
         ("reward is not finite", [label(t) for t in trajectories if not _finite_reward(t)]),
         ("the engine's log-probability is not finite", [label(t) for t in trajectories if not _finite_logprobs(t)]),
@@ -43,7 +43,7 @@ def bad_input(trajectories: Sequence[Trajectory]) -> tuple[str, list[str]] | Non
 
 
 def bad_scores(trajectories: Sequence[Trajectory], scores: Mapping[int, SampleScores]) -> tuple[str, list[str]] | None:
-    """The same of what the ranks make of it, by place in `trajectories`."""
+    """As `bad_input`, for the ranks' scores of the batch, by index in `trajectories`."""
     found = {place: reason for place, score in scores.items() if (reason := score.not_finite)}
     if not found:
         return None
@@ -52,32 +52,32 @@ def bad_scores(trajectories: Sequence[Trajectory], scores: Mapping[int, SampleSc
 
 
 def _finite_reward(trajectory: Trajectory) -> bool:
-    reward = trajectory.reward  # None is refused later, by name
+    reward = trajectory.reward  # a missing reward is refused later, with its own message
     return reward is None or all(map(math.isfinite, (reward.total, *reward.components.values())))
 
 
 def _finite_logprobs(trajectory: Trajectory) -> bool:
     sampled, logprobs = trajectory.sampled, trajectory.logprobs
-    return len(sampled) != len(logprobs) or bool(np.isfinite(logprobs[sampled]).all())  # lengths are checked later
+    return len(sampled) != len(logprobs) or bool(np.isfinite(logprobs[sampled]).all())  # `make_samples` checks lengths
 
 
 class BadBatches:
-    """Counts bad batches in a row, and keeps each in a file of its own."""
+    """Counts bad batches in a row, and saves each in its own file."""
 
     def __init__(self, most: int, folder: Path | None) -> None:
-        """Bear `most - 1` in a row. Without a `folder` nothing is written."""
+        """The `most`-th bad batch in a row is an error. Without a `folder` no file is written."""
         self.most, self.folder = most, folder
         self.in_a_row = 0
 
     def good(self) -> None:
-        """A batch was trained on."""
+        """Note that a batch was trained on, which ends the row of bad batches."""
         self.in_a_row = 0
 
     def add(self, batch: int, reason: str, suspects: Collection[str], trajectories: Sequence[Trajectory]) -> None:
-        """Take note of a batch that was not trained on; `suspects` are labels of trajectories.
+        """Note a batch that was not trained on; `suspects` are labels of trajectories.
 
         Raises:
-            NonFiniteError: it is the last in a row that is borne.
+            NonFiniteError: it is the `most`-th bad batch in a row.
         """
         self.in_a_row += 1
         where = ""
@@ -86,19 +86,19 @@ class BadBatches:
             try:
                 write_batch(path, reason, suspects, trajectories)
                 where = f"; the batch is in {path}"
-            except OSError as error:  # a run that can do without a batch can do without its record
-                where = f"; the batch can't be kept ({error})"
+            except OSError as error:  # training continues without the batch, so it can continue without the file too
+                where = f"; the batch can't be saved ({error})"
         message = f"batch {batch} was skipped: {reason}, trajectories {some(list(suspects))}{where}"
         if self.in_a_row >= self.most:
             raise NonFiniteError(
-                f"{message}. That makes {self.in_a_row} in a row (learner.max_bad_steps={self.most}); no such "
-                "step was taken. Lower learner.optimizer.lr, or look at the trajectories' rewards and logprobs"
+                f"{message}. These are {self.in_a_row} in a row (learner.max_bad_steps={self.most}); none of these bad "
+                "steps was taken. Lower learner.optimizer.lr, or look at the trajectories' rewards and logprobs"
             )
         log.warning("%s; %d in a row, learner.max_bad_steps=%d", message, self.in_a_row, self.most)
 
 
 def write_batch(path: Path, reason: str, suspects: Collection[str], trajectories: Sequence[Trajectory]) -> None:
-    """JSON lines: the reason, then a line for each trajectory. Python's json reads the NaN and Infinity in it."""
+    """Write JSON lines: the reason, then one line per trajectory. Python's json reads their NaN and Infinity."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"reason": reason, "suspects": list(suspects)})]
     lines += [json.dumps(_row(t, suspect=label(t) in suspects)) for t in trajectories]

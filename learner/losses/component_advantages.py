@@ -1,18 +1,18 @@
-"""Component-wise advantages: each named part of the reward is compared on its own, then they are put together.
+"""Component-wise advantages: compares each named component of the reward on its own, then combines the results.
 
 After ReCal, Yu et al. 2026 (arXiv 2606.12479), whose abstract names the steps: advantages per component, weighting
-by variance, normalisation per dataset. Its equations were not at hand; these are ours. For trajectory i of group g
+by variance, normalisation per dataset. We did not have its equations; these are ours. For trajectory i of group g
 in dataset d, with components c of weight w_c:
 
-    z_ic = (r_ic - mean_g r_c) / std_g r_c         0 where r_c does not vary in g
-    s_g  = sqrt(sum over c of (w_c std_g r_c)^2)   the group's spread: what is undecided there weighs more
+    z_ic = (r_ic - mean_g r_c) / std_g r_c         0 if r_c does not vary in g
+    s_g  = sqrt(sum over c of (w_c std_g r_c)^2)   the group's spread: groups with undecided outcomes count more
     a_i  = s_g * sum over c of w_c z_ic
     A_i  = a_i / rms of a over the trajectories of d whose group has signal
 
-So a part with small numbers is heard beside one with large numbers in the same group, and their balance is w_c alone:
-a factor that the preset pays it with (alpha) cancels in z_ic. A group that hardly differs stays quiet beside one that
-does, and no dataset drowns another by the scale of its rewards. Advantages sum to 0 in each group. The rms leaves
-groups without signal out: a dataset that is nearly solved is not turned up for it.
+Within a group, a component with small numbers counts as much as one with large numbers. Only w_c sets their balance:
+a preset's factor on a component (alpha) cancels in z_ic. A group with nearly equal rewards counts less than one with
+different rewards, and a dataset with large rewards does not outweigh the others. Advantages sum to 0 in each group.
+The rms leaves groups without signal out, so that a dataset whose questions are nearly all solved is not amplified.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def component_advantages(
     """Advantages from named reward components, each `[n]`, and group and dataset ids `[n]`, in the same order.
 
     Args:
-        weights: of the components; one that is not named weighs 1.
+        weights: of the components; a component without one has weight 1.
 
     Raises:
         ValueError: there are no components or trajectories, lengths differ, a component is not finite, a weight
@@ -78,5 +78,5 @@ def _check_datasets(groups: Groups, datasets: Sequence[str]) -> None:
         if first.setdefault(place, dataset) != dataset:
             raise ValueError(
                 f"group {str(groups.names[place])!r} lies in datasets {first[place]!r} and {dataset!r}; "
-                "a group is of one question"
+                "all members of a group must answer one question"
             )

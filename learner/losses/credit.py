@@ -1,4 +1,4 @@
-"""Credit: the advantages of a batch of trajectories, by the recipe's estimator."""
+"""Credit: the advantages of a batch of trajectories, computed by the recipe's estimator."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from rewards.presets import RewardBreakdown
 
 @dataclass(frozen=True, slots=True)
 class TokenCredit:
-    """Credit that a critic helped to give: per trajectory an array `[T]`, 0 where the policy did not sample."""
+    """Credit per token, with a critic: for each trajectory an array `[T]`, 0 where the policy did not sample."""
 
     advantages: list[Floats]  # mean 0 and variance 1 over the sampled tokens of the batch
-    returns: list[Floats]  # what the critic is fitted to
-    explained_variance: float  # 1 - Var(return - value) / Var(return) over sampled tokens; 0 where no return varies
-    share_without_signal: float  # groups of one, or whose rewards are all equal
+    returns: list[Floats]  # the critic's targets
+    explained_variance: float  # 1 - Var(return - value) / Var(return) over sampled tokens; 0 if all returns are equal
+    share_without_signal: float  # share of groups with one member or with equal rewards
 
 
 def credited_samples(
     trajectories: Sequence[Trajectory], settings: LearnerSettings, scores: Mapping[int, SampleScores]
 ) -> tuple[list[Sample], dict[str, float]]:
-    """What is to be trained on, with its credit, and the metrics of that credit.
+    """The samples to train on, with their credit, and the metrics of that credit.
 
     Args:
-        scores: by place in `trajectories`; empty where `settings.scores_first` is false.
+        scores: by index in `trajectories`; empty if `settings.scores_first` is false.
 
     Raises:
         ValueError: as `assign_credit` and `make_samples`.
@@ -76,14 +76,14 @@ def credited_samples(
 def assign_credit(
     trajectories: Sequence[Trajectory], settings: LearnerSettings, penalties: Sequence[float] | None = None
 ) -> Advantages:
-    """Advantages of whole groups, in the order of `trajectories`; by every estimator but gae.
+    """Advantages `[n]` of whole groups, in the order of `trajectories`, by any estimator but gae.
 
-    `penalties`, one per trajectory, are taken off the total rewards: with `kl_in=reward` the weighted KL to the
+    `penalties` `[n]` are subtracted from the total rewards. With `kl_in=reward` they are the weighted KL to the
     reference policy, summed over the trajectory's sampled tokens (Ziegler et al. 2019, arXiv 1909.08593, equation 2).
-    Where it is compared in groups, a group whose rewards alone are all equal has no signal.
+    Penalties give no signal to a group whose rewards are all equal.
 
     Raises:
-        ValueError: there are no trajectories, one has no reward or one that is not finite, they don't all have the
+        ValueError: there are no trajectories, a reward is missing or not finite, the trajectories don't all have the
             same reward components, or the estimator is gae.
     """
     if settings.estimator == "gae":
@@ -97,10 +97,10 @@ def assign_credit(
 
 
 def with_signal(trajectories: Sequence[Trajectory], settings: LearnerSettings) -> tuple[list[Trajectory], int]:
-    """Of judged trajectories those whose group teaches something, in their order, and how many groups do not.
+    """The judged trajectories whose group has signal, in their order, and the number of groups without signal.
 
-    A group teaches where its members' total rewards differ or, with `advantages_by=components`, those of a component
-    that weighs anything. The share of groups kept is what the metric `KEEP_RATE` means.
+    A group has signal if its members' total rewards differ or, with `advantages_by=components`, if their values of a
+    component with a weight above 0 differ. The metric `KEEP_RATE` is the share of groups kept.
 
     Raises:
         ValueError: as `assign_credit`.
@@ -118,7 +118,7 @@ def with_signal(trajectories: Sequence[Trajectory], settings: LearnerSettings) -
 
 
 def _components(trajectories: Sequence[Trajectory]) -> dict[str, list[float]]:
-    """Each named part of the rewards, in the order of `trajectories`."""
+    """Each component's values, in the order of `trajectories`."""
     rewards = [_reward(t) for t in trajectories]
     names = sorted({name for r in rewards for name in r.components})
     for t, r in zip(trajectories, rewards, strict=True):
@@ -139,10 +139,10 @@ def assign_token_credit(
     own weighted KL to the reference policy (Ouyang et al. 2022, arXiv 2203.02155, equation 2).
 
     Args:
-        scores: by place in `trajectories`, with the critic's values; those that sampled nothing have none.
+        scores: by index in `trajectories`, with the critic's values; trajectories without sampled tokens have none.
 
     Raises:
-        ValueError: a trajectory has no reward, or one that is not finite, or a value is not finite.
+        ValueError: a reward is missing or not finite, or a critic's value is not finite.
     """
     rewards = np.array([_reward(t).total for t in trajectories])
     sampled = [t.sampled for t in trajectories]
@@ -164,13 +164,16 @@ def assign_token_credit(
 
 
 def explained_variance(values: Floats, returns: Floats) -> float:
-    """1 - Var(return - value) / Var(return): 1 where the critic knows all, 0 where it knows nothing, or less."""
+    """1 - Var(return - value) / Var(return) over `[n]` tokens: 1 for a perfect critic, 0 for a constant one.
+
+    A critic worse than a constant gets less than 0; if all returns are equal, the result is 0.
+    """
     spread = float(np.var(returns))
     return 1.0 - float(np.var(returns - values)) / spread if spread > 0 else 0.0
 
 
 def _on_tokens(sampled: npt.NDArray[np.bool_], given: npt.NDArray[np.float32] | None) -> Floats:
-    """`given` `[n]` at the sampled ones of `[T]` tokens."""
+    """An array `[T]` with `given` `[n]` at the sampled tokens and 0 elsewhere."""
     tokens = np.zeros(len(sampled))
     if given is not None:
         tokens[sampled] = given

@@ -1,14 +1,13 @@
-"""Generalised advantage estimation: per-token advantages with a critic's help.
+"""Generalised advantage estimation: advantages per token, with a critic.
 
-GAE, Schulman et al. 2016 (arXiv 1506.02438, section 3, equations 11, 12 and 16), over the tokens that the policy
-sampled and no others:
+GAE, Schulman et al. 2016 (arXiv 1506.02438, section 3, equations 11, 12 and 16), over the sampled tokens only:
 
     delta_k = r_k + gamma * V_(k+1) - V_k
     A_k     = delta_k + gamma * lambda * A_(k+1)
 
-where k counts a trajectory's sampled tokens. What a reply or the prompt put between two of them is no decision of
-the policy's: the step from the last token before a reply leads to the first one after it, and costs one gamma. The
-state after the last sampled token is the end, worth 0.
+where k counts a trajectory's sampled tokens. Tokens of the prompt and of replies are no decisions of the policy, so
+they are skipped: the token before a reply is followed by the first sampled token after the reply, discounted by one
+gamma. The state after the last sampled token is the end, with value 0.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ import numpy.typing as npt
 from learner.losses.advantages import Floats
 
 WHITEN_EPS = 1e-8
-"""Added to the variance when whitening, as TRL does."""
+"""Added to the variance in whitening, as TRL does."""
 
 Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class TokenAdvantages:
-    """Per trajectory an array `[T]`, with one entry per token; 0 where the policy did not sample."""
+    """For each trajectory an array `[T]` with one entry per token; 0 where the policy did not sample."""
 
     advantages: list[Floats]
-    returns: list[Floats]  # advantage + value: what the critic is fitted to
+    returns: list[Floats]  # advantage + value: the critic's targets
 
 
 def gae(
@@ -44,17 +43,18 @@ def gae(
     lam: float,
     token_rewards: Sequence[npt.NDArray[np.floating]] | None = None,
 ) -> TokenAdvantages:
-    """Advantages and returns of `n` trajectories of `T` tokens each, `T` different for each.
+    """Advantages and returns of `n` trajectories; each has its own number of tokens `T`.
+
+    `values` and `token_rewards` are read only at sampled tokens.
 
     Args:
         rewards: `[n]`, paid at each trajectory's last sampled token.
-        values: `n` arrays `[T]`: the critic's value of the state in which token t was sampled, that is, given the
-            tokens before it. Not read where not sampled.
+        values: `n` arrays `[T]`: the critic's value given the tokens before token t.
         sampled: `n` arrays `[T]`: whether the policy sampled token t.
         gamma: discount per sampled token, in [0, 1].
         lam: lambda in [0, 1]; 0 trusts the critic, 1 the rewards.
-        token_rewards: `n` arrays `[T]` paid at sampled tokens beside `rewards`, such as a penalty for the KL to
-            the reference policy. Not read where not sampled.
+        token_rewards: `n` arrays `[T]`, paid at each sampled token in addition to `rewards`, such as a penalty for
+            the KL to the reference policy.
 
     Raises:
         ValueError: lengths differ, gamma or lam lies outside [0, 1], or a number that is read is not finite.
@@ -70,7 +70,7 @@ def gae(
     last = np.array([mask.sum() for mask in sampled], dtype=np.intp) - 1
     acts = np.flatnonzero(last >= 0)
     r[acts, last[acts]] += terminal[acts]
-    # Past a row's end r and v are 0, and so then are delta and the advantage: rows need no mask.
+    # Beyond the end of a row, r and v are 0, so delta and the advantage are 0 too: rows need no mask.
     following = np.concatenate([v[:, 1:], np.zeros((len(v), 1))], axis=1)
     delta = r + gamma * following - v
     advantages = np.zeros_like(v)
@@ -82,9 +82,10 @@ def gae(
 
 
 def whiten(advantages: Sequence[Floats], sampled: Sequence[Bools]) -> list[Floats]:
-    """The advantages with mean 0 and variance 1 over all sampled tokens of the batch, as arrays `[T]`; 0 elsewhere.
+    """Shift and scale advantages to mean 0 and variance 1 over all sampled tokens of the batch.
 
-    The variance is the sample's (over n - 1), as TRL has it. One sampled token alone becomes 0.
+    Returns arrays `[T]`, 0 where not sampled. The variance is the sample variance (over n - 1), as in TRL. A single
+    sampled token gets 0.
 
     Raises:
         ValueError: lengths differ, or a number that is read is not finite.
@@ -98,7 +99,7 @@ def whiten(advantages: Sequence[Floats], sampled: Sequence[Bools]) -> list[Float
 
 
 def _rows_of_sampled(name: str, arrays: Sequence[npt.NDArray[np.floating]], sampled: Sequence[Bools]) -> Floats:
-    """Each trajectory's sampled entries in a row, `[n, most sampled tokens + 1]`; 0 after its last."""
+    """One row per trajectory with its sampled entries, then zeros: `[n, largest number of sampled tokens + 1]`."""
     if len(arrays) != len(sampled):
         raise ValueError(f"{name} must have one array per trajectory, got {len(arrays)} for {len(sampled)}")
     rows = np.zeros((len(sampled), max((int(mask.sum()) for mask in sampled), default=0) + 1))

@@ -1,23 +1,24 @@
-"""Importance weights: what the sampling engine's probabilities make of a token that the learner would rate otherwise.
+"""Importance weights: correct for the difference between the sampling engine's probabilities and the learner's.
 
 Engine and learner give the same token different probabilities: their kernels round differently, and with staleness
-above 0 the engine held older weights. Either the surrogate's own ratio is taken against the sampler:
+above 0 the engine had older weights. With one correction, the surrogate's own ratio is policy / sampler:
 
-    clip        its clips keep the policy near what sampled, over all the steps since (PPO as it is, Schulman et al.
-                2017), and the cap is its dual clip: a token that has been moved far enough is moved no further
+    clip        the surrogate's clips keep the policy near the sampler, over all steps since sampling (PPO unchanged,
+                Schulman et al. 2017). The cap serves as dual clip: it stops a token that has already moved far enough
 
-Or it is taken against the learner's own log-probabilities at the start of the batch (decoupled PPO, Hilton et al. 2022,
-arXiv 2110.00641), and each token is weighted by rho = learner / sampler at that moment, kept from exploding:
+With the others the surrogate's ratio is taken against the learner's log-probabilities at the start of the batch
+(decoupled PPO, Hilton et al. 2022, arXiv 2110.00641), and each token is weighted by a bounded form of
+rho = learner / sampler at that moment:
 
-    truncate    min(rho, cap): truncated importance sampling (Ionides 2008; for engines of language models Yao et al.
+    truncate    min(rho, cap): truncated importance sampling (Ionides 2008; for language models' engines Yao et al.
                 2025, fengyao.notion.site/off-policy-rl)
-    mask        rho where 1 / cap <= rho <= cap, else 0: a token that the two disagree on teaches nothing (IcePop,
+    mask        rho where 1 / cap <= rho <= cap, else 0: a token on which the two disagree is not trained (IcePop,
                 Ling team 2025, arXiv 2510.18855)
 
 A masked token still counts in the mean's denominator, so that the result does not depend on packing or ranks. With one
-optimizer step a batch the latter two have no trust region of their own: what was sampled two versions ago pushes three
-times, and past the goal (`lr_by_staleness` is for that, too). On the embedded world, which is trained at a high rate,
-both collapse at staleness 2 and `clip` does not.
+optimizer step per batch, `truncate` and `mask` have no trust region: at staleness 2, samples of one policy version push
+the policy in the same direction in three steps, which overshoots (`lr_by_staleness` counters that, too). On the
+embedded world, which is trained at a high rate, both collapse at staleness 2 and `clip` does not.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def importance_weights(
 ) -> Tensor:
     """Weights `[n]` of tokens, without gradient.
 
-    `old_logprobs` are the learner's at the start of the batch and `sampler_logprobs` the engine's, both `[n]`, nats;
+    `old_logprobs` are the learner's at the start of the batch, `sampler_logprobs` the engine's; both `[n]`, nats.
     `cap` is above 1.
     """
     rho = (old_logprobs - sampler_logprobs).detach().exp()

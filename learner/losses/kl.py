@@ -1,13 +1,13 @@
 """The KL divergence to the reference policy: its estimators, and the controller of its coefficient.
 
-Of a token sampled from the policy, with d = log(policy / reference) (Schulman 2020, joschu.net/blog/kl-approx.html):
+For a token sampled from the policy, with d = log(policy / reference) (Schulman 2020, joschu.net/blog/kl-approx.html):
 
     k1 = d                  unbiased, of either sign
     k2 = d^2 / 2            biased, never negative
     k3 = exp(-d) - 1 + d    unbiased, never negative; GRPO's equation 4
 
-As a term of the loss, k2 has the gradient of KL(policy || reference) where the policy itself has sampled; k3 has it
-to first order in d; the gradient of k1 is zero in expectation, whatever the reference (Liu et al. 2025, arXiv
+As a term of the loss on tokens that the policy itself sampled, k2 has the gradient of KL(policy || reference), and k3
+has it to first order in d. The gradient of k1 is zero in expectation, whatever the reference (Liu et al. 2025, arXiv
 2510.01555).
 """
 
@@ -25,13 +25,13 @@ GAIN = 0.1
 """How fast the coefficient follows the error: K_beta of Ziegler et al. 2019 (arXiv 1909.08593), section 2.2."""
 
 ERROR_LIMIT = 0.2
-"""Bound on the relative error that one update answers to; same section."""
+"""Bound on the relative error in one update; same section."""
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KlEstimator) -> Tensor:
-    """Estimate of KL(policy || reference) at each token, nats; all tensors of the same shape.
+    """Estimate of KL(policy || reference) at each token, nats; all tensors have the same shape.
 
-    The gradient, if any, flows through both.
+    Gradients flow through both arguments.
     """
     delta = ref_logprobs - logprobs
     if estimator == "k1":
@@ -42,7 +42,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KlEstimator) 
 
 
 def adapted_coef(coef: float, kl: float, target: float) -> float:
-    """The coefficient after a batch whose mean was `kl`, to bring the next ones nearer to `target` (same unit).
+    """The coefficient after a batch with mean KL `kl`, which brings the next batches nearer to `target` (same unit).
 
     coef (1 + GAIN clip(kl / target - 1, -ERROR_LIMIT, ERROR_LIMIT)): Ziegler et al. 2019, section 2.2.
     """

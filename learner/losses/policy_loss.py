@@ -1,7 +1,7 @@
-"""The policy's loss, over the tokens that it sampled: surrogate, KL to the reference policy, entropy bonus.
+"""The policy's loss over its sampled tokens: surrogate, KL to the reference policy, entropy bonus.
 
-A term is a sum over tokens with a divisor that counts over all ranks and micro-batches of the optimizer step, so
-that the result depends neither on packing nor on the number of ranks.
+Each term is a sum over tokens; its divisor counts over all ranks and micro-batches of the optimizer step, so that the
+result depends neither on packing nor on the number of ranks.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from learner.settings import LearnerSettings
 
 @dataclass(frozen=True, slots=True)
 class TokenScores:
-    """What the policy thinks of each target token, `[n]` float32, in nats."""
+    """The policy's scores of each target token, `[n]` float32, in nats."""
 
     logprobs: Tensor
-    entropy: Tensor
+    entropy: Tensor  # of the policy's distribution over that token
 
 
 def score_logits(logits: Tensor, targets: Tensor, temperature: float, *, entropy_grad: bool = False) -> TokenScores:
@@ -48,7 +48,7 @@ def _chosen(scaled: Tensor, targets: Tensor) -> Tensor:
 
 
 class _FrugalScores(torch.autograd.Function):
-    """The same where the entropy needs no gradient, with as few copies of the logits as it takes: one is kept."""
+    """`score_logits` without a gradient of the entropy; it keeps only one copy of the logits for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -73,21 +73,22 @@ class _FrugalScores(torch.autograd.Function):
 
 @dataclass(frozen=True, slots=True)
 class TrainedTokens:
-    """What the loss needs to know of `n` trained tokens, all `[n]`; log-probabilities in nats."""
+    """The loss's inputs for `n` trained tokens, all `[n]`; log-probabilities in nats."""
 
     sampler_logprobs: Tensor
     advantages: Tensor
-    weights: Tensor  # 1, or 0 for a token that only keeps an empty micro-batch going
-    sequence: Tensor  # int64, number of the token's sequence in the micro-batch, from 0
-    old_logprobs: Tensor | None = None  # the learner's own at the start of the batch, for importance weights
+    weights: Tensor  # 1, or 0 for the placeholder of an empty micro-batch
+    sequence: Tensor  # int64, index of the token's sequence in the micro-batch, from 0
+    old_logprobs: Tensor | None = None  # the learner's at the start of the batch, for importance weights
     ref_logprobs: Tensor | None = None  # the reference policy's; None without one
 
 
 @dataclass(frozen=True, slots=True)
 class LossTerms:
-    """The loss of some tokens: `loss` carries the gradient, the rest are sums (or maxima) without one.
+    """The loss of some tokens. Only `loss` carries a gradient; the other terms are sums (or maxima) without one.
 
-    `loss` and `policy_loss` are aggregated as the settings name it, the other sums are shares of a mean over tokens.
+    `loss` and `policy_loss` are aggregated by `settings.aggregation`. The other sums are parts of a mean over the
+    step's tokens, except the two plain sums of sequence weights.
     """
 
     loss: Tensor
@@ -98,9 +99,9 @@ class LossTerms:
     clipped_high: Tensor  # tokens whose loss the upper clip decided
     importance: Tensor  # weight against the sampler; 1 without a correction
     importance_cut: Tensor  # tokens whose weight was cut or masked
-    sequence_weight: Tensor  # of whole sequences against the sampler, as learner/losses/effective_sample.py tells
-    sequence_weight_squared: Tensor
-    ratio: Tensor  # policy over sampler
+    sequence_weight: Tensor  # sum of whole sequences' weights against the sampler; see effective_sample.py
+    sequence_weight_squared: Tensor  # sum of the squares of these weights
+    ratio: Tensor  # policy / sampler
     approx_kl: Tensor  # k3 of sampler against policy: ratio - 1 - log ratio
     logprob_diff: Tensor  # |policy - sampler|
     ratio_deviation_max: Tensor  # max |ratio - 1|
@@ -110,16 +111,15 @@ class LossTerms:
 def policy_loss(
     scores: TokenScores, tokens: TrainedTokens, settings: LearnerSettings, totals: StepTotals, *, kl_coef: float
 ) -> LossTerms:
-    """Loss of `n` sampled tokens: of one micro-batch, whose sequences are whole.
+    """Loss of the `n` sampled tokens of one micro-batch, which contains whole sequences.
 
         aggregate(importance weight * surrogate + kl_coef KL - entropy_coef H)
 
-    Every term but the two maxima is this micro-batch's part of the optimizer step's: add up micro-batches and ranks.
-    The sums of sequences' weights are plain sums.
-    With `kl_in=reward` the KL is only measured.
+    Every term but the two maxima is this micro-batch's part of the optimizer step's term: add up micro-batches and
+    ranks. With `kl_in=reward` the KL is measured but is no part of the loss.
 
     Raises:
-        ValueError: the settings correct importance, but `tokens` has no `old_logprobs`.
+        ValueError: `settings.importance` is truncate or mask, but `tokens` has no `old_logprobs`.
     """
     surrogate, weight, cut = _surrogate(scores.logprobs, tokens, settings)
     kl = torch.zeros_like(scores.logprobs)
@@ -165,15 +165,15 @@ def policy_loss(
 
 
 def _surrogate(logprobs: Tensor, tokens: TrainedTokens, settings: LearnerSettings) -> tuple[Surrogate, Tensor, Tensor]:
-    """The surrogate with the importance weights in its loss, those weights, and which of them were cut."""
+    """The surrogate with importance weights in its loss; the weights `[n]`; and whether each weight was cut `[n]`."""
     if settings.importance == "auto" or settings.importance == "off" or settings.importance == "clip":
         plain = _objective(logprobs, tokens.sampler_logprobs, tokens, settings)
         return plain, torch.ones_like(logprobs), torch.zeros_like(logprobs, dtype=torch.bool)
     old = tokens.old_logprobs
     if old is None:
         raise ValueError(
-            f"importance={settings.importance} needs old_logprobs, the learner's own at the start of the batch; "
-            "score the batch before its first optimizer step"
+            f"importance={settings.importance} needs old_logprobs, the learner's log-probabilities at the start of the "
+            "batch; score the batch before its first optimizer step"
         )
     weight = importance_weights(old, tokens.sampler_logprobs, settings.importance, settings.importance_cap)
     cut = weight != (old - tokens.sampler_logprobs).exp()

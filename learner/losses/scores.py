@@ -1,4 +1,4 @@
-"""Scores: what a rank makes of a sample before the batch is trained on."""
+"""Scores: a rank's log-probabilities, KL penalties and values of a sample, before the batch is trained on."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, slots=True)
 class SampleScores:
-    """Of one trajectory's sampled tokens; arrays are `[n]`."""
+    """Scores of one trajectory's sampled tokens; arrays are `[n]`."""
 
     logprobs: npt.NDArray[np.float32]  # the learner's, nats
-    kl_penalties: npt.NDArray[np.float32]  # weighted KL to the reference policy; 0 without a reference
-    values: npt.NDArray[np.float32] | None = None  # the critic's, given the tokens before each; None without a critic
+    kl_penalties: npt.NDArray[np.float32]  # weighted KL to the reference policy; 0 unless kl_in=reward
+    values: npt.NDArray[np.float32] | None = None  # the critic's, given the tokens before; None without a critic
     ref_logprobs: npt.NDArray[np.float32] | None = None  # the reference policy's, nats; None without one
 
     @property
@@ -24,7 +24,7 @@ class SampleScores:
 
     @property
     def not_finite(self) -> str | None:
-        """What among the scores is NaN or infinite, in words; None where all is well."""
+        """The name of the first score that is NaN or infinite, for messages; None if all are finite."""
         named = {
             "the learner's log-probability": self.logprobs,
             "the reference policy's log-probability": self.ref_logprobs,

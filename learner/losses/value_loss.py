@@ -1,7 +1,7 @@
-"""The critic's loss: squared error to the returns, with the value held near the one that the advantages came from.
+"""The critic's loss: squared error to the returns, clipped to keep a value near the value that the advantages used.
 
 PPO2's clip (Dhariwal et al. 2017, OpenAI Baselines, `ppo2`; Huang et al. 2022, "The 37 implementation details of
-PPO", detail 9): the larger of the clipped and the unclipped error counts.
+PPO", detail 9): the loss uses the larger of the clipped and the unclipped error.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class ValueTerms:
-    """The loss of some values: `loss` carries the gradient; both are this micro-batch's part of a mean."""
+    """The loss of some values. Only `loss` carries a gradient; both terms are this micro-batch's part of a mean."""
 
     loss: Tensor
-    clipped: Tensor  # share of tokens whose clipped error is the larger
+    clipped: Tensor  # share of tokens whose clipped error is larger
 
 
 def value_loss(
@@ -30,8 +30,8 @@ def value_loss(
 ) -> ValueTerms:
     """Loss of the critic at `n` trained tokens; all tensors are `[n]`, in units of reward.
 
-    `weights` are 1 for trained tokens and 0 for those that only keep an empty micro-batch going. The sum is divided
-    by `token_count`, the trained tokens of the optimizer step over all ranks.
+    `weights` are 1 for trained tokens and 0 for the placeholder of an empty micro-batch. The sum is divided by
+    `token_count`, the trained tokens of the optimizer step over all ranks.
 
         mean(max((v - R)^2, (v_old + clip(v - v_old, -c, c) - R)^2)) / 2
     """

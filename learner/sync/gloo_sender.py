@@ -1,4 +1,4 @@
-"""Sends weights over gloo: the next bucket is gathered and packed while the present one is on its way."""
+"""Sends weights over gloo: gathers and packs the next bucket while the current one is sent."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from actors.engine.gloo_group import GlooGroup
 from learner.sync.sync_client import RolloutWorkerClient, both
 from learner.sync.weight_source import Bucket, BucketSource
 
-_GRACE_S = 5.0  # for the engines' own error, once the group has not formed
+_GRACE_S = 5.0  # how long to wait for the engines' own error when the group could not be formed
 _BUFFERS = 2
 
 
 class GlooSender:
-    """One rank's part; rank 0 alone knows the engines, the others only gather with it."""
+    """One rank's part. Only rank 0 sends to the engines; the other ranks take part in the gathering."""
 
     def __init__(self, source: BucketSource, client: RolloutWorkerClient, *, rank: int) -> None:
         self._source = source
@@ -30,7 +30,7 @@ class GlooSender:
 
         Raises:
             TimeoutError: an engine did not join in time.
-            Exception: what an engine raised, as soon as it does.
+            Exception: an engine's own error, as soon as it is raised.
         """
         if not self._is_sender:
             return
@@ -46,7 +46,7 @@ class GlooSender:
             lambda: self._client.init_weight_transfer_engine(joining),
             group.join,
             what="join the weight-sync group",
-            timeout_s=timeout_s + _GRACE_S,  # each side's own deadline says more
+            timeout_s=timeout_s + _GRACE_S,  # later than each side's own deadline, whose message is more precise
             grace_s=_GRACE_S,
         )
         self._group = group
@@ -54,11 +54,11 @@ class GlooSender:
         self._buffers = [torch.empty(largest, dtype=torch.uint8) for _ in range(_BUFFERS)]
 
     def send_weights(self) -> None:
-        """Send every bucket, and have the engines use the weights.
+        """Send every bucket, then make the engines use the weights.
 
         Raises:
-            TimeoutError: an engine was late; the message names it. Engines then go on with the weights they had.
-            Exception: what an engine raised.
+            TimeoutError: an engine was late; the message names it. The engines keep their old weights.
+            Exception: an engine's own error.
         """
         if not self._is_sender:
             for bucket in self._source.buckets:
@@ -77,7 +77,7 @@ class GlooSender:
             self._group = None
 
     def _begin(self) -> Exception | None:
-        """Have the engines receive; what went wrong comes back."""
+        """Make the engines receive; returns the error, if there is one."""
         try:
             self._client.start_weight_update()
             self._client.begin_update({})
@@ -86,15 +86,15 @@ class GlooSender:
         return None
 
     def _stream(self, failure: BaseException | None) -> BaseException | None:
-        """Gather and send all buckets, then say that they were all; what went wrong comes back.
+        """Gather and send all buckets, then announce the end; returns the first error, if there is one.
 
-        The other ranks gather with this one: whatever goes wrong on the way out, or with a `failure` before it began,
-        it goes through all buckets.
+        The other ranks gather together with this one. So it gathers all buckets even after an error in sending, or
+        after a `failure` before it began; otherwise the others would wait forever.
         """
         on_the_way: list[Future[None]] = []
         with ThreadPoolExecutor(1, thread_name_prefix="weight-sync") as lane:
             for number, bucket in enumerate(self._source.buckets):
-                if number >= _BUFFERS:  # its buffer is to be free
+                if number >= _BUFFERS:  # wait until the bucket that used this buffer before has been sent
                     failure = failure or on_the_way[number - _BUFFERS].exception()
                 packed = self._buffers[number % _BUFFERS][: bucket.size] if failure is None else None
                 bucket.gather(packed)
@@ -119,11 +119,11 @@ class GlooSender:
         self._broadcast(encoded, number, f"the announcement of bucket {number}")
 
     def _broadcast(self, tensor: torch.Tensor, received: int, what: str) -> None:
-        """Broadcast while the engines are well; `received` buckets should have arrived before."""
+        """Broadcast `tensor` unless an engine has failed; `received` buckets should have arrived before."""
         if self._group is None:
-            raise RuntimeError("the weight-sync group was left; connect the weight sender again")
+            raise RuntimeError("the weight-sync group was closed; connect the weight sender again")
         try:
             self._group.broadcast(tensor, what, check=self._client.check)
         except TimeoutError as error:
-            self.shutdown()  # a group that has lost a message is of no use
+            self.shutdown()  # a group that has lost a message can't be used again
             raise TimeoutError(f"{error}; {self._client.laggards(received)}") from error

@@ -1,7 +1,7 @@
 """Sends weights over NCCL, with vLLM's own sender and receiver; importing it imports vLLM.
 
-vLLM's trainer side blocks in NCCL where an engine has failed, and its error is never seen. Here the two sides are
-waited for together, with a deadline.
+When an engine fails, vLLM's own trainer side blocks in NCCL and never shows the engine's error. This sender waits for
+both sides together, with a deadline.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from vllm.distributed.weight_transfer.nccl_engine import (
 from learner.sync.sync_client import RolloutWorkerClient, both
 from learner.sync.weight_source import BucketSource, Reading
 
-_GRACE_S = 5.0  # for the engines' own error, once the learner's side has failed
+_GRACE_S = 5.0  # how long to wait for the engines' own error after the learner's side has failed
 
 
 class NamedWeights(WeightSource):
-    """A bucket source as vLLM wants it; adapters come merged, and buckets are gathered as they are asked for."""
+    """A bucket source with vLLM's interface. Adapters come merged; each bucket is gathered when vLLM reads it."""
 
     def __init__(self, source: BucketSource) -> None:
         self._source = source
@@ -43,14 +43,14 @@ class NamedWeights(WeightSource):
         return iter(self.read())
 
     def read(self) -> Reading:
-        """A reading of them, which another thread may end."""
+        """A new pass over the weights, which another thread may end."""
         return Reading(self._source)
 
 
 class NcclSender(NCCLTrainerWeightTransferEngine):
-    """vLLM's NCCL sender, in which neither side waits for one that has failed."""
+    """vLLM's NCCL sender, changed so that neither side waits for a failed one."""
 
-    timeout_s = 300.0  # of each meeting
+    timeout_s = 300.0  # of joining the group, and of each exchange of weights
 
     @classmethod
     def connect(
@@ -60,7 +60,7 @@ class NcclSender(NCCLTrainerWeightTransferEngine):
 
         Raises:
             TimeoutError: an engine did not join in time.
-            Exception: what an engine raised, as soon as it does.
+            Exception: an engine's own error, as soon as it is raised.
         """
         info = NCCLTrainerInitInfo(
             master_address=address,
@@ -76,9 +76,9 @@ class NcclSender(NCCLTrainerWeightTransferEngine):
     def trainer_init(
         cls, init_info: NCCLTrainerInitInfo, *, client: VLLMWeightSyncClient, source: WeightSource | None = None
     ) -> Self:
-        """As in vLLM, but an engine's error is raised at once."""
+        """As in vLLM, but raises an engine's error at once."""
         if source is None:
-            raise ValueError("sending weights needs a source of them; got source=None")
+            raise ValueError("source=None: sending weights needs a source; give a WeightSource")
         wire = {
             "packed": init_info.packed,
             "packed_buffer_size_bytes": init_info.packed_buffer_size_bytes,
@@ -108,13 +108,14 @@ class NcclSender(NCCLTrainerWeightTransferEngine):
         return sender
 
     def send_weights(self) -> None:
-        """As in vLLM, but an engine's error, or its being late, ends the wait for the broadcast.
+        """As in vLLM, but an engine that fails or is late ends the wait for the broadcast.
 
-        The other ranks gather with this one: whatever goes wrong, it goes through all buckets before it raises.
+        The other ranks gather together with this one, so after an error it gathers all remaining buckets before it
+        raises.
 
         Raises:
-            TimeoutError: an engine was late. It holds a mixture of weights then, and must be restarted.
-            Exception: what an engine raised.
+            TimeoutError: an engine was late. It then has a mixture of old and new weights and must be restarted.
+            Exception: an engine's own error.
         """
         source = self.source
         assert isinstance(source, NamedWeights)

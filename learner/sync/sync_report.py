@@ -1,4 +1,4 @@
-"""What a weight sync took. Imports no torch: the driver reads it."""
+"""The report of a weight sync: its size and its times. Imports no torch, because the driver reads it."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ class SyncReport:
 
     version: int
     sent_bytes: int  # to each engine
-    seconds: float  # from the first gathering until the last engine used the weights
-    stall_s: float  # of the engine that stood still for longest
+    seconds: float  # from the first gathering until the last engine uses the weights
+    stall_s: float  # longest pause of an engine

@@ -1,6 +1,6 @@
-"""The weights that a learner rank has to send: which tensors, cut into buckets, gathered and packed.
+"""The weights that a learner rank sends: selects the tensors, splits them into buckets, gathers and packs these.
 
-Under ZeRO-3 a bucket's parameters are gathered together; all ranks must go through the buckets in step.
+Under ZeRO-3 a bucket's parameters are gathered together; all ranks must gather the buckets in the same order.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from learner.lora import Weight, weights
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A tensor to be sent, under the name that engines know."""
+    """A tensor to send, under the name that the engines use."""
 
     name: str
     shape: tuple[int, ...]
-    parts: tuple[nn.Parameter, ...]  # what must be gathered for `value`
+    parts: tuple[nn.Parameter, ...]  # the parameters that must be gathered before `value` is called
     value: Callable[[], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Tensors that are gathered and travel together."""
+    """Tensors that are gathered and sent together."""
 
     pieces: tuple[Piece, ...]
     announcement: Announcement
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Size in bytes."""
         return sum(self.announcement.sizes)
 
     @torch.no_grad()
     def gather(self, packed: Tensor | None) -> None:
-        """Gather the tensors, and pack them into `packed`, `[size]` uint8, if one is given."""
+        """Gather the tensors, and pack them into `packed` (`[size]` uint8) unless it is None."""
         with _whole([part for piece in self.pieces for part in piece.parts]):
             if packed is not None:
                 for piece, (_, view) in zip(self.pieces, self.announcement.views(packed), strict=True):
@@ -52,16 +52,16 @@ class Bucket:
 
 
 class BucketSource:
-    """A module's weights in buckets: all of them or, of one with adapters, the adapters' factors only."""
+    """A module's weights in buckets: all weights, or only the adapters' factors if the module has adapters."""
 
     def __init__(self, module: nn.Module, wire_dtype: torch.dtype, bucket_bytes: int, *, merge: bool = False) -> None:
-        """`merge` has adapters sent as whole weights, merged.
+        """With `merge`, a module with adapters is sent as whole weights with the adapters merged.
 
         Raises:
             ValueError: `bucket_bytes` is not above 0.
         """
         if bucket_bytes <= 0:
-            raise ValueError(f"bucket_bytes={bucket_bytes} holds nothing; set learner.sync_bucket_mib above 0")
+            raise ValueError(f"bucket_bytes={bucket_bytes} must be above 0; set learner.sync_bucket_mib above 0")
         found = weights(module)  # type: ignore[arg-type]  # any module will do
         adapters = not merge and any(weight.adapter for weight in found)
         pieces = [p for w in found for p in (_factors(w) if adapters else [_whole_piece(w)])]
@@ -71,14 +71,14 @@ class BucketSource:
 
     @property
     def pieces(self) -> list[Piece]:
-        """All tensors, in the order they are sent."""
+        """All tensors, in the order in which they are sent."""
         return [piece for bucket in self.buckets for piece in bucket.pieces]
 
 
 class Reading:
-    """One reading of a source, tensor by tensor, in whatever thread; on all ranks, for it gathers by buckets.
+    """One pass over a source, tensor by tensor, in any thread. All ranks must do it, because each bucket is gathered.
 
-    Another thread may end it. It then goes through the buckets that are left, as the other ranks do.
+    Another thread may end the pass early; it then gathers the remaining buckets, as the other ranks still do.
     """
 
     def __init__(self, source: BucketSource) -> None:
@@ -88,16 +88,16 @@ class Reading:
         self._ended = False
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        """Each name with a tensor of its own, on the learner's device.
+        """Each name with its tensor, a copy on the learner's device.
 
         Raises:
-            RuntimeError: the reading was ended.
+            RuntimeError: another thread has called `end`.
         """
         for _ in self._source.buckets:
             yield from self._next()
 
     def end(self) -> None:
-        """Gather what is left, for nobody; `__iter__` gathers no more."""
+        """Gather the remaining buckets without using them, for the other ranks' sake; `__iter__` then stops."""
         with self._gathering:
             self._ended = True
             for bucket in self._left:
@@ -108,10 +108,10 @@ class Reading:
     def _next(self) -> list[tuple[str, Tensor]]:
         with self._gathering:
             if self._ended:
-                raise RuntimeError("this reading of the weights was ended, since sending them has failed")
+                raise RuntimeError("this reading of the weights was ended, because sending them has failed")
             bucket = self._left.pop(0)
             with _whole([part for piece in bucket.pieces for part in piece.parts]):
-                # What is gathered goes away with the context.
+                # Copy, because the gathered parameters are freed at the end of the context.
                 wire = self._source.wire_dtype
                 return [(piece.name, piece.value().to(wire, copy=True)) for piece in bucket.pieces]
 
@@ -138,7 +138,7 @@ def _factors(weight: Weight) -> list[Piece]:
 
 
 def _cut(pieces: Sequence[Piece], dtype: str, bucket_bytes: int, *, adapters: bool) -> Iterator[Bucket]:
-    """Buckets of `bucket_bytes` at most; a larger tensor has one to itself."""
+    """Split `pieces` into buckets of at most `bucket_bytes`; a larger tensor gets its own bucket."""
     width = getattr(torch, dtype).itemsize
     taken: list[Piece] = []
     size = 0
@@ -159,7 +159,7 @@ def _bucket(pieces: Sequence[Piece], dtype: str, *, adapters: bool) -> Bucket:
 
 
 def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
-    """Of the whole parameter, which under ZeRO-3 stands on no rank."""
+    """Shape of the whole parameter; under ZeRO-3 each rank has only a shard of it."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 

@@ -1,9 +1,9 @@
-"""The sending half of weight sync: the learner's policy, to every rollout worker's engine.
+"""The sending half of weight sync: sends the learner's policy to every rollout worker's engine.
 
-Weights go as one broadcast from learner rank 0 to all engine workers, over gloo on CPU and NCCL on GPUs. The
-receiving half is `actors/engine/weight_receiver.py` or vLLM's own NCCL engine. Over gloo the engines generate while the
-weights arrive, and stand still only to exchange them for those they had; over NCCL they stand still from the start.
-Of a policy with adapters only the adapters go over gloo; over NCCL they go merged, as whole weights.
+Learner rank 0 broadcasts the weights to all engine workers, over gloo on CPU and over NCCL on GPUs. The receiving half
+is `actors/engine/weight_receiver.py` or vLLM's own NCCL engine. Over gloo the engines generate while the weights
+arrive, and pause only to replace their old weights; over NCCL they pause from the start. If the policy has adapters,
+gloo sends only these; NCCL sends whole weights with the adapters merged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DEFAULT_BUCKET_BYTES = 64 * 2**20
 
 
 class WeightSender:
-    """Publishes a learner rank's policy to the rollout workers. Make and use one on every learner rank."""
+    """Sends a learner rank's policy to the rollout workers. Create one on every rank, and call all of them alike."""
 
     def __init__(
         self,
@@ -46,11 +46,11 @@ class WeightSender:
         bucket_bytes: int = DEFAULT_BUCKET_BYTES,
         master_address: str | None = None,
     ) -> None:
-        """`module` has the checkpoint's parameter names, or is such a one with adapters.
+        """`module` has the checkpoint's parameter names, with or without adapters.
 
-        `ranks_per_engine` is an engine's tensor-parallel size; `timeout_s` bounds every single wait;
-        `bucket_bytes` are gathered and sent at a time, of which the sender holds two; `master_address` defaults to
-        this node's address in Ray.
+        `ranks_per_engine` is an engine's tensor-parallel size. `timeout_s` limits every single wait. `bucket_bytes` is
+        how much is gathered and sent at a time; the sender has two such buffers. `master_address` defaults to this
+        node's address in Ray.
         """
         self._rank = rank
         self._backend = backend
@@ -64,11 +64,11 @@ class WeightSender:
         self._sender: GlooSender | NcclSender | None = None
 
     def connect(self, workers: Sequence[ActorHandle] | None = None) -> None:
-        """Form the group with all workers; again, with the new `workers`, after any was restarted.
+        """Form the group with all workers. After a worker was restarted, call this again with the new `workers`.
 
         Raises:
             TimeoutError: an engine did not join in time.
-            ray.exceptions.RayError: an engine failed to.
+            ray.exceptions.RayError: an engine failed to join.
         """
         self.close()
         if workers is not None:
@@ -88,13 +88,13 @@ class WeightSender:
         self._client = client
 
     def send(self, version: int) -> SyncReport:
-        """Send the module's weights as they are now, to be known as `version`. Call on every rank.
+        """Send the module's current weights as weight version `version`. Call on every rank.
 
-        The report of rank 0 is the one that knows the engines' stall.
+        Only rank 0's report has the engines' stall.
 
         Raises:
-            RuntimeError: not connected.
-            TimeoutError: an engine or a broadcast was late; the message names who.
+            RuntimeError: `connect` was not called before.
+            TimeoutError: an engine or a broadcast was late; the message names the late engine.
         """
         if self._sender is None or self._client is None:
             raise RuntimeError(f"version {version} cannot be sent before connect()")
@@ -105,7 +105,7 @@ class WeightSender:
         report = SyncReport(version, sum(bucket.size for bucket in self._source.buckets), seconds, self._client.stall_s)
         if self._rank == 0:
             log.info(
-                "sent version %d to %d engines: %.1f MB in %.2f s, of which engines stood still for %.3f s",
+                "sent version %d to %d engines: %.1f MB in %.2f s, of which engines paused for %.3f s",
                 version,
                 len(self._workers),
                 report.sent_bytes / 1e6,

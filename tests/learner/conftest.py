@@ -1,4 +1,4 @@
-"""What the learner's tests share: a tiny tied Llama checkpoint and synthetic trajectories."""
+"""Fixtures of the learner's tests: a tiny tied Llama checkpoint and synthetic trajectories."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def random_trajectories(
     vocab: int = VOCAB,
     score: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]] | None = None,
 ) -> list[Trajectory]:
-    """`groups * size` trajectories with context in the middle, rewarded at random.
+    """`groups * size` trajectories with context in the middle and random rewards.
 
     `score` gives log-probabilities `[T - 1]` of all tokens but the first; without it they are random.
     """
@@ -84,7 +84,7 @@ def _random_trajectories() -> Callable[..., list[Trajectory]]:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama with tied embeddings, in float32, with a tokenizer beside it."""
+    """The checkpoint of a random float32 Llama with tied embeddings, with a tokenizer."""
     import torch
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -101,7 +101,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_key_value_heads=2,
         max_position_embeddings=256,
         tie_word_embeddings=True,
-        initializer_range=0.15,  # far from uniform, so that wrong log-probabilities show
+        initializer_range=0.15,  # far from uniform, so that a wrong log-probability is noticed
     )
     path = tmp_path_factory.mktemp("tiny")
     LlamaForCausalLM(config).save_pretrained(path)

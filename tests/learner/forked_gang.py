@@ -1,6 +1,6 @@
-"""A learner gang whose ranks are forked from a process that has imported everything: it starts in a second or two.
+"""A learner gang whose ranks are forked from a process with everything imported: it starts in a second or two.
 
-Driver and ranks are the real ones. Only what Ray does is left out: `test_gang_on_ray.py` has that.
+Driver and ranks are the real ones. Only Ray is left out; `test_gang_on_ray.py` tests the gang on Ray.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FORKED_WITH += ["learner.networks", "learner.training_state", "deepspeed.runtime
 
 
 class ForkedGang(LearnerGang):
-    """As its base, but `connect_engines` and `send_weights`, which need Ray."""
+    """As `LearnerGang`, without `connect_engines` and `send_weights`, which need Ray."""
 
     def _start(self) -> None:
         self._processes: list[Any] = []
@@ -93,13 +93,13 @@ class ForkedGang(LearnerGang):
 
 
 def fork_context() -> Any:
-    """Starts processes from a server of its own, so that nothing of the tests' process (Ray, threads) is in them."""
+    """A context that forks from a server process, so that the ranks inherit nothing (Ray, threads) from the tests."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(FORKED_WITH)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("DS_ACCELERATOR", "cpu")
         environment.setenv("OMP_NUM_THREADS", "1")
-        environment.setenv("TORCHDYNAMO_DISABLE", "1")  # as `import_deepspeed` has it
+        environment.setenv("TORCHDYNAMO_DISABLE", "1")  # as `import_deepspeed` sets it
         from multiprocessing.forkserver import ensure_running
 
         ensure_running()
@@ -107,7 +107,7 @@ def fork_context() -> Any:
 
 
 def serve(line: Connection, settings: LearnerSettings, rank: int, port: int, arguments: dict[str, Any]) -> None:
-    """A rank's process: be built, then answer calls until killed."""
+    """A rank's process: build the rank, then answer calls until the process is killed."""
     from learner.rank import LearnerRank
 
     built: LearnerRank | None = None
@@ -137,7 +137,7 @@ def _outcome(action: Any) -> tuple[Exception | None, Any]:
 
 @contextmanager
 def forked_gang(checkpoint: Path, settings: LearnerSettings, **options: Any) -> Iterator[ForkedGang]:
-    """A running gang at temperature 1, ended afterwards."""
+    """A gang, by default at temperature 1, that runs within the context."""
     gang = ForkedGang(settings, checkpoint=checkpoint, **({"temperature": 1.0} | options))
     try:
         yield gang

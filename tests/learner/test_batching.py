@@ -1,4 +1,4 @@
-"""Batching: every token exactly once, budgets kept, nothing depends on the order of arrival."""
+"""Batching: every token comes exactly once, budgets are kept, and the order of arrival changes nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Make = Callable[..., Any]  # the factories in conftest.py
 
 
 def samples_of(lengths: list[int]) -> list[Sample]:
-    """Samples whose token ids are all different, so that each token can be traced."""
+    """Samples in which all token ids are different, so that each token can be traced."""
     out, start = [], 0
     for index, length in enumerate(lengths):
         ids = np.arange(start, start + length)

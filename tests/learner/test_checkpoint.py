@@ -1,4 +1,4 @@
-"""Checkpoints on disk: whole or absent, and nothing is left of one that failed."""
+"""Checkpoints on disk: complete or absent, and a failed one leaves nothing behind."""
 
 from __future__ import annotations
 

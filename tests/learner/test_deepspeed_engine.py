@@ -1,4 +1,4 @@
-"""DeepSpeed's configuration: what the recipe says is in it, and further options beside that."""
+"""DeepSpeed's configuration: it has the recipe's settings and the additional options."""
 
 from __future__ import annotations
 

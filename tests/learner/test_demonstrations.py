@@ -1,4 +1,4 @@
-"""The format of demonstrations: what is written reads back, and bad lines are told by number."""
+"""The format of demonstrations: written lines are read back, and errors give the number of a bad line."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_only_what_the_policy_writes_is_learnt() -> None:
 
 
 class LettersInPairs:
-    """A tokenizer that merges across a tag's edge, as byte-pair encodings do, unless texts are encoded apart."""
+    """A tokenizer that, as byte-pair encodings do, merges across a tag's edge unless texts are encoded separately."""
 
     all_special_ids = (0,)
 

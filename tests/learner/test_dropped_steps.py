@@ -1,4 +1,4 @@
-"""In every mode of DeepSpeed a dropped step leaves nothing behind, and bfloat16 gradients add up in float32."""
+"""In every mode of DeepSpeed a dropped step changes nothing, and bfloat16 gradients are summed in float32."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from learner.settings import LearnerSettings, OptimizerSettings
 pytestmark = pytest.mark.engine
 
 RANKS = 2
-WIDTH = 3  # 9 and 3 parameters: two ranks divide neither
+WIDTH = 3  # 9 and 3 weights: odd numbers, which two ranks can't share evenly
 MODES = [
     *({"zero_stage": stage} for stage in (0, 1, 2, 3)),
     *({"zero_stage": stage, "dtype": "bfloat16"} for stage in (1, 2, 3)),
-    # Settings refuse it on CPU, where it moves nothing; the path through DeepSpeed is the one that GPUs take.
+    # The settings refuse offloading on CPU, where it has no effect, but it tests DeepSpeed's code path for GPUs.
     *({"zero_stage": stage, "offload_optimizer": True} for stage in (1, 2, 3)),
 ]
 
 
 class Net(torch.nn.Module):
-    """Values of inputs."""
+    """A small network that gives one value per input."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ def whole(module: torch.nn.Module) -> list[torch.Tensor]:
 
 
 def train(mode: dict[str, Any], rank: int, *, drop: Callable[[TrainedModule, torch.Tensor], None] | None) -> Any:
-    """Parameters after two steps, with a dropped one of two micro-batches between them, and before and after it."""
+    """Take two steps, and a dropped step between them; return the parameters before it, after it and at the end."""
     settings = LearnerSettings.model_construct(**LearnerSettings(ranks=RANKS).__dict__ | mode)
     dtype = getattr(torch, settings.dtype)
     optimizer = OptimizerSettings(lr=0.1, warmup_steps=4)
@@ -76,7 +76,7 @@ def train(mode: dict[str, Any], rank: int, *, drop: Callable[[TrainedModule, tor
 
 
 def serve(line: Any, rank: int, port: int) -> None:
-    """A rank's process: every mode in turn, without a dropped step and with one."""
+    """A rank's process: trains in every mode, without a dropped step and with one."""
     import os
 
     deepspeed = import_deepspeed("cpu")
@@ -97,7 +97,7 @@ def serve(line: Any, rank: int, port: int) -> None:
 
 
 def sums_of_gradients(rank: int) -> dict[int, float]:
-    """By ZeRO stage: the gradient norm of 1 on the first rank and 2^-8 on the other, halved, in bfloat16."""
+    """By ZeRO stage: the norm of the mean of two bfloat16 gradients, 1 on the first rank and 2^-8 on the second."""
     norms = {}
     for stage in (1, 2, 3):
         settings = LearnerSettings(ranks=RANKS, zero_stage=stage, dtype="bfloat16")
@@ -110,7 +110,7 @@ def sums_of_gradients(rank: int) -> dict[int, float]:
 
 @pytest.fixture(scope="module")
 def answers() -> list[Any]:
-    """What the first rank says of every mode, and then of sums."""
+    """The first rank's results for every mode, then the sums of gradients."""
     store = TCPStore(HOST, 0, RANKS, is_master=True, wait_for_workers=False)
     context = fork_context()
     lines, processes = [], []
@@ -146,5 +146,5 @@ def test_a_dropped_step_leaves_nothing_behind(number: int, answers: list[Any]) -
 
 
 def test_bfloat16_gradients_add_up_in_float32(answers: list[Any]) -> None:
-    # In bfloat16 1 + 2^-8 is 1.
+    # In bfloat16, 1 + 2^-8 rounds to 1.
     assert answers[-1] == {stage: pytest.approx((1 + 2**-8) / 2, rel=1e-6) for stage in (1, 2, 3)}

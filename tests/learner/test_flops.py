@@ -1,4 +1,4 @@
-"""Floating-point work: checked against a model's matrix products counted one by one."""
+"""Floating-point work: compared with a model's matrix products, counted one by one."""
 
 from __future__ import annotations
 

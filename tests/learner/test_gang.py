@@ -1,4 +1,4 @@
-"""The learner gang on real DeepSpeed ranks, against plain PyTorch: one lifetime, at every ZeRO stage."""
+"""The learner gang on real DeepSpeed ranks compared with plain PyTorch: one lifetime, at every ZeRO stage."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.engine
 
 TEMPERATURE, KL, ENTROPY, CLIP_LOW, CLIP_HIGH, MAX_NORM = 0.8, 0.05, 0.01, 0.1, 0.3, 0.3
 PROBE = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3]
-# A large eps keeps AdamW well-conditioned: else rounding in a gradient near 0 flips a whole step of lr.
+# A large eps keeps AdamW well-conditioned: otherwise rounding in a gradient near 0 flips the sign of a whole step.
 ADAMW = {"lr": 3e-3, "eps": 1e-3, "weight_decay": 0.01, "warmup_steps": 2}
 
 
@@ -52,7 +52,7 @@ GANGS = {
 
 
 def plain_logprobs(model: Any, ids: np.ndarray, temperature: float) -> torch.Tensor:
-    """Of all tokens but the first, and the entropies, from the model's own forward pass on one row."""
+    """Log-probabilities of all tokens but the first, and entropies, from the model's own forward pass on one row."""
     logp = torch.log_softmax(model(input_ids=torch.tensor(ids)[None]).logits[0, :-1] / temperature, -1)
     chosen = logp.gather(-1, torch.tensor(ids)[1:, None])[:, 0]
     return torch.stack([chosen, -(logp.exp() * logp).sum(-1)])
@@ -60,7 +60,7 @@ def plain_logprobs(model: Any, ids: np.ndarray, temperature: float) -> torch.Ten
 
 @pytest.fixture(scope="module")
 def batches(tiny_checkpoint: Path, random_trajectories: Callable[..., list[Trajectory]]) -> list[list[Trajectory]]:
-    """Two batches sampled "by" the checkpoint: the recorded log-probabilities are transformers'."""
+    """Two batches as if the checkpoint had sampled them: the recorded log-probabilities come from transformers."""
     model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
     rng = np.random.default_rng(7)
 
@@ -73,7 +73,7 @@ def batches(tiny_checkpoint: Path, random_trajectories: Callable[..., list[Traje
 
 @pytest.fixture(scope="module")
 def expected(tiny_checkpoint: Path, batches: list[list[Trajectory]]) -> dict[str, torch.Tensor]:
-    """Parameters after the batches by plain PyTorch: one row at a time, no padding, no chunks, no DeepSpeed."""
+    """Parameters after the batches in plain PyTorch: one row at a time, no padding, no chunks, no DeepSpeed."""
     model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
     reference = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
     adamw = torch.optim.AdamW(model.parameters(), lr=0, eps=ADAMW["eps"], weight_decay=ADAMW["weight_decay"])
@@ -114,7 +114,7 @@ def test_gang(
     tiny_checkpoint: Path,
     tmp_path: Path,
 ) -> None:
-    """One lifetime: train, publish, save, resume, refuse a loss that is not finite."""
+    """One lifetime: train, save, resume, refuse a loss that is not finite."""
     first = gang.train_step(batches[0])
     assert set(first) == set(LEARNER_METRICS) - {*CRITIC_METRICS, "mfu"}
     assert first["ratio_max_deviation"] < 1e-4, "the first-step policy ratio must be 1"
@@ -161,7 +161,7 @@ def test_gang(
 
 
 def spoil(batch: list[Trajectory]) -> list[Trajectory]:
-    """The batch with an impossible recorded log-probability where the advantage is lowest in its group."""
+    """The batch with an impossible recorded log-probability in the trajectory with the lowest reward of group g0."""
     worst = min((t for t in batch if t.group == "g0"), key=lambda t: t.reward.total)
     worst_logprobs = np.where(worst.sampled, np.float32(-1e4), np.float32(0))
     return [replace(t, logprobs=worst_logprobs) if t is worst else t for t in batch]

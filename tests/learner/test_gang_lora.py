@@ -1,4 +1,4 @@
-"""LoRA against plain PyTorch: only adapters move, the reference is the base, and what is saved is whole."""
+"""LoRA compared with plain PyTorch: only adapters train, the base is the reference, and saved weights are whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gang with every kind of term that needs a batch to be scored first, against plain PyTorch."""
+"""The gang with every term that needs a batch to be scored first, compared with plain PyTorch."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def scores(model: Any, t: Trajectory) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def batches(tiny_checkpoint: Path, random_trajectories: Callable[..., list[Trajectory]]) -> list[list[Trajectory]]:
-    """Batches whose recorded log-probabilities are those of an engine that disagrees with the checkpoint."""
+    """Batches with the recorded log-probabilities of an engine that disagrees with the checkpoint."""
     model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
     rng = np.random.default_rng(8)
 
@@ -77,7 +77,7 @@ def batches(tiny_checkpoint: Path, random_trajectories: Callable[..., list[Traje
 
 @pytest.fixture(scope="module")
 def expected(tiny_checkpoint: Path, batches: list[list[Trajectory]]) -> Expected:
-    """Parameters after the batches, one row at a time, and in each the KL's coefficient and the effective sample."""
+    """Parameters after the batches, one row at a time; for each batch the KL coefficient and the effective share."""
     model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
     reference = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
     adamw = torch.optim.AdamW(model.parameters(), lr=LR, eps=EPS, weight_decay=0)
@@ -119,7 +119,7 @@ def gang(request: pytest.FixtureRequest, tiny_checkpoint: Path, tmp_path: Path) 
 
 
 def with_reward(batch: list[Trajectory], total: float) -> list[Trajectory]:
-    """The batch with this for the first trajectory's reward."""
+    """The batch with `total` as the first trajectory's reward."""
     return [replace(batch[0], reward=replace(batch[0].reward, total=total)), *batch[1:]]
 
 
@@ -152,7 +152,7 @@ def test_scored_first(
         assert gang.train_step(bad)["bad_steps"] == 1
         assert gang.logprobs(PROBE) == before
 
-    # A loss that is finite, with a gradient whose norm is not: ZeRO 2 alone sums up its squares in float32.
+    # Here the loss is finite but the norm of its gradient is not: only ZeRO 2 sums the squares in float32.
     overflows = gang.settings.zero_stage == 2
     unchanged(with_reward(batches[0], 1e38 if overflows else -math.inf))
     unchanged(with_reward(batches[0], math.inf))
@@ -175,7 +175,7 @@ def test_scored_first(
 
 @pytest.fixture(scope="module")
 def far_off(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A policy so sure of itself that most tokens have log-probabilities below -100."""
+    """A policy with such sharp distributions that most tokens have log-probabilities below -100."""
     model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
     with torch.no_grad():
         model.model.norm.weight.mul_(60)
@@ -191,7 +191,7 @@ def test_what_is_not_finite_before_training_skips_the_batch(
     unsure = np.where(batches[0][3].sampled, np.float32(np.nan), np.float32(0))
     without = [*batches[0][:3], replace(batches[0][3], logprobs=unsure), *batches[0][4:]]
     with forked_gang(far_off, settings, reference=tiny_checkpoint, bad_batches=tmp_path) as gang:
-        for batch in (without, batches[0]):  # the second's penalty: exp(reference - policy) is more than float32 holds
+        for batch in (without, batches[0]):  # in the second, the penalty's exp(reference - policy) overflows float32
             before = gang.logprobs(PROBE)
             assert gang.train_step(batch).items() >= {("bad_steps", 1.0), ("optimizer_steps", 0.0)}
             assert gang.logprobs(PROBE) == before
@@ -203,7 +203,7 @@ def test_what_is_not_finite_before_training_skips_the_batch(
 
 
 def count_reference(rank: LearnerRank) -> None:
-    """Have the rank count how often its reference policy is asked."""
+    """Make the rank count the runs of its reference policy."""
     networks, ask = rank.networks, rank.networks.reference_logprobs
     networks.asked = 0
 

@@ -31,8 +31,8 @@ def raised(error: Exception) -> RayTaskError:
     ("errors", "silent", "means_lost"),
     [
         ([raised(ValueError("its reward is None"))], 0, False),
-        ([raised(ValueError("its reward is None"))], 1, False),  # the other waits for it in a collective
-        ([raised(RuntimeError("connection closed by peer"))], 1, True),  # a node went, and Ray does not know yet
+        ([raised(ValueError("its reward is None"))], 1, False),  # the silent rank waits for this one in a collective
+        ([raised(RuntimeError("connection closed by peer"))], 1, True),  # a node is gone, and Ray does not know yet
         ([raised(RuntimeError("out of memory"))], 0, False),
         ([raised(RuntimeError("connection closed by peer")), RayActorError()], 0, True),
     ],

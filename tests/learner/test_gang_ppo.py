@@ -1,4 +1,4 @@
-"""PPO with a critic against plain PyTorch, on gangs of every shape; each takes up the state of the one before."""
+"""PPO with a critic compared with plain PyTorch, on gangs of every shape; each loads the state of the one before."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from forked_gang import ForkedGang
+from hostile import hostile_files
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -23,7 +24,7 @@ from learner.settings import LearnerSettings
 pytestmark = pytest.mark.engine
 
 KL, CLIP, VALUE_CLIP, GAMMA, LAM, MAX_NORM, EPOCHS = 0.05, 0.2, 0.3, 0.99, 0.9, 0.4, 2
-# A large eps keeps AdamW well-conditioned: else rounding in a gradient near 0 flips a whole step of lr.
+# A large eps keeps AdamW well-conditioned: otherwise rounding in a gradient near 0 flips the sign of a whole step.
 POLICY, CRITIC = {"lr": 3e-3, "eps": 1e-3}, {"lr": 2e-2, "eps": 1e-3}
 PROBE = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3]
 TIMED = {"step_seconds", "tokens_per_s", "peak_memory_gib", "mfu"}
@@ -55,7 +56,7 @@ GANGS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Plain:
-    """What plain PyTorch makes of the same batches, a row at a time."""
+    """The results of plain PyTorch for the same batches, one row at a time."""
 
     kind: str
     after: list[dict[str, torch.Tensor]] = field(default_factory=list)  # the policy's parameters after each batch
@@ -64,7 +65,7 @@ class Plain:
 
 
 def hidden_and_scores(model: Any, t: Trajectory) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hidden states before, and log-probabilities of, the sampled tokens."""
+    """For the sampled tokens: the hidden states before them, and their log-probabilities."""
     ids, mask = torch.tensor(t.token_ids), torch.tensor(t.sampled[1:])
     out = model(input_ids=ids[None], output_hidden_states=True)
     logp = torch.log_softmax(out.logits[0, :-1], -1)
@@ -72,7 +73,7 @@ def hidden_and_scores(model: Any, t: Trajectory) -> tuple[torch.Tensor, torch.Te
 
 
 def advantages(rewards: list[float], values: list[float]) -> list[float]:
-    """GAE as its paper writes it: a sum of discounted one-step errors."""
+    """GAE as in its paper: a sum of discounted one-step errors."""
     ahead = [*values[1:], 0.0]
     deltas = [r + GAMMA * n - v for r, n, v in zip(rewards, ahead, values, strict=True)]
     return [sum((GAMMA * LAM) ** k * d for k, d in enumerate(deltas[i:])) for i in range(len(deltas))]
@@ -130,7 +131,7 @@ def train_plainly(kind: str, checkpoint: Path, batches: list[list[Trajectory]]) 
 
 @pytest.fixture(scope="module")
 def batches(tiny_checkpoint: Path, random_trajectories: Callable[..., list[Trajectory]]) -> list[list[Trajectory]]:
-    """Three; the second has fewer trajectories than the largest gang has ranks."""
+    """Three batches; the second has fewer trajectories than the largest gang has ranks."""
     model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
     rng = np.random.default_rng(9)
 
@@ -149,7 +150,7 @@ def expected(tiny_checkpoint: Path, batches: list[list[Trajectory]]) -> Plain:
 
 @pytest.fixture(scope="module")
 def states(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where each gang of the module leaves its state for the next."""
+    """The folder in which each gang of this module leaves its state for the next."""
     return tmp_path_factory.mktemp("states")
 
 
@@ -183,7 +184,7 @@ def test_every_gang_trains_alike_and_takes_up_any_state(
     states: Path,
     tmp_path: Path,
 ) -> None:
-    """Six optimizer steps in all, the last two of them after a state that a gang of another shape has written."""
+    """Six optimizer steps in all; the last two start from a state that a gang of another shape has saved."""
     gang = start("model", **GANGS[shape])
     previous = sorted(states.iterdir(), key=lambda path: path.stat().st_mtime)
     for place in (0, 1):
@@ -218,7 +219,7 @@ def test_a_value_head_learns_and_leaves_the_policy_alone(
     check_policy(gang, wanted.after[-1], tmp_path / "policy")
 
 
-def test_a_state_of_another_learner_is_refused(
+def test_a_state_of_another_learner_or_none_is_refused(
     start: Callable[..., LearnerGang], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     config = AutoConfig.from_pretrained(tiny_checkpoint)
@@ -232,6 +233,16 @@ def test_a_state_of_another_learner_is_refused(
             other.load_state(tmp_path / "state")
     finally:
         other.shutdown()
+    hostile = hostile_files(tmp_path / "marker")
+    for file in sorted((tmp_path / "state").iterdir()):
+        sound = file.read_bytes()
+        for content in hostile.values():
+            file.write_bytes(content)
+            with pytest.raises(LearnerError, match=rf"{file.name} is missing, damaged or not router-r1's"):
+                one.load_state(tmp_path / "state")
+        file.write_bytes(sound)
+    assert not (tmp_path / "marker").exists()
+    one.load_state(tmp_path / "state")
     facts = json.loads((tmp_path / "state" / "learner.json").read_text())
     (tmp_path / "state" / "learner.json").write_text(json.dumps(facts | {"networks": ["policy"]}))
     with pytest.raises(LearnerError, match=r"holds \['policy'\], this learner trains \['policy', 'critic'\]"):
@@ -249,7 +260,7 @@ def critic_of(gang: LearnerGang, path: Path) -> dict[str, torch.Tensor]:
 def test_a_bad_step_of_the_critic_is_its_own(
     start: Callable[..., LearnerGang], batches: list[list[Trajectory]], tmp_path: Path
 ) -> None:
-    """A reward whose square no float32 holds: the policy's step is taken and measured, and the KL's weight adapts."""
+    """A reward whose square overflows float32: the policy's step is taken and measured, and the KL's weight adapts."""
     gang = start("model", ranks=2, zero_stage=2, kl_estimator="k3", kl_target=1e-9, micro_batch_tokens=70)
     coefs = [gang.train_step(batches[0])["kl_coef"]]
     critic, probe = critic_of(gang, tmp_path / "before"), gang.logprobs(PROBE)
@@ -266,7 +277,7 @@ def test_a_bad_step_of_the_critic_is_its_own(
     again = gang.train_step(batches[2])
     assert np.isfinite(again["value_loss"])
     coefs.append(again["kl_coef"])
-    # The KL of all three batches is far above the target. One that had lost it would bring the weight down.
+    # The KL of all three batches is far above the target. If one KL had been lost, the weight would have gone down.
     assert coefs == pytest.approx([KL, KL * 1.02, KL * 1.02**2])
 
 
@@ -276,7 +287,7 @@ def test_a_bad_step_of_the_policy_stops_the_critic_too(
     gang = start("head", ranks=2, zero_stage=3, micro_batch_tokens=70)
     gang.train_step(batches[0])
     critic, probe = critic_of(gang, tmp_path / "before"), gang.logprobs(PROBE)
-    # Recorded so low that ratios are infinite: where the advantage is negative, the loss is too.
+    # So low recorded log-probabilities make ratios infinite, and with a negative advantage the loss too.
     spoilt = [replace(t, logprobs=np.where(t.sampled, np.float32(-1e4), np.float32(0))) for t in batches[0]]
     assert gang.train_step(spoilt).items() >= {("bad_steps", 1.0), ("optimizer_steps", 0.0)}
     after = critic_of(gang, tmp_path / "after")

@@ -1,4 +1,4 @@
-"""Any number of ranks, any ZeRO stage and any micro-batch budget train alike; and a killed gang goes on bit for bit."""
+"""Any number of ranks, ZeRO stage and micro-batch budget gives the same training; a killed gang resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from learner.settings import LearnerSettings
 
 pytestmark = pytest.mark.engine
 
-# A large eps keeps AdamW well-conditioned: else rounding in a gradient near 0 flips a whole step of lr.
+# A large eps keeps AdamW well-conditioned: otherwise rounding in a gradient near 0 flips the sign of a whole step.
 LR, EPS, MAX_NORM, STEPS = 3e-3, 1e-3, 0.3, 5
 BASE: dict[str, Any] = {
     "kl_coef": 0.0,
@@ -35,7 +35,7 @@ BUDGETS = (50, 4096)
 
 @pytest.fixture(scope="module")
 def batches(tiny_checkpoint: Path, random_trajectories: Callable[..., list[Trajectory]]) -> list[list[Trajectory]]:
-    """One for each step; two have fewer trajectories than the largest gang has ranks, and one rank has nothing."""
+    """One batch for each step; two have fewer trajectories than the largest gang has ranks, so a rank gets none."""
     model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
     rng = np.random.default_rng(12)
 
@@ -49,7 +49,7 @@ def batches(tiny_checkpoint: Path, random_trajectories: Callable[..., list[Traje
 
 @pytest.fixture(scope="module")
 def expected(tiny_checkpoint: Path, batches: list[list[Trajectory]]) -> dict[str, torch.Tensor]:
-    """Parameters after the steps by plain PyTorch, one row at a time."""
+    """Parameters after the steps in plain PyTorch, one row at a time."""
     model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
     adamw = torch.optim.AdamW(model.parameters(), lr=0, eps=EPS, weight_decay=0)
     for step, batch in enumerate(batches):
@@ -62,7 +62,7 @@ def expected(tiny_checkpoint: Path, batches: list[list[Trajectory]]) -> dict[str
             loss = -torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
             (loss[mask].sum() / total).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
-        # The batches are all of version 0, and grow stale as the policy is trained.
+        # All batches are of version 0, so they become staler with every step.
         adamw.param_groups[0]["lr"] = LR * min((step + 1) / 3, 1) / max(1, step)
         adamw.step()
         adamw.zero_grad()
@@ -70,7 +70,7 @@ def expected(tiny_checkpoint: Path, batches: list[list[Trajectory]]) -> dict[str
 
 
 def with_budget(gang: ForkedGang, micro_batch_tokens: int) -> None:
-    """Batches are planned by the driver, so the ranks need not start anew for it."""
+    """Change the budget of a running gang: the driver plans batches, so the ranks need no restart."""
     gang.settings = gang.settings.model_copy(update={"micro_batch_tokens": micro_batch_tokens})
 
 
@@ -108,7 +108,7 @@ def test_every_shape_trains_alike(
 def test_a_gang_killed_after_any_step_goes_on_bit_for_bit(
     zero_stage: int, batches: list[list[Trajectory]], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    """Two ranks, ended by SIGKILL after each of four steps, and each time resumed by new processes."""
+    """Two ranks are killed with SIGKILL after each of four steps, and each time new processes resume."""
     settings = LearnerSettings.model_validate(
         BASE | {"ranks": 2, "zero_stage": zero_stage, "ppo_epochs": 2, "minibatches": 2, "micro_batch_tokens": 70}
     )
@@ -120,7 +120,7 @@ def test_a_gang_killed_after_any_step_goes_on_bit_for_bit(
     killed: set[int] = set()
     for number, batch in enumerate(batches):
         with forked_gang(tiny_checkpoint, settings) as gang:
-            assert not killed & set(gang.pids()), "new processes were to take over"
+            assert not killed & set(gang.pids()), "new processes must take over"
             if number:
                 gang.load_state(tmp_path / "state")
                 assert gang.batches_trained() == number
@@ -136,7 +136,7 @@ def test_a_gang_killed_after_any_step_goes_on_bit_for_bit(
 
 
 def masters(gang: ForkedGang, path: Path) -> torch.Tensor:
-    """All float32 parameters end to end, in the order of their names."""
+    """All float32 parameters in one tensor, in the order of their names."""
     gang.save_state(path)
     state = load_file(path / "policy-00000.safetensors")
     return torch.cat([state[name].flatten() for name in sorted(state) if name.endswith("/value")])
@@ -150,7 +150,7 @@ def test_bfloat16_goes_the_same_way(
     tiny_checkpoint: Path,
     tmp_path: Path,
 ) -> None:
-    """Five steps of float32 masters point where plain float32 training went; and they resume bit for bit."""
+    """Five steps move the float32 masters in the direction of plain float32 training, and resume bit for bit."""
     plain = load_file(tiny_checkpoint / "model.safetensors")
     wanted = torch.cat([(expected[name] - plain[name]).flatten() for name in sorted(expected)])
     settings = LearnerSettings.model_validate(

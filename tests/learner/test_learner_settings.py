@@ -1,4 +1,4 @@
-"""Settings: the schedule's shape, refusals that name field, value and remedy, and no torch on import."""
+"""Settings: the schedule's shape, errors that name field, value and remedy, and an import without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Peak memory of a micro-batch: a large vocabulary must not show in it."""
+"""Peak memory of a micro-batch: a large vocabulary must not increase it."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ print(next(line.split()[1] for line in status if line.startswith("VmHWM:")))
 
 
 def peak_kib(vocabulary: int) -> int:
-    """Of a whole process that scores 8,192 tokens with a model of 4 layers, forward and backward.
+    """Peak memory of a process that scores 8,192 tokens with a model of 4 layers, forward and backward.
 
-    By the kernel's own account: `ru_maxrss` is that of the tests' process where it was larger before the fork.
+    Read from the kernel's status file: `ru_maxrss` would be the tests' own peak if that was larger before the fork.
     """
-    # Freed tensors go back to the system at once, so that the peak is that of the tensors.
+    # With these settings freed tensors go back to the system at once, so that the peak is that of the tensors.
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2", "MALLOC_MMAP_THRESHOLD_": str(2**20)}
     command = [sys.executable, "-c", FORWARD_AND_BACKWARD, str(vocabulary)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=True)

@@ -1,4 +1,4 @@
-"""The reference policy: one that can't be compared with the policy is refused, and it leaves the device when asked."""
+"""The reference policy: refused if it can't be compared with the policy, and moved off the device if offloaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from learner.settings import LearnerSettings
 
 
 def networks(settings: LearnerSettings, checkpoint: Path) -> Networks:
-    """With a policy and nothing else: the rest needs a running gang."""
+    """Networks with a policy only: the others need a running gang."""
     made = object.__new__(Networks)
     made.settings, made.checkpoint, made.dtype = settings, checkpoint, torch.float32
     made.device = torch.device("cpu")
@@ -41,7 +41,7 @@ def test_a_reference_of_another_vocabulary_or_architecture_is_refused(tiny_check
 
 
 class Module:
-    """Tells where it is."""
+    """Records the devices that it is moved to."""
 
     def __init__(self) -> None:
         self.where: list[str] = []

@@ -1,4 +1,4 @@
-"""Packing: sequences laid end to end in one row give what transformers gives each of them alone."""
+"""Packing: sequences laid end to end in one row give the same results as transformers gives for each alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SIZES: dict[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "initializer_range": 0.15,  # far from uniform, so that wrong attention shows
+    "initializer_range": 0.15,  # far from uniform, so that wrong attention is noticed
 }
 CONFIGS = {
     "grouped heads": LlamaConfig(**SIZES),
@@ -71,7 +71,7 @@ def loss_of(logprobs: torch.Tensor, entropy: torch.Tensor, old: torch.Tensor, ad
 def packed_loss_and_gradients(
     model: PreTrainedModel, samples: Sequence[Sample], budget: int
 ) -> tuple[float, dict[str, torch.Tensor]]:
-    """The learner's way: packed to `budget`, through the scorer."""
+    """As the learner does it: packed to `budget`, through the scorer."""
     scorer = TokenScorer(model, entropy_grad=True)
     total, count = 0.0, sum(s.trained_tokens for s in samples)
     for batch in map(collate, pack(samples, budget)):
@@ -96,7 +96,7 @@ def packed_loss_and_gradients(
 def single_loss_and_gradients(
     model: PreTrainedModel, samples: Sequence[Sample]
 ) -> tuple[float, dict[str, torch.Tensor]]:
-    """Transformers' own forward pass, a sequence at a time."""
+    """As transformers does it: the model's own forward pass, one sequence at a time."""
     total, count = 0.0, sum(s.trained_tokens for s in samples)
     for s in samples:
         ids, mask = torch.from_numpy(s.token_ids), torch.from_numpy(s.sampled)[1:]
@@ -128,7 +128,7 @@ def test_packed_is_one_at_a_time(name: str, tmp_path: Path) -> None:
 
 
 def test_no_mask_over_the_whole_row(tmp_path: Path) -> None:
-    """50,000 tokens in one row: anything of T x T booleans would take 2.5 GB."""
+    """50,000 tokens in one row: a T x T matrix of booleans would take 2.5 GB."""
     model = load_model(save(CONFIGS["grouped heads"], tmp_path), torch.float32)
     seen = []
     model.base_model.layers[0].register_forward_pre_hook(
@@ -180,7 +180,7 @@ def test_hidden_states_are_kept_for_a_value_head_alone_and_only_until_it_took_th
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_variable_length_kernel(name: str, tmp_path: Path) -> None:
-    """Half precision on a GPU against float32 on the CPU: hidden states, and the gradient of their sum."""
+    """Half precision on a GPU compared with float32 on the CPU: hidden states, and the gradient of their sum."""
     path = save(CONFIGS[name], tmp_path)
     lengths = [5, 40, 2, 17, 33]
     ids = torch.randint(61, (sum(lengths),), generator=torch.Generator().manual_seed(1))

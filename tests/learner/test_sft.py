@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: what is held out and dealt, and the gang's step against plain PyTorch on single rows."""
+"""Supervised fine-tuning: the held-out examples, the steps, and the gang's step compared with plain PyTorch."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def random_examples(rng: np.random.Generator, count: int) -> list[SftExample]:
 
 
 def plain_nll(model: Any, examples: list[SftExample]) -> torch.Tensor:
-    """Mean over sampled tokens, from the model's own forward pass on right-padded rows, one by one."""
+    """Mean over sampled tokens, from the model's own forward pass on right-padded rows, one at a time."""
     import torch
 
     longest = max(len(e.token_ids) for e in examples) + 3
@@ -114,7 +114,7 @@ def test_the_gang_learns_as_plain_pytorch_does(gang: dict[str, Any], tiny_checkp
 
     rng = np.random.default_rng(3)
     batches, heldout = [random_examples(rng, 7), random_examples(rng, 3)], random_examples(rng, 5)
-    adamw = {"eps": 1e-3, "weight_decay": 0.01}  # a large eps: else rounding in a gradient near 0 flips a whole step
+    adamw = {"eps": 1e-3, "weight_decay": 0.01}  # a small eps would let rounding near 0 flip a whole step
     recipe = LearnerSettings.model_validate(
         gang | {"optimizer": adamw, "micro_batch_tokens": 64, "logit_chunk_tokens": 16, "start_timeout_s": 120}
     )

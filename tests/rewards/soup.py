@@ -1,4 +1,4 @@
-"""Texts of tags in any order, well-formed or not, for property tests."""
+"""Texts with tags in any order, well-formed or not, for property tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The grammar: any text parses, however it is split, and replies can't forge it."""
+"""The grammar: any text parses, wherever it is split, and a neutralised reply holds no tag."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sliding normaliser: what numpy would compute, step by step, and what it resumes from."""
+"""The sliding normaliser: it gives numpy's results at every step, and resumes from a saved state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rewards.normaliser import WINDOW, SlidingNormaliser
 
 
 def by_numpy(costs: list[float]) -> float:
-    """The last cost's reward, computed afresh from the whole history."""
+    """The last cost's reward, computed from the whole history."""
     roots = np.sqrt(np.array(costs[-WINDOW:]))
     low, high = (np.percentile(roots, q) for q in (5, 95)) if len(roots) > 1 else (roots[0], roots[0])
     return 0.5 if high - low < 1e-8 else 1.0 - float(np.clip((roots[-1] - low) / (high - low), 0.0, 1.0))

@@ -1,4 +1,4 @@
-"""The presets: what is paid for, what is not, and that order and replies change nothing."""
+"""The presets: what they pay for and what they don't, and that order and replies change nothing."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def reward(transcript: Transcript, alpha: float = 0.5, **changes: object) -> Rew
 
 
 def test_default_pays_for_low_cost_only_where_the_answer_is_right() -> None:
-    assert reward(episode()).total == pytest.approx(0.5 + 0.5 * 0.5)  # 1 - sqrt(0.001 / 0.004) is a half
+    assert reward(episode()).total == pytest.approx(0.5 + 0.5 * 0.5)  # the cost reward is 1 - sqrt(0.001 / 0.004)
     assert reward(episode("other", cost=0.0)).total == 0.0
 
 
 def test_paper_pays_for_low_cost_whatever_the_answer() -> None:
-    assert reward(episode("other"), preset="paper").total == pytest.approx(0.25)  # a first cost is worth a half
+    assert reward(episode("other"), preset="paper").total == pytest.approx(0.25)  # the first cost in a window earns 0.5
 
 
 @pytest.mark.parametrize(
@@ -230,12 +230,12 @@ def test_the_reference_pays_for_low_cost_only_where_the_answer_is_right() -> Non
 
 
 def named(transcript: Transcript) -> tuple[Turn, ...]:
-    """Its turns, the candidate's name one that the published code knows."""
+    """The transcript's turns with a candidate's name that the published code knows."""
     return tuple(dataclasses.replace(t, text=t.text.replace("zumo", "qwen")) for t in transcript.turns)
 
 
 def judge_cost() -> float:
-    """Of √4 beside √9 and √1: the 5th percentile is 1.1, the 95th 2.9."""
+    """The cost reward of 4 after 9 and 1: of the square roots 1, 2 and 3 the 5th percentile is 1.1, the 95th 2.9."""
     return 1 - (2 - 1.1) / (2.9 - 1.1)
 
 

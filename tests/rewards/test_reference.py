@@ -1,4 +1,4 @@
-"""The published rules: against recorded outputs, and against a slow second reading of them."""
+"""The published rules: compared with recorded outputs, and with a slow second implementation."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_totals_are_as_recorded(row: dict[str, Any]) -> None:
 
 
 def scan(text: str, kinds: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Blocks, character by character."""
+    """The text's blocks, found character by character."""
     found, at = [], 0
     while at < len(text):
         kind = next((k for k in kinds if text.startswith(f"<{k}>", at)), None)

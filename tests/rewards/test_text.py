@@ -1,4 +1,4 @@
-"""Transcripts as text: what was rendered is read back, any text is read, and replies stay data."""
+"""Transcripts as text: a rendered transcript is read back, any text can be read, and replies stay data."""
 
 from __future__ import annotations
 

@@ -158,7 +158,8 @@ async def test_a_call_that_a_replay_lacks_voids_the_episode_whatever_becomes_of_
 
     async def ask(request: CallRequest) -> RouteCall:
         asked.append(request)
-        return RouteCall("x", request.model, request.query, CallStatus.PROVIDER_ERROR, cost_usd=0.002, voids=True)
+        error = CallStatus.PROVIDER_ERROR
+        return RouteCall("x", request.model, request.query, error, cost_usd=0.002, voids=True, final=True)
 
     trajectory = await play(Script(SEARCH, ANSWER), ask, on_failed_call=setting)
     assert trajectory.transcript.stop_reason is StopReason.VOID

@@ -40,18 +40,18 @@ def test_names() -> None:
 
 def test_what_does_not_know_of_lambda_is_one_row(replies: Path) -> None:
     contest = recorded_contest(replies, (), "full")
-    rows = planned_rows(["alone", "oracle", "best_utility"], [0.0, 0.5], contest.train)
+    rows = planned_rows(["alone", "cheapest_right", "best_utility"], [0.0, 0.5], contest.train)
     assert [row.name for row in rows] == [
-        "alone:ChatGPT-4", "alone:BingChat", "oracle", "best_utility", "best_utility, λ=0.5",
+        "alone:ChatGPT-4", "alone:BingChat", "cheapest_right", "best_utility", "best_utility, λ=0.5",
     ]  # fmt: skip
     made = {row.name: (items, why) for row, items, why in make_rows(contest, rows, 0)}
     assert list(made) == [row.name for row in rows]
-    assert {item.em for item in made["oracle"][0]} == {1.0}
+    assert {item.em for item in made["cheapest_right"][0]} == {1.0}
     for items, why in made.values():
         assert [item.question for item in items] == [question.id for question in contest.questions]
         assert why == ""
-    rows = planned_rows(["alone", "best_constant", "best_utility"], [0.5], contest.train)
-    assert [row.name for row in rows[1:]] == ["alone:BingChat", "best_constant", "best_utility, λ=0.5"]
+    rows = planned_rows(["alone", "best_constant_training", "best_utility"], [0.5], contest.train)
+    assert [row.name for row in rows[1:]] == ["alone:BingChat", "best_constant_training", "best_utility, λ=0.5"]
     with pytest.raises(RouterError, match="no λ to try"):
         planned_rows(["knn"], [], contest.train)
 

@@ -82,9 +82,10 @@ def test_a_policy_is_measured_by_the_best_constant_one(em: float, usd: float, al
 
 
 def test_an_unknown_price_or_number_of_questions_is_no_excuse() -> None:
-    said = collapse_alarm(policy(0.6, 0.01), Constant("poet", 0.6, 0, None, "accuracy in the cards"))
+    said = collapse_alarm(policy(0.6, 0.01), Constant("poet", 0.6, 0, None, "best_constant_cards"))
     assert said is not None
-    assert said.endswith("accuracy in the cards; standard error of the difference 0.049); it costs $0.01 per 1,000 "
+    assert "(the best constant by the cards, which always asks" in said
+    assert said.endswith("on these data sets; standard error of the difference 0.049); it costs $0.01 per 1,000 "
                          "questions.")  # fmt: skip
 
 
@@ -105,7 +106,7 @@ def test_a_score_that_is_not_known_is_not_judged() -> None:
 def test_cards_give_the_constant_where_they_know_every_data_set() -> None:
     cards = [card("poet", nq=0.5, hotpotqa=0.3), card("sage", nq=0.4, hotpotqa=0.6), card("star", nq=1.0)]
     found = constant_of_cards(cards, {"nq": 30, "hotpotqa": 10})
-    assert found == Constant("poet", pytest.approx(0.45), 50, None, "accuracy in the cards")  # .45 each: as cheap
+    assert found == Constant("poet", pytest.approx(0.45), 50, None, "best_constant_cards")  # .45 each: as cheap
     assert constant_of_cards(cards, {"nq": 10, "hotpotqa": 30}).model == "sage"  # type: ignore[union-attr]
     assert constant_of_cards(cards, {"popqa": 1}) is None
     assert constant_of_cards(cards, {}) is None
@@ -125,7 +126,7 @@ def test_in_the_world_the_constant_is_played() -> None:
     assert found.questions == 20
     assert found.usd_per_1k_questions is not None
     assert best_constant([Question("1", "nq", "who ?", ("Ada",))], [card("poet", nq=0.5)]) == Constant(
-        "poet", 0.5, 50, None, "accuracy in the cards"
+        "poet", 0.5, 50, None, "best_constant_cards"
     )
 
 

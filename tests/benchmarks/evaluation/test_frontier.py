@@ -1,4 +1,4 @@
-"""Frontiers: hulls that no point lies above, areas by another sum, and the share of the oracle's gap."""
+"""Frontiers: hulls that no point lies above, areas by another sum, and the share of the gap that is closed."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def test_what_is_free_has_its_quality_everywhere() -> None:
 def test_standings_tell_the_share_of_the_gap_and_the_cheapest_best_point() -> None:
     found = standings(
         [
-            point("oracle", 2.0, 0.9),
-            point("best_constant", 4.0, 0.5),
+            point("cheapest_right", 2.0, 0.9),
+            point("best_constant_training", 4.0, 0.5),
             point("policy", 3.0, 0.7, "α=0"),
             point("policy", 1.0, 0.7, "α=0.5"),
         ]
     )
-    assert [standing.method for standing in found] == ["oracle", "policy", "best_constant"]
+    assert [standing.method for standing in found] == ["cheapest_right", "policy", "best_constant_training"]
     by_name = {standing.method: standing for standing in found}
     assert by_name["policy"].gap_closed == pytest.approx(0.5)
     assert by_name["policy"].best.knob == "α=0.5"
@@ -65,8 +65,8 @@ def test_standings_tell_the_share_of_the_gap_and_the_cheapest_best_point() -> No
 
 
 def test_the_gap_is_between_two_of_a_kind() -> None:
-    of_run = [point("best_in_hindsight", 1.0, 0.6), point("most_competent", 1.0, 0.8)]
-    of_evaluation = [point("best_constant", 1.0, 0.4), point("oracle", 1.0, 0.9)]
+    of_run = [point("best_constant_hindsight", 1.0, 0.6), point("most_competent", 1.0, 0.8)]
+    of_evaluation = [point("best_constant_training", 1.0, 0.4), point("cheapest_right", 1.0, 0.9)]
     policy = point("policy", 1.0, 0.7)
 
     def closed(*others: Point) -> float | None:
@@ -75,15 +75,17 @@ def test_the_gap_is_between_two_of_a_kind() -> None:
     assert closed(*of_run) == pytest.approx(0.5)
     assert closed(*of_evaluation) == closed(*of_run, *of_evaluation) == pytest.approx(0.6)
     assert closed(of_run[0], of_evaluation[1]) is closed(of_run[1], of_evaluation[0]) is None
-    assert gap_of([*of_run, of_evaluation[0]], EXACT) == ("best_in_hindsight", "most_competent")
+    assert gap_of([*of_run, of_evaluation[0]], EXACT) == ("best_constant_hindsight", "most_competent")
 
 
 def test_what_was_measured_otherwise_stands_apart() -> None:
-    held = [point(name, 1.0, em, measure=HOLDS) for name, em in (("best_constant", 0.5), ("oracle", 1.0))]
+    held = [
+        point(name, 1.0, em, measure=HOLDS) for name, em in (("best_constant_training", 0.5), ("cheapest_right", 1.0))
+    ]
     twice = [point("policy", 1.0, 0.2), point("policy", 1.0, 0.75, measure=HOLDS)]
     found = standings([*held, *twice])
     assert [(standing.method, standing.measure) for standing in found] == [
-        ("policy", EXACT), ("oracle", HOLDS), ("policy", HOLDS), ("best_constant", HOLDS),
+        ("policy", EXACT), ("cheapest_right", HOLDS), ("policy", HOLDS), ("best_constant_training", HOLDS),
     ]  # fmt: skip
     assert [standing.gap_closed for standing in found] == [None, 1.0, 0.5, 0.0]
     assert [standing.points for standing in found] == [1, 1, 1, 1]
@@ -96,7 +98,7 @@ def test_a_policy_under_budgets_stands_beside_what_the_sweep_reaches_for_its_pri
     sweep = [point("policy", 1.0, 0.6, "α=0.6"), point("policy", 3.0, 0.8, "α=0"), point("policy", 1.0, 0.9)]
     other = [
         point("policy", 1.0, 0.1, "α=0.6", HOLDS),
-        point("oracle", 1.0, 0.9),
+        point("cheapest_right", 1.0, 0.9),
         point("policy", 0.1, 0.9, "budgets drawn"),
         point("policy", 0.1, math.nan, "α=0.9"),
         replace(point("policy", 0.1, 0.9, "α=0.3"), pool="another"),

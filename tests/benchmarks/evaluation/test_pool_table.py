@@ -18,22 +18,22 @@ def test_a_share_is_of_macro_averages_over_the_questions_that_both_answered() ->
     ours = [item(question=f"q{n}", em=float(n % 2)) for n in range(10)]  # 0.5
     ours += [item(question=f"q{n}", em=float(n == 0), dataset="popqa") for n in range(5)]  # 0.2
     ours += [item(question="q0", em=1.0, dataset="popqa", sample=1), item(question="lost", em=1.0, dataset="popqa")]
-    oracle = [item("oracle", f"q{n}", 1.0) for n in range(12)]
-    oracle += [item("oracle", f"q{n}", 0.8, dataset="popqa") for n in range(5)]
-    found = share_of(ours, oracle, FEW)
+    ideal = [item("cheapest_right", f"q{n}", 1.0) for n in range(12)]
+    ideal += [item("cheapest_right", f"q{n}", 0.8, dataset="popqa") for n in range(5)]
+    found = share_of(ours, ideal, FEW)
     assert found is not None
     assert (found.mean, found.questions) == (pytest.approx(((0.5 + 0.2) / 2) / 0.9), 15)
-    assert share_of(ours, [item("oracle", "other")], FEW) is None
-    assert share_of(ours, [item("oracle", f"q{n}", 0.0) for n in range(10)], FEW) is None
+    assert share_of(ours, [item("cheapest_right", "other")], FEW) is None
+    assert share_of(ours, [item("cheapest_right", f"q{n}", 0.0) for n in range(10)], FEW) is None
 
 
 def test_p_values_are_adjusted_among_rows_by_kind_of_comparison() -> None:
     trained = made_row("policy", 0, SETS)
     others = [made_row("policy", seed, SETS) for seed in (1, 2, 3)]
     best = made_row("best", 9, SETS)
-    played = [Played("seen", "policy", trained, 0, best_single=best)]
+    played = [Played("seen", "policy", trained, 0, best_constant_training=best)]
     played += [
-        Played(f"without:{n}", "policy", items, n, as_trained=trained, best_single=best)
+        Played(f"without:{n}", "policy", items, n, as_trained=trained, best_constant_training=best)
         for n, items in enumerate(others)
     ]
     rows = pool_rows(played, FEW)
@@ -42,17 +42,17 @@ def test_p_values_are_adjusted_among_rows_by_kind_of_comparison() -> None:
     assert told[0] is None
     assert [t.p_holm for t in told if t] == holm([each.comparison.p_value for each in alone])
     assert [t.comparison for t in told if t] == [each.comparison for each in alone]
-    assert all(row.against_best_single for row in rows)
+    assert all(row.against_best_constant_training for row in rows)
     assert [row.summary.lost for row in rows] == [0, 0, 1, 2]
-    assert [row.oracle for row in rows] == [None] * 4
+    assert [row.cheapest_right_em for row in rows] == [None] * 4
 
 
 def test_the_table_names_pools_and_leaves_open_what_is_not_known() -> None:
     cards = {"alpha": {"model": "alpha"}, "b|eta": {"model": "b"}}
-    oracle = [item("oracle", f"q{n}", 1.0) for n in range(4)]
-    alone = [item("best_constant", f"q{n}", 0.5, calls=[("b|eta", "ok")]) for n in range(4)]
+    ideal = [item("cheapest_right", f"q{n}", 1.0) for n in range(4)]
+    alone = [item("best_constant_training", f"q{n}", 0.5, calls=[("b|eta", "ok")]) for n in range(4)]
     mine = [item(question=f"q{n}", em=0.75, calls=[("b|eta", "ok"), ("alpha", "ok")]) for n in range(4)]
-    rows = pool_rows([Played("seen", "policy", mine, 0, (), oracle, alone), Played("x", "policy", mine, 1, mine)], FEW)
+    rows = pool_rows([Played("seen", "policy", mine, 0, (), ideal, alone), Played("x", "policy", mine, 1, mine)], FEW)
     text = render_pools(PoolTable([Pool("seen", "abc", cards), Pool("x", "def", cards)], rows))
     assert "- seen: pool `abc`, alpha, b|eta" in text
     lines = text.splitlines()

@@ -36,7 +36,7 @@ from cluster.players.responder import PolicySource
 from cluster.runs.files import RunFolderError
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
-QUICK = ("alone", "random", "cheapest", "best_constant", "oracle")
+QUICK = ("alone", "random", "cheapest", "best_constant_training", "cheapest_right")
 
 
 @pytest.fixture(autouse=True)
@@ -56,12 +56,12 @@ def test_recorded_replies_give_the_numbers_of_another_computation(tmp_path: Path
         assert row["usd_per_1k"] == pytest.approx(1000 * test.cost_usd[:, column].mean())
         assert row["latency_s"] == pytest.approx(test.latency_s[:, column].mean())
         assert row["call_share"] == {name: 1.0}
-    assert found["oracle"]["em_all"] == pytest.approx(test.correct.max(axis=1).mean())
+    assert found["cheapest_right"]["em_all"] == pytest.approx(test.correct.max(axis=1).mean())
     best = test.names[int(np.argmax(train.correct.mean(axis=0)))]
-    assert found["best_constant"]["call_share"] == {best: 1.0}
+    assert found["best_constant_training"]["call_share"] == {best: 1.0}
     against = json.loads((out / "evaluation.json").read_text())["against"]
     assert against[f"alone:{best}"]["comparison"]["p_value"] == 1.0  # the same row under another name
-    assert "best_constant" not in against
+    assert "best_constant_training" not in against
     check_unique(out)
 
 
@@ -78,8 +78,8 @@ def slowly(self, item):
     add(self, item)
     time.sleep(600 if len(self.items) > 60 else 0.005)
 EvaluationFolder.add = slowly
-rows = ("random", "oracle", "cheapest")
-asked = EvaluationOptions("world", limit=40, baselines=rows, out=Path(sys.argv[1]), resamples=199)
+names = ("random", "cheapest_right", "cheapest")
+asked = EvaluationOptions("world", limit=40, baselines=names, out=Path(sys.argv[1]), resamples=199)
 evaluate(asked, print, lambda *_: None)
 """
 
@@ -97,8 +97,8 @@ def test_killed_in_its_midst_it_goes_on_to_the_same_table(tmp_path: Path) -> Non
     process.wait(20)
     assert not (out / "table.md").exists()
     with items.open("a", encoding="utf-8") as file:
-        file.write('{"row": "oracle", "data')  # and a line that was cut short
-    options = EvaluationOptions("world", limit=40, baselines=("random", "oracle", "cheapest"))
+        file.write('{"row": "cheapest_right", "data')  # and a line that was cut short
+    options = EvaluationOptions("world", limit=40, baselines=("random", "cheapest_right", "cheapest"))
     run(dataclasses.replace(options, out=out))
     whole, _ = run(dataclasses.replace(options, out=tmp_path / "whole"))
     assert (out / "table.md").read_text() == (whole / "table.md").read_text()
@@ -173,7 +173,7 @@ def test_a_policy_is_asked_everything_under_every_budget(endpoints: Endpoints, t
 
 
 def test_everyone_is_asked_only_when_told_to_and_the_price_is_said_first(endpoints: Endpoints, tmp_path: Path) -> None:
-    options = chat(endpoints, tmp_path, 12, baselines=("alone", "largest", "oracle"), fit_questions=10)
+    options = chat(endpoints, tmp_path, 12, baselines=("alone", "largest", "cheapest_right"), fit_questions=10)
     out, _ = run(options)
     assert "say --ask-everyone" in (out / "table.md").read_text()
     asked = dict(endpoints.asked)

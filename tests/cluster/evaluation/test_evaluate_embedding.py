@@ -17,7 +17,7 @@ from benchmarks.baselines.router import RouterError
 from cluster.cli.app import app
 from cluster.evaluation.options import EvaluateError, EvaluationOptions
 
-KNN = EvaluationOptions("world", limit=20, baselines=("knn", "best_constant"))
+KNN = EvaluationOptions("world", limit=20, baselines=("knn", "best_constant_training"))
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def test_another_embedding_makes_rows_of_its_own(tmp_path: Path) -> None:
     hashed = lines(out)
     for _ in range(2):  # the second time all of them are there
         run(dataclasses.replace(asked, embedding=model))
-        assert numbers(out).keys() == {f"knn, {model}", "best_constant"}
+        assert numbers(out).keys() == {f"knn, {model}", "best_constant_training"}
         assert f"Note: knn embed questions by {model}\n" in (out / "table.md").read_text()
         assert lines(out)[: len(hashed)] == hashed
         assert len(lines(out)) == len(hashed) + 20
@@ -42,7 +42,7 @@ def test_another_embedding_makes_rows_of_its_own(tmp_path: Path) -> None:
     run(dataclasses.replace(asked, embedding=model, lambdas=(0.5,)))
     assert f"knn, {model}, λ=0.5" in numbers(out)
     run(asked)
-    assert numbers(out).keys() == {"knn", "best_constant"}
+    assert numbers(out).keys() == {"knn", "best_constant_training"}
 
 
 def test_an_embedding_that_can_not_be_had_is_refused_before_anybody_is_asked(

@@ -77,7 +77,7 @@ def check(out: Path, *rows: str) -> None:
     two_hop_share = load_config("quickstart").data.two_hop_share
     questions = load_questions("full", ("world:heldout",), limit=LIMIT, two_hop_share=two_hop_share)
     # The table of pools has rows of its own.
-    bounds = {name for each in ("oracle", "best_constant") for name in (each, f"{each} @ {POOL}")}
+    bounds = {name for each in ("cheapest_right", "best_constant_training") for name in (each, f"{each} @ {POOL}")}
     assert {item["row"] for item in lines(out)} - set(rows) == bounds
     played = {(item["row"], item["dataset"], item["question"]) for item in lines(out) if item["row"] in rows}
     assert played == {(row, question.dataset, question.id) for row in rows for question in questions}

@@ -190,9 +190,10 @@ def test_without_a_table_of_replies_the_bounds_are_left_open_and_a_note_says_why
     out, _ = run(colours(endpoints, tmp_path))
     found = pools_of(out)
     for row in found.values():
-        assert row["oracle"] is row["of_oracle"] is row["best_single"] is row["against_best_single"] is None
+        bounds = ("cheapest_right_em", "of_cheapest_right", "best_constant_training", "against_best_constant_training")
+        assert all(row[name] is None for name in bounds)
     table = (out / "table.md").read_text()
-    assert "Note: oracle and best single candidate are told where" in table
+    assert "Note: cheapest right candidate and best constant in training are told where" in table
     items = items_of(out)
     ours = {item["question"]: item["em"] for item in items["policy @ without:beta"]}
     gaps = [ours[item["question"]] - item["em"] for item in items["policy"]]
@@ -209,19 +210,27 @@ def test_without_a_table_of_replies_the_bounds_are_left_open_and_a_note_says_why
 
 
 def test_where_everyone_was_asked_the_bounds_are_those_of_each_pool(endpoints: Pools, tmp_path: Path) -> None:
-    asked = colours(endpoints, tmp_path, pools=("without:alpha", "price:alpha=3", "unseen"), baselines=("oracle",))
+    asked = colours(
+        endpoints, tmp_path, pools=("without:alpha", "price:alpha=3", "unseen"), baselines=("cheapest_right",)
+    )
     out, _ = run(dataclasses.replace(asked, ask_everyone=True, fit_questions=10))
     found = pools_of(out)
-    assert [found[pool]["oracle"] for pool in ("seen", "without:alpha", "price:alpha=3", "unseen")] == [1, 0, 1, None]
+    assert [found[pool]["cheapest_right_em"] for pool in ("seen", "without:alpha", "price:alpha=3", "unseen")] == [
+        1,
+        0,
+        1,
+        None,
+    ]
     for pool in ("seen", "price:alpha=3"):
-        assert found[pool]["best_single"] == "alpha"
-        assert found[pool]["of_oracle"]["mean"] == pytest.approx(found[pool]["summary"]["em"]["mean"])
-        assert found[pool]["against_best_single"]["comparison"]["difference"]["mean"] < 0
-    assert found["without:alpha"]["of_oracle"] is None  # nobody is right
-    assert found["without:alpha"]["best_single"] == "beta"
+        assert found[pool]["best_constant_training"] == "alpha"
+        assert found[pool]["of_cheapest_right"]["mean"] == pytest.approx(found[pool]["summary"]["em"]["mean"])
+        assert found[pool]["against_best_constant_training"]["comparison"]["difference"]["mean"] < 0
+    assert found["without:alpha"]["of_cheapest_right"] is None  # nobody is right
+    assert found["without:alpha"]["best_constant_training"] == "beta"
     items = items_of(out)
     before, after = (
-        sum(item["cost_usd"] for item in items[row]) for row in ("best_constant", "best_constant @ price:alpha=3")
+        sum(item["cost_usd"] for item in items[row])
+        for row in ("best_constant_training", "best_constant_training @ price:alpha=3")
     )
     assert before > 0
     assert after == pytest.approx(3 * before)
@@ -264,7 +273,9 @@ def test_variants_make_it_another_evaluation_and_none_leave_it_as_it_was(endpoin
         run(dataclasses.replace(plain, pools=("unseen",)))
 
 
-def test_in_the_world_the_share_of_the_oracle_is_that_of_another_computation(endpoints: Pools, tmp_path: Path) -> None:
+def test_in_the_world_the_share_of_the_cheapest_right_is_that_of_another_computation(
+    endpoints: Pools, tmp_path: Path
+) -> None:
     pools = {name: experts("seen") for name in ("seen", "without:seen-polymath", "price:seen-polymath=2")}
     pools["without:seen-polymath"] = [expert for expert in experts("seen") if expert.name != "seen-polymath"]
     pools["unseen"] = experts("unseen")
@@ -282,16 +293,16 @@ def test_in_the_world_the_share_of_the_oracle_is_that_of_another_computation(end
     assert len(questions) == 60
     for label, pool in pools.items():
         row, mine = found[label], items["policy" if label == "seen" else f"policy @ {label}"]
-        oracle = [right(q, world, best_of(pool)) for q in questions]
-        assert row["oracle"] == pytest.approx(np.mean(oracle))
+        ideal = [right(q, world, best_of(pool)) for q in questions]
+        assert row["cheapest_right_em"] == pytest.approx(np.mean(ideal))
         rights = [item["em"] for item in mine]
-        assert 0.05 < np.mean(rights) < np.mean(oracle)
-        share = row["of_oracle"]
-        assert share["mean"] == pytest.approx(np.mean(rights) / np.mean(oracle))
+        assert 0.05 < np.mean(rights) < np.mean(ideal)
+        share = row["of_cheapest_right"]
+        assert share["mean"] == pytest.approx(np.mean(rights) / np.mean(ideal))
         assert share["low"] < share["mean"] < share["high"]
-        [best] = [expert for expert in pool if expert.name == row["best_single"]]
+        [best] = [expert for expert in pool if expert.name == row["best_constant_training"]]
         alone = [right(q, world, best_of([best])) for q in questions]
-        assert row["best_single_em"] == pytest.approx(np.mean(alone))
+        assert row["best_constant_training_em"] == pytest.approx(np.mean(alone))
         asked = {item["calls"][0][0] for item in mine}
         assert asked <= {expert.name for expert in pool}
         assert len(asked) > 5
@@ -339,12 +350,12 @@ def test_recorded_replies_bound_each_pool(endpoints: Pools, tmp_path: Path) -> N
     found, items = pools_of(out), items_of(out)
     both = np.mean([any(known(n) for known in right.values()) for n in range(24)])
     bing = np.mean([right["BingChat"](n) for n in range(24)])
-    assert [row["oracle"] for row in found.values()] == pytest.approx([both, bing, both])
-    assert [row["best_single"] for row in found.values()] == ["ChatGPT-4", "BingChat", "ChatGPT-4"]
-    assert found["without:ChatGPT-4"]["of_oracle"]["mean"] == pytest.approx(1.0)  # there is nobody else to ask
+    assert [row["cheapest_right_em"] for row in found.values()] == pytest.approx([both, bing, both])
+    assert [row["best_constant_training"] for row in found.values()] == ["ChatGPT-4", "BingChat", "ChatGPT-4"]
+    assert found["without:ChatGPT-4"]["of_cheapest_right"]["mean"] == pytest.approx(1.0)  # there is nobody else to ask
     before, after = found["seen"], found["price:ChatGPT-4=2"]
-    assert after["best_single_usd_per_1k"] == pytest.approx(2 * before["best_single_usd_per_1k"])
-    assert after["of_oracle"] == before["of_oracle"]
+    assert after["best_constant_training_usd_per_1k"] == pytest.approx(2 * before["best_constant_training_usd_per_1k"])
+    assert after["of_cheapest_right"] == before["of_cheapest_right"]
     assert {item["calls"][0][0] for item in items["policy @ without:ChatGPT-4"]} == {"BingChat"}
     replies[0]["correct"] = not replies[0]["correct"]
     (tmp_path / "replies.jsonl").write_text("".join(json.dumps(row) + "\n" for row in replies), encoding="utf-8")
@@ -353,8 +364,9 @@ def test_recorded_replies_bound_each_pool(endpoints: Pools, tmp_path: Path) -> N
 
     out, _ = run(ask("unknown", range(39, 42)))  # two of them were never recorded
     assert [row["summary"]["questions"] for row in pools_of(out).values()] == [3, 3, 3]
-    assert [row["oracle"] for row in pools_of(out).values()] == [None] * 3
-    assert "oracle and best single candidate are left out: 2 of 3 questions have no" in (out / "table.md").read_text()
+    assert [row["cheapest_right_em"] for row in pools_of(out).values()] == [None] * 3
+    said = "cheapest right candidate and best constant in training are left out: 2 of 3 questions have no"
+    assert said in (out / "table.md").read_text()
 
 
 def test_an_unseen_cast_has_names_that_training_never_shows(endpoints: Pools, tmp_path: Path) -> None:

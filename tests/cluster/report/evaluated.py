@@ -20,7 +20,7 @@ EVIL = "</pre><script>alert(1)</script><img src=//evil.example/a.png onerror=ale
 
 def evaluate_world(out: Path, **changes: Any) -> Path:
     """Baselines alone, over the embedded world."""
-    names = ("alone", "random", "best_constant", "best_utility", "knn", "oracle")
+    names = ("alone", "random", "best_constant_training", "best_utility", "knn", "cheapest_right")
     asked = {"limit": 40, "baselines": names, "lambdas": (0.0, 0.5), "out": out, "resamples": FEW} | changes
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contests, "_WORLD_TRAIN", 100)
@@ -44,7 +44,7 @@ def chat(endpoints: Endpoints, folder: Path, **changes: Any) -> EvaluationOption
     overrides = ("candidates.serve=none", f"candidates.pool.cards={cards}", f"data.train={sources[2]}",
                  f"data.eval={json.dumps(asked)}")  # fmt: skip
     options = {
-        "model": "sage", "datasets": asked, "baselines": ("alone", "best_constant", "knn", "oracle"),
+        "model": "sage", "datasets": asked, "baselines": ("alone", "best_constant_training", "knn", "cheapest_right"),
         "out": folder / "out", "concurrency": 1, "price_in": 1.0, "price_out": 10.0, "ask_everyone": True,
         "fit_questions": 20, "overrides": overrides, "resamples": FEW,
     }  # fmt: skip

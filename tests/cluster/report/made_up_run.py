@@ -19,7 +19,7 @@ STEPS = 40
 CANDIDATES = ("seen-polymath", "seen-chef", "seen-astronomer")
 BEFORE = Evaluation(200, 0.5, 0.55, 0.25, 1.25, {"seen-polymath": 0.5, "seen-chef": 0.25, "seen-astronomer": 0.25})
 AFTER = Evaluation(200, 0.875, 0.9, 0.4375, 1.5, {"seen-chef": 0.5, "seen-astronomer": 0.5}, void=2)
-ORACLE = Evaluation(200, 0.95, 0.95, 0.512, 1.5, {"seen-chef": 0.5, "seen-astronomer": 0.5})
+COMPETENT = Evaluation(200, 0.95, 0.95, 0.512, 1.5, {"seen-chef": 0.5, "seen-astronomer": 0.5})
 SINGLE = Evaluation(200, 0.65, 0.65, 0.125, 1.5, {"seen-polymath": 1.0})
 RANDOM = Evaluation(200, 0.2, 0.2, 0.3, 1.5, dict.fromkeys(CANDIDATES, 1 / 3))
 UNSEEN = Evaluation(200, 0.8, 0.8, 0.4, 1.5, {"unseen-chef": 1.0})
@@ -49,7 +49,8 @@ def make_run(parent: Path) -> RunFolder:
 
 def summary() -> dict[str, Any]:
     """What a run writes at its end."""
-    found = {"before": BEFORE, "after": AFTER, "oracle": ORACLE, "best_single": SINGLE, "random": RANDOM,
+    found = {"before": BEFORE, "after": AFTER, "most_competent": COMPETENT,
+             "best_constant_hindsight": SINGLE, "random": RANDOM,
              "after_unseen": UNSEEN}  # fmt: skip
     return {
         **{name: asdict(each) for name, each in found.items()},

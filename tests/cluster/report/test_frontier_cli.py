@@ -22,7 +22,7 @@ from cluster.evaluation.options import EvaluationOptions
 from cluster.runs.files import RunFolderError
 
 BOUNDS = {"mean": 0.7, "low": 0.6, "high": 0.8, "questions": 40}
-NAMES = ("random", "best_constant", "best_utility", "oracle")
+NAMES = ("random", "best_constant_training", "best_utility", "cheapest_right")
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,8 @@ def made_run(folder: Path, alpha: float, *settings: str) -> Path:
              "call_share": {}}  # fmt: skip
     summary = {
         "after": after,
-        "oracle": after | {"em": 0.9},
-        "best_single": after | {"em": 0.5},
+        "most_competent": after | {"em": 0.9},
+        "best_constant_hindsight": after | {"em": 0.5},
         "before": after | {"em": 0.1},
     }
     (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
@@ -60,10 +60,10 @@ def test_baselines_over_lambda_and_runs_over_alpha(world: Path, tmp_path: Path) 
         rows = list(csv.DictReader(file))
     knobs = {(row["method"], row["knob"]) for row in rows}
     assert {("best_utility", "λ=0"), ("best_utility", "λ=1"), ("policy", "α=0"), ("policy", "α=0.6")} <= knobs
-    # An evaluation's oracle and a run's are not the same.
-    assert {("oracle", ""), ("most_competent", ""), ("best_constant", ""), ("best_in_hindsight", "")} <= knobs
+    bounds = ("cheapest_right", "most_competent", "best_constant_training", "best_constant_hindsight")
+    assert {(name, "") for name in bounds} <= knobs
     assert {row["measure"] for row in rows} == {"exact match"}
-    assert "Note: gap by exact match: from best_constant to oracle" in done.output
+    assert "Note: gap by exact match: from best_constant_training to cheapest_right" in done.output
     [own] = json.loads((world / "evaluation.json").read_text())["notes"]
     assert f"Note: {world}: {own}" in done.output
     [policy] = [row for row in rows if row["knob"] == "α=0.6"]
@@ -72,7 +72,7 @@ def test_baselines_over_lambda_and_runs_over_alpha(world: Path, tmp_path: Path) 
     assert (tmp_path / "out" / "frontier.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "out" / "frontier.html").read_text(encoding="utf-8")
     assert "best_utility" in page
-    assert "Gap by exact match: from best_constant to oracle." in page
+    assert "Gap by exact match: from best_constant_training to cheapest_right." in page
     assert f"{world}: {own}" in Read(page).text
     assert "data:image/svg+xml;base64," in page
     assert "runs tell neither pool nor sets" in done.output
@@ -184,7 +184,7 @@ def test_rows_of_other_measures_are_drawn_apart_and_told(world: Path, tmp_path: 
     assert [[cell.strip() for cell in line] for line in lines] == [["random", "exact match"], ["random", "judged"]]
     page = (tmp_path / "out" / "frontier.html").read_text(encoding="utf-8")
     assert "The largest area by exact match is that of random" in page
-    assert "The largest area by judged is that of oracle" in page
+    assert "The largest area by judged is that of cheapest_right" in page
 
 
 def test_what_is_neither_is_refused(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_the_result_is_said_in_sentences_with_numbers(policy: Path, read: Read) 
     gap, p = numbers["against"]["alone:alpha"]["comparison"]["difference"], numbers["against"]["alone:alpha"]["p_holm"]
     assert best["em"]["mean"] == 1.0
     said = (
-        f"The policy is {percent(gap['mean'])} points worse than the best single candidate (alpha), which answers "
+        f"The policy is {percent(gap['mean'])} points worse than the best constant in training (alpha), which answers "
         f"100.0 %; the difference lies in −{percent(gap['high'])} to −{percent(gap['low'])} points at 95 %. The "
         f"difference {'is real' if p < 0.05 else 'may be chance'} (p = {p:.2g}, paired by question, "
         "adjusted for all comparisons)."
@@ -164,10 +164,14 @@ def test_the_result_is_said_in_sentences_with_numbers(policy: Path, read: Read) 
 def test_other_pools_stand_side_by_side(policy: Path, tmp_path: Path) -> None:
     folder, numbers = shutil.copytree(policy, tmp_path / "pools"), numbers_of(policy)
     [row] = [row for row in numbers["rows"] if row["name"] == "policy"]
-    known = {"pool": "as trained", "row": "policy", "summary": row, "oracle": 0.875, "best_single": "alpha",
-             "best_single_em": 0.75, "of_oracle": {"mean": 0.5, "low": 0.25, "high": 0.75, "questions": 16},
-             "against_best_single": numbers["against"]["alone:alpha"], "against_trained": None}  # fmt: skip
-    bare = known | dict.fromkeys(("oracle", "of_oracle", "best_single", "best_single_em", "against_best_single"))
+    known = {"pool": "as trained", "row": "policy", "summary": row, "cheapest_right_em": 0.875,
+             "best_constant_training": "alpha", "best_constant_training_em": 0.75,
+             "of_cheapest_right": {"mean": 0.5, "low": 0.25, "high": 0.75, "questions": 16},
+             "against_best_constant_training": numbers["against"]["alone:alpha"], "against_trained": None}  # fmt: skip
+    bare = known | dict.fromkeys(
+        ("cheapest_right_em", "of_cheapest_right", "best_constant_training", "best_constant_training_em",
+         "against_best_constant_training")
+    )  # fmt: skip
     cards = numbers["pool"]["cards"]
     numbers["pools"] = {
         "pools": [
@@ -186,9 +190,9 @@ def test_other_pools_stand_side_by_side(policy: Path, tmp_path: Path) -> None:
     assert rows["as trained"][7].startswith(f"{100 * gap['mean']:+.1f} (")
     assert rows["without beta"][3:] == ["–"] * 8
     assert table(found, "Candidate", "as trainedf1")["beta"] == ["1 / 1", "–"]
-    del numbers["pools"]["rows"][0]["oracle"]
+    del numbers["pools"]["rows"][0]["cheapest_right_em"]
     (folder / "evaluation.json").write_text(json.dumps(numbers), encoding="utf-8")
-    with pytest.raises(RunFolderError, match=r"pools are damaged \(KeyError\('oracle'\)\); evaluate again"):
+    with pytest.raises(RunFolderError, match=r"pools are damaged \(KeyError\('cheapest_right_em'\)\); evaluate again"):
         evaluation_page(folder)
 
 
@@ -227,7 +231,7 @@ def test_a_candidate_that_is_the_best_in_hindsight_is_told(world: Path, tmp_path
 
 def test_rows_are_compared_as_the_evaluation_did_or_anew_from_their_items(world: Path) -> None:
     record, numbers = read_evaluation(world), numbers_of(world)
-    found = compare_rows(record, "best_constant", "knn")
+    found = compare_rows(record, "best_constant_training", "knn")
     there = numbers["against"]["knn"]["comparison"]["difference"]
     assert found is not None
     assert (found[0].difference.mean, found[0].difference.high, found[1]) == (-there["mean"], -there["low"], True)
@@ -252,7 +256,7 @@ def test_questions_are_good_bad_and_dear_with_whole_trajectories(policy: Path, r
     turns = re.findall(r"<think> who </think> <search> \w+ : what colour is thing \d+ \? </pre><script>", read.text)
     assert len(turns) == 6
     assert re.search(r"Call to alpha, asked for as '\w+'.*?it is (red|blue|green|black)", read.text, re.DOTALL)
-    assert re.search(r"oracle: right(, F1 0\.\d\d)?; asked alpha; ", read.text)
+    assert re.search(r"cheapest_right: right(, F1 0\.\d\d)?; asked alpha; ", read.text)
     told = [json.loads(line) for line in (policy / "episodes.jsonl").read_text().splitlines()]
     assert {tuple(row["key"]) for row in told} == {
         item.key for item in read_evaluation(policy).read_items() if item.row == "policy"

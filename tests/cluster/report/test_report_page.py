@@ -91,30 +91,31 @@ def test_the_table_of_evaluations_has_the_run_s_numbers(read: Read) -> None:
     rows = {row[0]: row[1:] for row in seen[1:]}
     # Wilson's interval of 175 right of 200.
     after = ["87.5", "82.2 – 91.4", "90.0", "0.4375", "1.50", "2.0", "200"]
-    assert rows["Policy, after training (step 40)"] == after
-    assert rows["Policy, before training (step 0)"][0] == "50.0"
-    assert rows["Oracle"][0] == "95.0"
-    assert rows["Best single: seen-polymath"][:1] == ["65.0"]
-    assert rows["Best single: seen-polymath"][5] == "1.0"
+    assert rows["Policy after training (step 40)"] == after
+    assert rows["Policy before training (step 0)"][0] == "50.0"
+    assert rows["Most competent candidate"][0] == "95.0"
+    assert rows["Best constant in hindsight: seen-polymath"][:1] == ["65.0"]
+    assert rows["Best constant in hindsight: seen-polymath"][5] == "1.0"
     assert rows["Random routing"][0] == "20.0"
-    assert [row[:2] for row in unseen[1:]] == [["Policy, after training (step 40)", "80.0"]]
+    assert [row[:2] for row in unseen[1:]] == [["Policy after training (step 40)", "80.0"]]
     assert [(row[0], row[1], row[-1]) for row in course[1:]] == [
         ("0", "50.0", "–"),
         ("20", "87.5", "well"),
         ("40", "87.5", "well"),
     ]
-    assert "episodes: 2 (Policy, after training)" in read.text
+    assert "episodes: 2 (Policy after training)" in read.text
 
 
 def test_the_result_is_said_in_sentences_with_numbers(read: Read) -> None:
     assert (
         "After 40 steps the policy answers 87.5 % of 200 held-out questions exactly; the policy before training "
-        "50.0 %, the oracle 95.0 %, the best single candidate (seen-polymath) 65.0 % and random routing 20.0 %."
+        "50.0 %, the most competent candidate 95.0 %, the best constant in hindsight (seen-polymath) 65.0 % and random "
+        "routing 20.0 %."
     ) in read.text
     assert "The candidates' price of 1,000 questions is $0.438; the policy before training $0.25, " in read.text
     assert "The run spent $12.50 on candidates." in read.text
     assert "Finished · step 40 of 40 · 10.0 minutes · recipe quickstart" in read.text
-    assert "75 %" in read.text  # of the gap between best single and oracle
+    assert "75 %" in read.text  # of the gap between the best constant and the most competent
 
 
 def test_spending_is_told_by_candidate(read: Read) -> None:

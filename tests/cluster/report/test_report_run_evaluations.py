@@ -20,7 +20,7 @@ from cluster.report.run_page import run_page
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return evaluate_world(tmp_path_factory.mktemp("world") / "out", limit=20, baselines=("random", "oracle"))
+    return evaluate_world(tmp_path_factory.mktemp("world") / "out", limit=20, baselines=("random", "cheapest_right"))
 
 
 def place(world: Path, folder: Path, target: Path) -> Path:
@@ -54,12 +54,15 @@ def test_evaluations_in_the_run_s_folder_and_beside_it_are_sections(world: Path,
     assert "of-another" not in found.text
     assert "The policy answers " in found.text
     assert "unfinished: the evaluation is not finished: 40 answers are there" in found.text
-    [row] = [row for row in numbers_of(world)["rows"] if row["name"] == "oracle"]
+    [row] = [row for row in numbers_of(world)["rows"] if row["name"] == "cheapest_right"]
     tables = [each for each in found.tables if each[0][:2] == ["Row", "Exact match%"]]
-    ems = [next(cells[1] for cells in each if cells[0] == "oracle") for each in tables]
+    ems = [next(cells[1] for cells in each if cells[0] == "cheapest_right") for each in tables]
     assert ems == [f"{100 * row['em']['mean']:.1f}"] * 2
     points = [each for each in found.tables if each[0][:2] == ["method", "knob"]]
-    assert {cells[0] for cells in points[0][1:]} == {"policy", "oracle"}  # of the evaluations, not of the summary
+    assert {cells[0] for cells in points[0][1:]} == {
+        "policy",
+        "cheapest_right",
+    }  # of the evaluations, not of the summary
 
 
 def test_without_evaluations_the_frontier_is_that_of_the_summary(tmp_path: Path) -> None:
@@ -67,7 +70,7 @@ def test_without_evaluations_the_frontier_is_that_of_the_summary(tmp_path: Path)
     [points] = [each for each in found.tables if each[0][:2] == ["method", "knob"]]
     assert [cells[:4] for cells in points[1:]] == [
         ["policy", "α=0", "0.4375", "0.875"], ["most_competent", "", "0.512", "0.950"],
-        ["best_in_hindsight", "", "0.125", "0.650"], ["random", "", "0.3", "0.200"],
+        ["best_constant_hindsight", "", "0.125", "0.650"], ["random", "", "0.3", "0.200"],
     ]  # fmt: skip
 
 

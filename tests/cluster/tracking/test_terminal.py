@@ -26,7 +26,7 @@ SUMMARY = {
         "calls_per_question": 1.5,
         "call_share": {"a": 0.25, "b": 0.75},
     },
-    "oracle": {"em": 0.9, "f1": 0.9, "cost_usd_per_1k_questions": 0.5, "calls_per_question": 1.4},
+    "most_competent": {"em": 0.9, "f1": 0.9, "cost_usd_per_1k_questions": 0.5, "calls_per_question": 1.4},
     "after_unseen": {"em": 0.777, "f1": 0.8, "cost_usd_per_1k_questions": 0.4, "calls_per_question": 1.5},
     "random": None,
     "steps": 2,
@@ -91,7 +91,8 @@ def test_the_end_shows_results_shares_and_what_to_type() -> None:
     target, out = console(terminal=False)
     Terminal(2, target).finish(SUMMARY, Path("runs/one"), "quickstart")
     text = out.getvalue()
-    for part in ("before", "after", "oracle", "after unseen", "0.800", "0.777", "75.0%", "router-r1 ask runs/one",
+    for part in ("before", "after", "policy before training", "policy after training", "most competent candidate",
+                 "policy after training, unseen", "0.800", "0.777", "75.0%", "router-r1 ask runs/one",
                  "router-r1 serve runs/one", "router-r1 train quickstart rewards.alpha=0.6"):  # fmt: skip
         assert part in text
     assert "random" not in text

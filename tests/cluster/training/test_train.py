@@ -103,11 +103,19 @@ def test_tokens_trained_on_are_the_tokens_sampled(trained: tuple[RunFolder, str]
 def test_the_summary_compares_with_what_there_is_to_compare_with(trained: tuple[RunFolder, str]) -> None:
     run, output = trained
     summary = json.loads(run.summary_file.read_text())
-    for name in ("before", "after", "oracle", "best_single", "random", "after_unseen", "oracle_unseen"):
+    for name in (
+        "before",
+        "after",
+        "most_competent",
+        "best_constant_hindsight",
+        "random",
+        "after_unseen",
+        "most_competent_unseen",
+    ):
         assert 0 <= summary[name]["em"] <= 1
         assert summary[name]["cost_usd_per_1k_questions"] > 0
         assert sum(summary[name]["call_share"].values()) == pytest.approx(1)
-    assert summary["oracle"]["em"] > summary["random"]["em"]
+    assert summary["most_competent"]["em"] > summary["random"]["em"]
     assert {"start", "rollout", "learn", "sync", "evaluate", "total"} <= set(summary["seconds"])
     assert "What to type next" in output
     assert "step 2/2" in output

@@ -287,7 +287,9 @@ async def test_where_no_engine_comes_back_in_time_an_evaluation_ends(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fleet_policy, "_LOOK_EVERY_S", 0.1)
-    fleet._hire = lambda index: ray.remote(Worker).options(num_cpus=1000).remote(index)  # there is no room for it
+    fleet._replacement._hire = lambda index: (
+        ray.remote(Worker).options(num_cpus=1000).remote(index)
+    )  # there is no room for it
     first, second = fleet.workers
     playing = asyncio.create_task(FleetPolicy(fleet, 1.0).play(group("wait-0", 1)[0]))
     await asyncio.to_thread(wait_until_asked, first, "wait-0/0")

@@ -1,9 +1,9 @@
-"""Record what TRL's PPO trainer makes of random tensors, as `trl_gae.json` beside this file.
+"""Record the results of TRL's PPO trainer for random tensors, as `trl_gae.json` beside this file.
 
     python tests/learner/losses/record_trl_gae.py path/to/trl/experimental/ppo/ppo_trainer.py VERSION
 
-TRL took its PPO trainer out with 1.13.0, and it computes GAE in the midst of `train`. So the statements from the
-padding masks to the whitened advantages are cut out of the given file and run as they stand, in float64.
+TRL removed its PPO trainer in 1.13.0, and the trainer computes GAE in the middle of `train`. So this script cuts the
+statements from the padding masks to the whitened advantages out of the given file and runs them unchanged, in float64.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HELPERS = ("masked_mean", "masked_var", "masked_whiten")
 
 
 def run_trl(source: str, tensors: dict[str, torch.Tensor], args: SimpleNamespace) -> dict[str, torch.Tensor]:
-    """The names that TRL's statements leave behind, given the tensors that they start from."""
+    """Run TRL's statements on `tensors`; return all variables afterwards, by name."""
     lines = source.splitlines()
     begin = next(i for i, line in enumerate(lines) if line.strip().startswith(FIRST))
     end = next(i for i, line in enumerate(lines) if i > begin and line.strip() == LAST)
@@ -47,7 +47,7 @@ def main(path: Path, version: str) -> None:
             "ref_logprobs": ref_logprobs,
             "values": torch.randn(5, 9, generator=generator, dtype=torch.float64),
             "scores": torch.randn(5, generator=generator, dtype=torch.float64),
-            "sequence_lengths": torch.tensor([8, 0, 3, 7, 8]),  # the last token's place
+            "sequence_lengths": torch.tensor([8, 0, 3, 7, 8]),  # index of the last token
         }
         args = SimpleNamespace(gamma=gamma, lam=lam, kl_coef=kl_coef, kl_estimator="k1", whiten_rewards=False)
         got = run_trl(source, tensors, args)

@@ -1,9 +1,9 @@
-"""Record the losses and gradients that TRL's PPO trainer finds in random tensors, as `trl_ppo.json` beside this file.
+"""Record the losses and gradients of TRL's PPO trainer for random tensors, as `trl_ppo.json` beside this file.
 
     python tests/learner/losses/record_trl_ppo.py path/to/trl/experimental/ppo/ppo_trainer.py VERSION
 
-TRL took its PPO trainer out with 1.13.0, and it computes its losses in the midst of `train`. So the statements from
-the clipped value to the loss are cut out of the given file and run as they stand, in float64.
+TRL removed its PPO trainer in 1.13.0, and the trainer computes its losses in the middle of `train`. So this script cuts
+the statements from the clipped value to the loss out of the given file and runs them unchanged, in float64.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CLIP, VALUE_CLIP = 0.2, 0.3
 
 
 def run_trl(source: str, names: dict[str, Any]) -> dict[str, Any]:
-    """The names that TRL's statements leave behind, given those that they start from."""
+    """Run TRL's statements on the given variables; return all variables afterwards, by name."""
     lines = source.splitlines()
     begin = next(i for i, line in enumerate(lines) if line.strip().startswith(FIRST))
     end = next(i for i, line in enumerate(lines) if i > begin and line.strip() == LAST)

@@ -1,4 +1,4 @@
-"""Every estimator against a plain, slow one, what all of them promise, and the groups that carry no signal."""
+"""Every estimator compared with a slow one, the properties that all of them share, and groups without signal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def std(numbers: list[Fraction]) -> float:
 
 
 def slow(pairs: Pairs, estimator: Estimator) -> list[float]:
-    """Each advantage by its definition, in exact arithmetic up to the square root."""
+    """Each advantage by its definition, in exact arithmetic except for the square root."""
     exact = [(Fraction(reward), group) for reward, group in pairs]
     batch = [reward for reward, _ in exact]
     centred, out = [], []
@@ -54,7 +54,7 @@ def slow(pairs: Pairs, estimator: Estimator) -> list[float]:
     return out
 
 
-# Thousandths, so that no spread lies so near EPS that rounding decides whether a group has signal.
+# Multiples of 1/1000: no spread is so near EPS that rounding would decide whether a group has signal.
 reward = st.integers(-3000, 3000).map(lambda n: n / 1000)
 pairs_of = st.lists(st.tuples(reward, st.sampled_from("abcd")), min_size=1, max_size=16)
 any_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -103,12 +103,12 @@ def test_reinforce_pp_normalises_the_batch(pairs: Pairs) -> None:
     got = values(pairs, "reinforce_pp")
     assert got.mean() == pytest.approx(0.0, abs=1e-9)
     if len({r for r, _ in pairs}) > 1:
-        assert got.std() == pytest.approx(1.0, abs=1e-2)  # EPS beside a spread of a thousandth
+        assert got.std() == pytest.approx(1.0, abs=1e-2)  # EPS is large compared with a spread of 1/1000
 
 
 @any_estimator
 def test_groups_without_signal_are_counted_and_get_zero_where_groups_are_compared(estimator: Estimator) -> None:
-    # 0.1 + 0.2 differs from 0.3 by rounding alone: that is no signal.
+    # 0.1 + 0.2 differs from 0.3 only by rounding, which is no signal.
     got = estimate([1.0, 0.1 + 0.2, 0.3, 0.0, 1.0], ["one", "equal", "equal", "real", "real"], estimator)
     assert (got.groups, got.groups_without_signal) == (3, 2)
     assert got.share_without_signal == pytest.approx(2 / 3)
@@ -147,7 +147,7 @@ def test_penalties_give_no_group_a_signal_that_its_rewards_don_t(estimator: Esti
         got.values[2:],
         estimate([-0.3, 0.9], ["real"] * 2, estimator).values
         * (
-            # the batch's spread counts the group without signal
+            # the batch's spread includes the group without signal
             2**0.5 if estimator == "reinforce_pp_baseline" else 1
         ),
         atol=1e-4,

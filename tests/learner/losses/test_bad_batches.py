@@ -1,4 +1,4 @@
-"""Bad batches: what is not finite is found before it is trained on, and named."""
+"""Bad batches: a number that is not finite is found before training, and its trajectory is named."""
 
 from __future__ import annotations
 
@@ -59,4 +59,4 @@ def test_a_batch_that_cant_be_kept_ends_no_run(
     (tmp_path / "bad").write_text("in the way", encoding="utf-8")
     BadBatches(3, tmp_path / "bad").add(7, "reward is not finite", [], batch)
     assert "batch 7 was skipped: reward is not finite" in caplog.text
-    assert "the batch can't be kept (" in caplog.text
+    assert "the batch can't be saved (" in caplog.text

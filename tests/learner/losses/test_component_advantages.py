@@ -1,4 +1,4 @@
-"""Component-wise advantages against a plain loop, and what each of their steps is for."""
+"""Component-wise advantages compared with a plain loop, and the purpose of each step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from learner.losses.component_advantages import component_advantages
 def slow(
     parts: dict[str, list[float]], groups: list[str], datasets: list[str], weights: dict[str, float]
 ) -> list[float]:
-    """The docstring's formulas one trajectory at a time."""
+    """The docstring's formulas, one trajectory at a time."""
 
     def mixed(i: int) -> tuple[float, float]:
         """Weighted sum of normalised components, and the spread of the group."""
@@ -40,7 +40,7 @@ def slow(
     return out
 
 
-# A group lies in one dataset: the first letter.
+# A group's dataset is its first letter.
 row = st.tuples(st.integers(-30, 30), st.integers(-30, 30), st.sampled_from(["x1", "x2", "y1", "y2"]))
 rows_of = st.lists(row, min_size=1, max_size=16)
 Rows = list[tuple[int, int, str]]
@@ -94,7 +94,7 @@ def test_a_weight_of_zero_is_as_good_as_no_component() -> None:
 
 
 def test_parts_that_cancel_in_the_total_are_told_apart() -> None:
-    """One member is right and dear, the other wrong and cheap: their totals are equal, and say nothing."""
+    """One member is right and expensive, the other wrong and cheap: their totals are equal and give no signal."""
     got = component_advantages(
         {"outcome": [1.0, 0.0], "cost": [0.0, 1.0]}, ["a", "a"], ["d", "d"], {"outcome": 2.0, "cost": 1.0}
     )

@@ -1,4 +1,4 @@
-"""Credit: the recipe's estimator decides, and advantages reach the tokens that they are of."""
+"""Credit: the recipe's estimator is used, and each advantage reaches its own token."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_advantages_of_another_length_are_refused(trajectories: list[Trajectory]
 
 
 def test_a_critic_gives_credit_to_tokens(trajectories: list[Trajectory]) -> None:
-    """Rewards at the end and penalties where they arise, against GAE on arrays laid out here by hand."""
+    """Rewards at the last token and penalties at each token, compared with GAE on arrays written by hand."""
     rng = np.random.default_rng(6)
     mute = replace(trajectories[4], sampled=np.zeros_like(trajectories[4].sampled))
     batch = [*trajectories[:4], mute, *trajectories[5:]]

@@ -1,4 +1,4 @@
-"""The effective sample against plain loops over sequences."""
+"""The effective sample size compared with plain loops over sequences."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def test_micro_batches_add_up(one: Sequences, other: Sequences) -> None:
 @pytest.mark.parametrize(
     ("sequences", "share"),
     [
-        ([[0.0]] * 4, 1.0),  # fresh
-        ([[-1.0], [-0.5, -0.5]], 1.0),  # alike, if unlikely
-        ([[9.0], [-90.0], [-90.0], [-90.0]], 0.25),  # one of four decides
+        ([[0.0]] * 4, 1.0),  # on-policy
+        ([[-1.0], [-0.5, -0.5]], 1.0),  # equal weights, though small
+        ([[9.0], [-90.0], [-90.0], [-90.0]], 0.25),  # one of four has all the weight
         ([[-1e6]] * 3, 1.0),  # no weight is lost to underflow
     ],
 )

@@ -1,4 +1,4 @@
-"""GAE against a plain loop and against TRL's recorded numbers; tokens that the policy did not sample are skipped."""
+"""GAE compared with a plain loop and with TRL's recorded numbers; tokens that were not sampled are skipped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RECORDED = json.loads((Path(__file__).parent / "trl_gae.json").read_text(encodin
 def slow(
     reward: float, values: list[float], sampled: list[bool], paid: list[float], gamma: float, lam: float
 ) -> list[float]:
-    """Equation 16 as it is written: for each sampled token the discounted sum of all deltas after it."""
+    """Equation 16 literally: for each sampled token the discounted sum of its delta and all later deltas."""
     places = [t for t, mine in enumerate(sampled) if mine]
     deltas = []
     for k, t in enumerate(places):
@@ -58,7 +58,7 @@ def test_equals_a_plain_loop(drawn: list, gamma: float, lam: float) -> None:
 @settings(max_examples=60)
 @given(trajectories, st.randoms(use_true_random=False))
 def test_what_a_reply_puts_in_between_changes_nothing(drawn: list, random: object) -> None:
-    """Trajectories with their context cut out, and with any context put in, get the same at their own tokens."""
+    """Sampled tokens get the same advantages without any context and with any context inserted."""
     rewards, values, sampled, paid = columns(drawn)
     bare = gae(
         rewards,
@@ -88,7 +88,7 @@ def test_a_perfect_critic_leaves_no_advantage_and_lambda_one_is_reward_minus_val
 
 @pytest.mark.parametrize("case", RECORDED, ids=lambda case: f"gamma {case['gamma']} lambda {case['lam']}")
 def test_equals_trl(case: dict) -> None:
-    """TRL plays one step more than the tokens sampled where there is room, with the token that pads them."""
+    """If there is room, TRL counts one step more than the sampled tokens: the first padding token."""
     width, ends = len(case["values"][0]), case["sequence_lengths"]
     real = [np.arange(width) <= end for end in ends]
     played = [np.arange(width) <= end + 1 for end in ends]

@@ -1,4 +1,4 @@
-"""KL: what the estimators say of distributions whose divergence is known, and the controller's arithmetic."""
+"""KL: the estimators on distributions with known divergence, and the controller's arithmetic."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from learner.settings import KlEstimator
 
 
 def test_estimators_in_expectation() -> None:
-    """Expectations over the policy, taken exactly: k1 and k3 are KL(policy || reference), k2 is near it."""
+    """Exact expectations over the policy: those of k1 and k3 are KL(policy || reference), that of k2 is near it."""
     policy_logits = torch.randn(9, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     logits = policy_logits.requires_grad_()
     policy = torch.log_softmax(logits, -1)
@@ -37,7 +37,7 @@ def test_estimators_in_expectation() -> None:
     [
         (6.0, 0.2),  # on target
         (6.6, 0.2 * 1.01),  # 10 % above: + 0.1 * 0.1
-        (600.0, 0.2 * 1.02),  # the error counts up to 0.2
+        (600.0, 0.2 * 1.02),  # the error is bounded by 0.2
         (5.4, 0.2 * 0.99),
         (0.0, 0.2 * 0.98),
     ],

@@ -1,4 +1,4 @@
-"""The policy's loss against slow float64 loops over tokens and sequences, written from the papers."""
+"""The policy's loss compared with slow float64 loops over tokens and sequences, written from the papers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from learner.losses.policy_loss import LossTerms, TokenScores, TrainedTokens, po
 from learner.settings import LearnerSettings
 
 CLIP_LOW, CLIP_HIGH, KL, ENTROPY, CAP = 0.2, 0.3, 0.07, 0.01, 1.5
-TOTALS = StepTotals(tokens=97, sequences=11)  # of the whole step: more than one micro-batch has
+TOTALS = StepTotals(tokens=97, sequences=11)  # of the whole step, so larger than this micro-batch
 LENGTHS = (3, 17, 1, 24, 15)
 
 
@@ -64,7 +64,7 @@ def test_entropy_has_a_gradient_only_when_asked() -> None:
 
 @dataclass(frozen=True)
 class Token:
-    """One token in plain numbers. `frozen` is the log-probability that carries no gradient: `new` before a nudge."""
+    """One token in plain numbers. `frozen` is the log-probability without gradient: `new` before a small change."""
 
     new: float
     frozen: float
@@ -76,7 +76,7 @@ class Token:
 
 
 def made_up(seed: int = 2) -> list[list[Token]]:
-    """Sequences whose ratios reach every clip, on both signs of the advantage."""
+    """Sequences whose ratios reach every clip, at both signs of the advantage."""
     rng = np.random.default_rng(seed)
     sequences = []
     for length in LENGTHS:
@@ -92,7 +92,7 @@ def made_up(seed: int = 2) -> list[list[Token]]:
 
 
 def slow_surrogate(token: Token, sequence: list[Token], s: LearnerSettings) -> float:
-    """One token's share, by the definition of each paper; importance weight included."""
+    """One token's loss by the definition in each paper, importance weight included."""
     corrected = s.importance in ("truncate", "mask")
 
     def base(t: Token) -> float:
@@ -142,7 +142,7 @@ def slow_loss(sequences: list[list[Token]], s: LearnerSettings) -> float:
 
 
 def fast_loss(sequences: list[list[Token]], s: LearnerSettings) -> tuple[LossTerms, torch.Tensor]:
-    """The terms of one micro-batch, and the log-probabilities as a leaf."""
+    """The terms of one micro-batch, and its log-probabilities as a leaf tensor."""
     flat = [token for sequence in sequences for token in sequence]
 
     def column(name: str) -> torch.Tensor:
@@ -202,7 +202,7 @@ def test_loss_and_gradient(case: str) -> None:
 
 
 def test_gspo_has_the_gradient_of_the_sequence_ratio() -> None:
-    """With one advantage a sequence, GSPO-token is GSPO: autograd through the geometric mean itself (equation 5)."""
+    """With one advantage per sequence, GSPO-token equals GSPO: autograd through the geometric mean (equation 5)."""
     s = settings(loss="gspo", aggregation="sequence_mean", kl_coef=0, entropy_coef=0)
     sequences = [[replace(t, advantage=number - 2.2) for t in q] for number, q in enumerate(made_up())]
     terms, leaf = fast_loss(sequences, s)

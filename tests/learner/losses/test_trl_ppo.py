@@ -1,4 +1,4 @@
-"""PPO's losses of policy and value against TRL's on the same tensors, recorded by `record_trl_ppo.py`."""
+"""PPO's policy and value losses compared with TRL's on the same tensors, recorded by `record_trl_ppo.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The critic's loss against a slow loop, and its gradient against finite differences."""
+"""The critic's loss compared with a slow loop, and its gradient with finite differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sending weights when engines fail: the rank that sends gathers all buckets, as the others do, and then raises."""
+"""Sending weights when engines fail: the sending rank gathers all buckets, as the others do, and then raises."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ LAYERS = 5
 
 @pytest.fixture
 def source() -> BucketSource:
-    """A bucket for each weight and each bias."""
+    """A source with one bucket for each weight and each bias."""
     return BucketSource(torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(LAYERS))), torch.float32, 1)
 
 
 @pytest.fixture
 def gathered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of what is gathered for nobody."""
+    """Names of the tensors that are gathered without being used."""
     names: list[str] = []
     monkeypatch.setattr(Bucket, "gather", lambda bucket, packed: names.extend(bucket.announcement.names))
     return names
 
 
 class Engines:
-    """Fail at the call that is named."""
+    """Engines that fail at the call `fail_at`."""
 
     world_size, timeout_s = 2, 1.0
 
@@ -97,7 +97,7 @@ def test_a_reading_gives_every_tensor_a_copy(source: BucketSource) -> None:
 
 
 def test_the_group_before_is_left_before_the_next_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Engines wait in it for weights that nobody will send, where another engine died as they began."""
+    """If an engine died at the start of a sync, the others still wait in the old group for weights."""
     did: list[str] = []
 
     class Sender:
@@ -111,7 +111,7 @@ def test_the_group_before_is_left_before_the_next_is_formed(monkeypatch: pytest.
             did.append("closed")
 
     monkeypatch.setattr("learner.sync.weight_sync.WeightSender", Sender)
-    rank = object.__new__(LearnerRank)  # without its networks
+    rank = object.__new__(LearnerRank)  # the networks are not needed
     rank.sender, rank.model, rank.rank, rank.settings = None, torch.nn.Linear(1, 1), 0, LearnerSettings()  # type: ignore[assignment]
     for _ in range(2):
         rank.connect_engines([], "gloo", 1, "float32")
@@ -122,7 +122,7 @@ def test_the_group_before_is_left_before_the_next_is_formed(monkeypatch: pytest.
 def test_an_engine_that_fails_at_the_nccl_sender(source: BucketSource, gathered: list[str]) -> None:
     from learner.sync.nccl_sender import NamedWeights, NcclSender
 
-    sender = object.__new__(NcclSender)  # its group needs GPUs
+    sender = object.__new__(NcclSender)  # forming its group would need GPUs
     sender.source, sender.client, sender.is_sender = NamedWeights(source), Engines("start_weight_update"), True
     with pytest.raises(RuntimeError, match="engine 1 is out of memory"):
         sender.send_weights()

@@ -42,7 +42,7 @@ def each(workers: list[Any], method: str, *arguments: Any) -> list[Any]:
 
 
 class Engine(PolicyEngine):
-    """An engine whose processes can be stopped and go on."""
+    """An engine whose processes can be suspended and resumed."""
 
     def freeze(self) -> None:
         for process in self._children:
@@ -73,7 +73,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def old(checkpoint: Path) -> LlamaForCausalLM:
-    """What the engines start from."""
+    """The model that the engines start with."""
     return save_tiny_llama(checkpoint, tied=True, seed=0)
 
 
@@ -84,7 +84,7 @@ def workers(ray_cluster: None, old: LlamaForCausalLM, checkpoint: Path) -> Itera
 
 
 def make_sender(module: torch.nn.Module, workers: list[Any], **changes: Any) -> WeightSender:
-    # Several buckets, with boundaries inside layers.
+    # Several buckets, some of which end in the middle of a layer.
     arguments: dict[str, Any] = {"timeout_s": 60, "bucket_bytes": 80_000} | changes
     return WeightSender(module, rank=0, backend="gloo", workers=workers, **arguments)
 
@@ -115,7 +115,7 @@ def test_engines_sample_from_the_weights_that_were_sent(
         by_new = reference_logprobs(new, ids)[len(PROMPT) - 1 :]
         assert g.logprobs == pytest.approx(by_old[:first_new] + by_new[first_new:], abs=1e-3)
     assert_engines_hold(new, workers)
-    # And again over a new group, as after a restart.
+    # Send again over a new group, as after a restart.
     sender.connect(workers)
     with torch.no_grad():
         for parameter in new.parameters():
@@ -131,7 +131,7 @@ def test_an_untied_head_is_sent(ray_cluster: None, tmp_path: Path) -> None:
     with engines_of(tmp_path / "old", 1) as engines:
         sender = make_sender(new, engines)
         sender.connect()
-        for version in (1, 2):  # the second finds the first's shadow
+        for version in (1, 2):  # the second version meets the first one's shadow weights
             with torch.no_grad():
                 new.lm_head.weight.mul_(1.1)
             sender.send(version)
@@ -214,7 +214,7 @@ def test_another_model_s_weights_are_refused_and_the_engines_go_on_as_they_were(
 def test_an_update_that_nobody_finished_is_given_up_for_the_next(
     workers: list[Any], old: LlamaForCausalLM, tmp_path: Path
 ) -> None:
-    """As where another engine dies once all have received, and before any puts the weights to use."""
+    """As if another engine had died after all engines received the weights and before any used them."""
     lost = make_sender(save_tiny_llama(tmp_path / "lost", tied=True, seed=3), workers)
     lost.connect()
     assert lost._sender is not None
@@ -268,7 +268,7 @@ def test_a_source_casts_and_sends_tied_parameters_once(tmp_path: Path) -> None:
 
 @ray.remote(num_cpus=0)
 def _sharded(rank: int, rendezvous: str, checkpoint: Path) -> dict[str, Any]:
-    """One of two ZeRO-3 ranks: what its source declares and yields."""
+    """One of two ZeRO-3 ranks: the shapes and the tensors that its source gives."""
     import os
 
     import torch.distributed as dist
@@ -290,7 +290,7 @@ def _sharded(rank: int, rendezvous: str, checkpoint: Path) -> dict[str, Any]:
     kept = []
     for bucket in source.buckets:
         packed = torch.empty(bucket.size, dtype=torch.uint8) if rank == 0 else None
-        bucket.gather(packed)  # as when it is sent: the others only take part
+        bucket.gather(packed)  # as in sending: only rank 0 packs, the others take part in gathering
         kept += [] if packed is None else list(bucket.announcement.views(packed))
     copies = list(Reading(source))
     sharded = sum(p.numel() == 0 for p in engine.module.parameters())

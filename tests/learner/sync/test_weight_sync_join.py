@@ -1,4 +1,4 @@
-"""Joining the weight-sync group: an engine that fails is heard at once, not after the group's deadline."""
+"""Joining the weight-sync group: an engine's failure is raised at once, not after the group's deadline."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_side_that_is_late_is_named() -> None:
 
 
 def test_a_late_engine_is_named_before_the_gang_s_own_deadline() -> None:
-    rank = object.__new__(LearnerRank)  # the gang itself takes no part in this
+    rank = object.__new__(LearnerRank)  # the gang itself is not needed here
     rank.settings, rank.rank = LearnerSettings(step_timeout_s=100), 1
     rank.model, rank.sender = torch.nn.Linear(2, 2), None
     rank.connect_engines([], "gloo", 1, "float32")
