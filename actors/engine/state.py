@@ -24,7 +24,7 @@ class EngineState:
 
 
 def state_logger(tell: Callable[[EngineState], None]) -> Callable[..., Any]:
-    """A factory for vLLM's `stat_loggers`; it calls `tell` after every step, in the event loop of the engine's client."""
+    """A factory for vLLM's `stat_loggers`: `tell` is called after every step, in the client's event loop."""
     from vllm.v1.metrics.loggers import StatLoggerBase
 
     class StateLogger(StatLoggerBase):
