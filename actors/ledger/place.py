@@ -1,4 +1,4 @@
-"""Where calls are recorded that no training run makes, such as those of a probe."""
+"""The ledger of calls that no training run makes, such as those of a probe."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from actors.ledger.entry import LedgerError
 
 
 def prepare_ledger(where: str | Path) -> str:
-    """A ledger's file by its absolute path, in a folder that is there now; or a URL as it is.
+    """The absolute path of a ledger's file, whose folder is made if it is missing; a URL is returned unchanged.
 
     Raises:
         LedgerError: the folder can't be made.
