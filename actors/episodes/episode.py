@@ -210,7 +210,7 @@ class Episode:
         return None
 
     async def _generate(self, max_tokens: int) -> tuple[Generation, TurnParser]:
-        """Sample one turn. The returned parser has read its text, and passed it to the observer while it was written."""
+        """Sample one turn. The returned parser has read its text, and passed it to the observer during the sampling."""
         parser = TurnParser(on_span=self.observer.on_text if self.observer else None)
         generation = await self.generate(
             self.buffer.token_ids,

@@ -127,7 +127,7 @@ class Teacher:
             )
         if 300 <= status < 400:
             return TeacherError(
-                f"{self.base_url} redirects (HTTP {status}), which is never followed; name the last URL"
+                f"{self.base_url} redirects (HTTP {status}), which is never followed; give the final URL"
             )
         return TeacherError(f"{self.base_url}: HTTP {status} after {self._attempts} attempts: {said}; try again later")
 

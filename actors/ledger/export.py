@@ -47,7 +47,7 @@ def export(connection: Connection, path: Path, run: str | None = None) -> int:
         LedgerError: the format is not known, or the file can't be written.
     """
     if path.suffix not in _WRITERS:
-        raise LedgerError(f"{path}: a ledger is exported to {', '.join(_WRITERS)}; name the file so")
+        raise LedgerError(f"{path}: unknown format; give the file one of the endings {', '.join(_WRITERS)}")
     query = select(calls).order_by(calls.c.started_us, calls.c.id)
     if run is not None:
         query = query.where(calls.c.run == run)
