@@ -1,4 +1,4 @@
-"""Limits on the requests to a provider: a rate per minute, and a number of concurrent calls that adapts to it."""
+"""Limits on the requests to a provider: a rate per minute, and concurrent calls, as many as it accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The teacher: how its turns are ended as the policy's, and what it does not survive."""
+"""The teacher: its turns end like the policy's, and its provider's failures are explained."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ Reply = Callable[[dict[str, Any]], web.Response]
 
 
 class Endpoint:
-    """A chat endpoint on loopback, which answers as the test says; it keeps what it was asked."""
+    """A chat endpoint on loopback, which answers as the test says and keeps its requests."""
 
     def __init__(self) -> None:
         self.reply: Reply = lambda _: web.Response(status=500)
