@@ -1,4 +1,4 @@
-"""The prompt: what the policy reads before its first word, and what it reads after each route."""
+"""The prompt: the text that the policy reads before its first word, and the texts that it reads after each route."""
 
 from __future__ import annotations
 

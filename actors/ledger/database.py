@@ -241,7 +241,7 @@ def _explain_postgresql(error: DBAPIError, where: str) -> str:
 
 
 def _set_pragmas(connection: Any, _record: Any) -> None:
-    # FULL syncs every commit. NORMAL syncs none, so a power loss would erase calls that were paid for.
+    # FULL syncs every commit. NORMAL does not, so a power loss would erase calls that were paid for.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA journal_size_limit = {1 << 26}")
 

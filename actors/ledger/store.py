@@ -232,7 +232,7 @@ class LedgerStore:
     ) -> bool:
         """True if a batch is in the ledger: it was written as a whole or not at all, so one of its entries tells.
 
-        False if it has no entry that tells; such a batch may be written twice.
+        False if it has no such entry; the batch may then be written twice.
         """
         for operation, outcome in zip(batch, outcomes, strict=True):
             if isinstance(operation, Settle):

@@ -17,7 +17,7 @@ from actors.pool.settings import PoolSettings
 from actors.pool.transport import PoolError
 
 _CHARACTERS_PER_TOKEN = 4  # for estimates where a provider does not report its usage
-_TEMPLATE_TOKENS = 64  # what a chat template adds to a prompt, generously
+_TEMPLATE_TOKENS = 64  # that a chat template adds to a prompt, at most
 _RECENT_CALLS = 256
 _FEWEST_CALLS = 20  # for a quantile
 _PROMPT_BYTES = len(CANDIDATE_PROMPT.encode())
