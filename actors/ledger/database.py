@@ -206,7 +206,7 @@ def _explain_sqlite(error: DBAPIError, path: str) -> str:
     name = getattr(error.orig, "sqlite_errorname", "")
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return (
-            f"the ledger {path} is locked by another process, which did not release it in time; end the processes that "
+            f"the ledger {path} is locked by another process that did not release it in time; end the processes that "
             f"hold it (`fuser {path}` lists them), or give this run a ledger of its own"
         )
     if name == "SQLITE_FULL":

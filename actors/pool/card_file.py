@@ -46,7 +46,9 @@ def write_measurements(path: Path, measurements: Sequence[Measurement], day: dat
     rows = {row["name"]: row for row in content["models"]}
     for measured in measurements:
         if measured.model not in rows:
-            raise CardError(f"{path}: card {measured.model!r} was measured, but is gone from it; nothing was written")
+            raise CardError(
+                f"{path}: card {measured.model!r} was measured but is no longer in the file; nothing was written"
+            )
         _fill(rows[measured.model], measured, day)
     text = StringIO()
     _yaml().dump(content, text)

@@ -29,7 +29,7 @@ from rewards.transcript import CallStatus, RouteCall
 _log = logging.getLogger(__name__)
 
 _ASK_GRACE_S = 10.0  # beyond the caller's own deadlines, so that its more informative timeout comes first
-_CONCURRENT_CALLS = 16384  # per actor, waiting calls included; not a limit, because the endpoints have their own
+_CONCURRENT_CALLS = 16384  # per actor, waiting calls included; the endpoints' own limits hold calls back
 
 
 def assign_endpoints(cards: Sequence[ModelCard], settings: PoolSettings) -> list[list[ModelCard]]:

@@ -13,8 +13,8 @@ from actors.pool.transport import PoolError
 
 
 class SharedPurse:
-    """A caller's access to a purse in a Ray actor. Calls of this actor may change their order, so a call that must come
-    after another is sent only when that has returned."""
+    """A caller's access to a purse in a Ray actor. Ray may reorder calls to this actor, so a call that must come after
+    another is sent only when that has returned."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
