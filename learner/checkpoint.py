@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,16 +81,48 @@ def write_pretrained(model: PreTrainedModel, state: dict[str, Tensor], source: P
             shutil.copy2(file, directory / file.name)
 
 
-def rng_state(device: torch.device) -> dict[str, Tensor]:
-    """Torch's random state of the CPU, and of the GPU if `device` is one."""
+def save_rng_state(file: Path, device: torch.device) -> None:
+    """Write torch's random state of the CPU, and of the GPU if `device` is one."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
+    torch.save(state, file)
 
 
-def restore_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
-    """Set a random state that `rng_state` returned."""
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)
+def load_rng_state(file: Path, device: torch.device) -> None:
+    """Take up the random state that `save_rng_state` wrote.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    with reading(file):
+        state = torch.load(file, map_location="cpu", weights_only=True)  # tensors alone: a whole pickle can run code
+        torch.set_rng_state(state["cpu"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def read_facts(file: Path) -> dict[str, Any]:
+    """The content of a JSON file of a learner's state.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    with reading(file):
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Within it a file of a learner's state is read.
+
+    Raises:
+        ValueError: in place of the reader's own error.
+    """
+    try:
+        yield
+    except Exception as error:  # pickle, safetensors and JSON each have errors of their own
+        raise ValueError(
+            f"{file} is missing, damaged or not router-r1's ({type(error).__name__}); copy the checkpoint again, or "
+            "remove it to use the checkpoint before"
+        ) from error

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from actors.checkpoint_loading import loading
 from learner.attention import PACKED, packed_inputs
 from learner.losses.policy_loss import TokenScores, score_logits
 
@@ -23,13 +24,22 @@ def load_model(checkpoint: Path, dtype: torch.dtype) -> PreTrainedModel:
 
     Raises:
         FileNotFoundError: `checkpoint` has no config.json.
+        CheckpointError: its weights are not in safetensors, or it needs code of its own.
     """
     if not (checkpoint / "config.json").is_file():
         raise FileNotFoundError(f"checkpoint={checkpoint} has no config.json; give a directory in Hugging Face format")
-    config = AutoConfig.from_pretrained(checkpoint)
-    for name in [name for name in vars(config) if "dropout" in name or name.endswith("pdrop")]:
-        setattr(config, name, 0.0)
-    return AutoModelForCausalLM.from_pretrained(checkpoint, config=config, dtype=dtype, attn_implementation=PACKED)
+    with loading("model", checkpoint):
+        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+        for name in [name for name in vars(config) if "dropout" in name or name.endswith("pdrop")]:
+            setattr(config, name, 0.0)
+        return AutoModelForCausalLM.from_pretrained(
+            checkpoint,
+            config=config,
+            dtype=dtype,
+            attn_implementation=PACKED,
+            trust_remote_code=False,
+            use_safetensors=True,  # never a .bin, which is a pickle
+        )
 
 
 class TokenScorer(nn.Module):

@@ -163,14 +163,14 @@ class LearnerRank:
 
     def save_state(self, path: Path) -> None:
         """Write the state for a resume: parameters, optimizers, schedules, KL coefficient, random state; collective."""
-        from learner.checkpoint import rng_state, staged
+        from learner.checkpoint import save_rng_state, staged
         from learner.training_state import save_module
 
         leader = self.rank == 0
         with staged(path, leader=leader, barrier=torch.distributed.barrier) as stage:
             for name, trained in self.networks.trained.items():
                 save_module(trained, stage, name, leader=leader)
-            torch.save(rng_state(self.device), stage / f"rng_{self.rank}.pt")
+            save_rng_state(stage / f"rng_{self.rank}.pt", self.device)
             if leader:
                 facts = {"batches": self.batches, "kl_coef": self.kl_coef, "networks": list(self.networks.trained)}
                 (stage / _STATE_FILE).write_text(json.dumps(facts), encoding="utf-8")
@@ -182,14 +182,14 @@ class LearnerRank:
 
         Raises:
             FileNotFoundError: there is no complete state at `path`.
-            ValueError: the state is of another model, or only one of the state and this learner has a critic.
+            ValueError: the state is damaged or of another model, or only one of state and learner has a critic.
         """
-        from learner.checkpoint import restore_rng_state
+        from learner.checkpoint import load_rng_state, read_facts
         from learner.training_state import load_module
 
         if not (path / _STATE_FILE).is_file():
             raise FileNotFoundError(f"learner state {path} has no {_STATE_FILE}; give a directory from save_state")
-        facts = json.loads((path / _STATE_FILE).read_text(encoding="utf-8"))
+        facts = read_facts(path / _STATE_FILE)
         trained = self.networks.trained
         if facts["networks"] != list(trained):
             raise ValueError(
@@ -200,7 +200,7 @@ class LearnerRank:
             load_module(module, path, name)
         own_rng = path / f"rng_{self.rank}.pt"
         if own_rng.is_file():  # if the gang has grown, its new ranks have no saved random state
-            restore_rng_state(torch.load(own_rng), self.device)
+            load_rng_state(own_rng, self.device)
         self.batches = facts["batches"]
         if self.settings.kl_target is not None:
             self.kl_coef = facts["kl_coef"]

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from actors.child_process import child_variables
 from actors.engine.orphans import OWNER_VARIABLE
 from actors.settings import EngineSettings, SamplingSettings
 
@@ -42,6 +43,8 @@ def engine_arguments(
     }
     return AsyncEngineArgs(
         model=model,
+        load_format="safetensors",  # never a .bin, which is a pickle
+        trust_remote_code=False,
         dtype=settings.dtype,
         seed=seed,
         max_model_len=settings.max_model_len,
@@ -62,7 +65,7 @@ def engine_arguments(
 def engine_variables(settings: EngineSettings, scratch: Path) -> dict[str, str]:
     """Environment variables of the engine's processes, which put their temporary files into the folder `scratch`."""
     compiled = f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"  # torch's default, which outlives `scratch`
-    variables = {
+    variables = child_variables() | {
         "TMPDIR": str(scratch),
         "VLLM_RPC_BASE_PATH": str(scratch),
         "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", compiled),

@@ -10,15 +10,17 @@ import setproctitle
 # import and the forks change it; without this call some engines would have no title.
 setproctitle.getproctitle()
 
-import vllm.v1.engine.async_llm  # noqa: E402
-import vllm.v1.engine.core  # noqa: E402
-from vllm.platforms import current_platform  # noqa: E402
-
 from actors.engine.scratch import remove_own_scratch  # noqa: E402
+from actors.heavy_imports import heavy_imports  # noqa: E402
 
-if current_platform.is_cpu():
-    # On a GPU each engine imports its worker itself: the server must never start CUDA, because its forks can't use it.
-    import vllm.v1.worker.cpu_worker  # noqa: F401
+with heavy_imports():
+    import vllm.v1.engine.async_llm
+    import vllm.v1.engine.core
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        # On a GPU each engine imports its worker: the server must never start CUDA, because its forks can't use it.
+        import vllm.v1.worker.cpu_worker  # noqa: F401
 
 # The forks don't run this: they end by os._exit.
 atexit.register(remove_own_scratch)

@@ -9,12 +9,14 @@ from functools import partial
 from importlib import import_module
 from typing import Any, Literal
 
+from actors.checkpoint_loading import read_tokenizer
 from actors.engine.admission import Admission
 from actors.engine.fork_server import start_engine_server
 from actors.engine.generation import Generation
 from actors.engine.policy_engine import EngineDied, EngineLost
 from actors.episodes.episode import Episode, EpisodeRequest, Unfinished
 from actors.episodes.trajectory import Trajectory
+from actors.heavy_imports import heavy_imports
 from actors.load import Reading
 from actors.pool.calls import CallRequest
 from actors.pool.pool import CandidatePool
@@ -52,7 +54,8 @@ class RolloutWorker:
         start_engine_server(engine)
         # Import vLLM before building the engine. Otherwise the import's stack frames keep a reference to the engine
         # and it is never freed.
-        import_module("vllm.v1.engine.async_llm")
+        with heavy_imports():
+            import_module("vllm.v1.engine.async_llm")
         from actors.engine.policy_engine import PolicyEngine
 
         self.checkpoint = checkpoint
@@ -76,10 +79,8 @@ class RolloutWorker:
         Raises:
             TimeoutError: the engine was not ready in `start_timeout_s`.
         """
-        from transformers import AutoTokenizer
-
         await asyncio.sleep(pause_s)
-        self.tokenizer = await asyncio.to_thread(AutoTokenizer.from_pretrained, self.checkpoint)
+        self.tokenizer = await asyncio.to_thread(read_tokenizer, self.checkpoint)
         await self.engine.start()
         return whereabouts()
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
-from actors.errors import ExplainedError
-from cluster.cli import (
+from cluster.session.one_root import check_packages
+
+check_packages()  # first: an import below would run the file that is in the way
+
+from actors.errors import ExplainedError  # noqa: E402
+from cluster.cli import (  # noqa: E402
     bench,
     data,
     demonstrate,
@@ -22,8 +28,8 @@ from cluster.cli import (
     train,
     world,
 )
-from cluster.cli.output import fail
-from cluster.session import stopping
+from cluster.cli.output import fail  # noqa: E402
+from cluster.session import stopping  # noqa: E402
 
 app = typer.Typer(
     name="router-r1",
@@ -53,6 +59,27 @@ app.add_typer(world.app, name="world")
 app.add_typer(pool.app, name="pool")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(data.app, name="data")
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        typer.echo(f"router-r1 {version('router-r1')}")
+    except PackageNotFoundError:  # run from a copy of the code, as a Ray job does
+        typer.echo("router-r1, version unknown: the package is not installed here, `make setup` installs it")
+    raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Options of the command line itself; its help stands at `app`."""
 
 
 def main() -> None:

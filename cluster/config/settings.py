@@ -258,6 +258,18 @@ class Config(Settings):
     def weight_backend(self) -> Literal["gloo", "nccl"]:
         return "gloo" if self.learner.device == "cpu" else "nccl"
 
+    @property
+    def requests_per_route(self) -> tuple[int, int, int]:
+        """The retries of one route in training; their product is the greatest number of requests that it can cause.
+
+        Requests of a call (the caller repeats those that fail), calls of an episode (which repeats a call that failed
+        for good), and plays of a group (which are repeated where failed calls voided it).
+        """
+        pool, episode = self.candidates.pool, self.episode
+        again = episode.timeout_retries + episode.provider_error_retries if episode.on_failed_call == "retry" else 0
+        hedges = 0 if pool.hedge_quantile is None else 1  # beside the last request, too
+        return pool.max_attempts + hedges, 1 + again, 1 + self.run.group_retries
+
     def dump(self) -> dict[str, Any]:
         """The resolved configuration as plain data; it holds no secrets, only names of variables."""
         return self.model_dump(mode="json")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from actors.checkpoint_loading import read_tokenizer
 from actors.episodes.episode import Episode, EpisodeRequest
 from actors.episodes.remote_model import Player, Teacher, TeacherRefusal
 from actors.episodes.trajectory import Trajectory
@@ -153,9 +154,7 @@ def play_all(config: Config, assignment: Assignment, say: Callable[[str], None])
     record = Record(assignment.out)
     questions = load_sources(config.data.train, limit=config.data.train_limit, two_hop_share=config.data.two_hop_share)
     checkpoint = locate_checkpoint(config.policy.checkpoint, config.run.folder / ".cache")
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer = read_tokenizer(checkpoint)
     with start_candidates(config) as candidates:
         requests = _requests(config, questions, candidates.cards, assignment.episodes)
         waiting = [request for request in requests if _id(request, config) not in record.outcomes]

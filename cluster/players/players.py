@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from actors.checkpoint_loading import read_tokenizer
 from actors.episodes.episode import Episode, EpisodeRequest
 from actors.episodes.remote_model import Player, Teacher, TeacherRefusal
 from actors.episodes.trajectory import Trajectory
@@ -122,7 +123,5 @@ def load_tokenizer(config: Config) -> Any:
     Raises:
         ConfigError: there is no such checkpoint.
     """
-    from transformers import AutoTokenizer
-
     checkpoint = locate_checkpoint(config.policy.checkpoint, config.run.folder / ".cache")
-    return AutoTokenizer.from_pretrained(str(checkpoint))
+    return read_tokenizer(checkpoint)

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+from actors.checkpoint_loading import read_tokenizer
 from actors.engine.fork_server import start_engine_server
 from actors.engine.generation import Generation
 from actors.engine.policy_engine import EngineDied, EngineLost, PolicyEngine
@@ -17,6 +18,7 @@ from actors.episodes.episode import Episode, EpisodeRequest, Observer
 from actors.episodes.menu import Renaming, draw_menu
 from actors.episodes.trajectory import Trajectory
 from actors.errors import ExplainedError
+from actors.heavy_imports import heavy_imports
 from actors.ledger.database import FILE_NAME as LEDGER_FILE
 from actors.ledger.place import prepare_ledger
 from actors.pool.caller import CandidateCaller
@@ -120,14 +122,13 @@ class Responder:
             LedgerError: the ledger can't be used.
             EngineLate: the engine was not ready in time.
         """
-        from transformers import AutoTokenizer
-
         try:
             await self.caller.check()
             start_engine_server(self.source.config.engine)
-            self._tokenizer = await asyncio.to_thread(AutoTokenizer.from_pretrained, str(self.source.checkpoint))
-            # Frames of vLLM's import stay alive with what they hold: not the engine, where it is imported before.
-            await asyncio.to_thread(import_module, "vllm.v1.engine.async_llm")
+            # Import vLLM before building the engine: the import's stack frames would keep a reference to the engine.
+            with heavy_imports():
+                await asyncio.to_thread(import_module, "vllm.v1.engine.async_llm")
+            self._tokenizer = await asyncio.to_thread(read_tokenizer, self.source.checkpoint)
             await self.engine.start()
         except BaseException:
             await self.close()

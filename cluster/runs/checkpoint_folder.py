@@ -54,7 +54,12 @@ def check_checkpoint(path: Path) -> None:
             _check_safetensors(path / name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(f"{path}: half-written or damaged ({error}); {remedy}") from error
-    if not names and not any(path.glob("*.bin")):
+    if not names and any(path.glob("*.bin")):
+        raise RunFolderError(
+            f"{path}: its weights are *.bin alone, pickles that can run code and are never read; give a checkpoint "
+            "with *.safetensors (`save_pretrained` of transformers writes them)"
+        )
+    if not names:
         raise RunFolderError(f"{path}: half-written, config.json without weights (*.safetensors); {remedy}")
     if not any(path.glob("tokenizer*")):
         raise RunFolderError(f"{path}: half-written, weights without a tokenizer; {remedy}")

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import json
 import logging
-import math
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ from typing import IO, Any
 import yaml
 
 from actors.episodes.trajectory import Trajectory
+from benchmarks.evaluation.json_numbers import to_json
 from cluster.config.settings import Config
 from cluster.runs.files import RunFolderError, remove, sync, sync_tree, write_whole, writing
 from cluster.runs.metrics import undeclared
@@ -168,7 +168,7 @@ class RunFolder:
             raise ValueError(f"metrics {unknown} are not declared; declare them once, in cluster/runs/metrics.py")
         if "step" not in row:
             raise ValueError(f"a row of metrics needs its 'step'; got {sorted(row)}")
-        line = json.dumps({key: _finite(value) for key, value in row.items()}) + "\n"
+        line = json.dumps(to_json(row)) + "\n"
         with writing(self.metrics_file, "metrics"):
             whole = self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
             try:
@@ -180,11 +180,24 @@ class RunFolder:
                 raise
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The rows written so far; a last line cut short by a crash is left out."""
+        """The rows written so far; a last line cut short by a crash is left out.
+
+        Raises:
+            RunFolderError: the file is damaged.
+        """
         if not self.metrics_file.is_file():
             return []
-        lines = self.metrics_file.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+        try:
+            lines = self.metrics_file.read_text(encoding="utf-8").split("\n")
+            rows = [json.loads(line) for line in lines[:-1]]
+            for number, row in enumerate(rows, 1):
+                if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                    raise ValueError(f"row {number} tells no step")
+        except ValueError as error:
+            raise RunFolderError(
+                f"{self.metrics_file}: damaged ({error}); remove that line, or restore the file"
+            ) from error
+        return rows
 
     def write_trajectories(self, step: int, label: str, trajectories: Sequence[Trajectory]) -> Path:
         """Write trajectories out for people; `label` (`train`, `eval`) heads them and other labels' stay.
@@ -281,7 +294,7 @@ class RunFolder:
             RunFolderError: it can't be written.
         """
         with writing(self.summary_file, "the summary"):
-            write_whole(self.summary_file, json.dumps(_finite(summary), indent=2) + "\n")
+            write_whole(self.summary_file, json.dumps(to_json(summary), indent=2) + "\n")
 
     def saved(self) -> str:
         """One line on what there is, for whoever stopped the run."""
@@ -308,17 +321,3 @@ def _is_begun(path: Path) -> bool:
     """Whether a folder holds no more than a run that was killed as it was made, or nothing."""
     names = {child.name for child in path.iterdir()}
     return names <= {"run.lock", "checkpoints", ".config.yaml.partial"} and not any((path / "checkpoints").glob("*"))
-
-
-def _finite(value: Any) -> Any:
-    """The value as JSON can hold it: numbers that are not finite become null, numpy's become Python's."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    number = value.item() if hasattr(value, "item") else value
-    return None if isinstance(number, float) and not math.isfinite(number) else number

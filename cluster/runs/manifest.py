@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from actors.episodes.trajectory import Trajectory
 from actors.errors import ExplainedError
 from actors.questions import Question
 from cluster.config.settings import Config
 
-logger = logging.getLogger(__name__)
-
-FORMAT = 1
-FILE, STATE, GROUPS = "manifest.json", "state", "groups.pickle"
+FORMAT = 2
+_READ = (1, FORMAT)  # in 1, groups lay beside it as a pickle; the rest was as it is
+FILE, STATE = "manifest.json", "state"
 
 # What may be set anew when a run goes on: how far it goes, where it runs, what is kept and shown, what may be spent.
 _FREE = (
@@ -64,7 +60,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write it into a checkpoint that is being made, as the last of its files."""
-        listed = replace(self, files=_sizes(folder))
+        listed = replace(self, files=_sizes(folder), format=FORMAT)
         (folder / FILE).write_text(json.dumps(asdict(listed), indent=1) + "\n", encoding="utf-8")
 
 
@@ -77,9 +73,10 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         values = json.loads((folder / FILE).read_text(encoding="utf-8"))
         found = values.get("format")
-        if found != FORMAT:
+        if found not in _READ:
             raise ResumeError(
-                f"{folder / FILE} has format {found}, and this router-r1 reads {FORMAT}; use the version that wrote it"
+                f"{folder / FILE} has format {found}, and this router-r1 reads {' and '.join(map(str, _READ))}; "
+                "use the version that wrote it"
             )
         values["windows"] = {int(step): cursor for step, cursor in values["windows"].items()}
         manifest = Manifest(**values)
@@ -110,22 +107,6 @@ def _sizes(folder: Path) -> dict[str, int]:
     """The bytes of each file, by its path in the folder, less the manifest's own."""
     files = [path for path in folder.rglob("*") if path.is_file() and path != folder / FILE]
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(files)}
-
-
-def write_groups(groups: Mapping[str, list[Trajectory]], folder: Path) -> None:
-    """Keep finished groups, by name, that wait for their step; episodes that were paid for are not played again."""
-    if groups:
-        (folder / GROUPS).write_bytes(pickle.dumps(dict(groups)))
-
-
-def read_groups(folder: Path) -> dict[str, list[Trajectory]]:
-    """What `write_groups` wrote. Unpickled: read only what your own run wrote."""
-    path = folder / GROUPS
-    try:
-        return pickle.loads(path.read_bytes()) if path.is_file() else {}
-    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
-        logger.warning("%s can't be read (%s): its groups are played again", path, error)
-        return {}
 
 
 def fingerprint(questions: Sequence[Question]) -> str:

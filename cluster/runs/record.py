@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks.evaluation.json_numbers import from_json
 from benchmarks.evaluation.means import Evaluation
 from benchmarks.evaluation.old_names import summary_of_today
 from cluster.runs.files import RunFolderError
@@ -89,7 +89,7 @@ def read_record(path: Path) -> RunRecord:
     folder = RunFolder(path)
     if not folder.config_file.is_file():
         raise RunFolderError(f"{path}: holds no config.yaml, so it is no run; give the folder of one (runs/NAME)")
-    config, rows, summary = folder.read_config(), _metrics(folder), _summary(folder)
+    config, rows, summary = folder.read_config(), folder.read_metrics(), _summary(folder)
     head = _RECIPE.search(folder.config_file.read_text(encoding="utf-8"))
     questions = int(setting(config, "data.eval_questions") or 0)
     return RunRecord(
@@ -116,28 +116,9 @@ def row_evaluation(row: Row, questions: int) -> Evaluation:
     """The evaluation that a row of metrics tells of; metrics do not say of how many questions."""
     prefix = "eval/call_share/"
     names = ("em", "f1", "cost_usd_per_1k_questions", "calls_per_question")
-    means = {name: math.nan if row.get(f"eval/{name}") is None else float(row[f"eval/{name}"]) for name in names}
-    return Evaluation(
-        questions=questions,
-        call_share={key.removeprefix(prefix): share for key, share in row.items() if key.startswith(prefix)},
-        em=means["em"],
-        f1=means["f1"],
-        cost_usd_per_1k_questions=means["cost_usd_per_1k_questions"],
-        calls_per_question=means["calls_per_question"],
-    )
-
-
-def _metrics(folder: RunFolder) -> list[dict[str, Any]]:
-    try:
-        rows = folder.read_metrics()
-        for number, row in enumerate(rows, 1):
-            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-                raise ValueError(f"row {number} tells no step")
-    except ValueError as error:
-        raise RunFolderError(
-            f"{folder.metrics_file}: damaged ({error}); remove that line, or restore the file"
-        ) from error
-    return rows
+    means = {name: row.get(f"eval/{name}") for name in names}
+    shares = {key.removeprefix(prefix): share for key, share in row.items() if key.startswith(prefix)}
+    return from_json(Evaluation, {**means, "questions": questions, "call_share": shares})
 
 
 def _summary(folder: RunFolder) -> dict[str, Any]:
@@ -154,13 +135,12 @@ def _summary(folder: RunFolder) -> dict[str, Any]:
 
 
 def _summarised(summary: Mapping[str, Any]) -> dict[str, Evaluation]:
-    """The summary's evaluations; numbers that are not known, None in JSON, are nan again."""
-    told: dict[str, dict[str, Any]] = {
-        name: {key: math.nan if item is None else item for key, item in value.items() if key in _FIELDS}
+    """The summary's evaluations."""
+    return {
+        name: from_json(Evaluation, value)
         for name, value in summary.items()
         if isinstance(value, dict) and value.keys() >= _FIELDS - {"void"}
     }
-    return {name: Evaluation(**values) for name, values in told.items()}
 
 
 def _measured(rows: Sequence[Row], questions: int) -> dict[str, Evaluation]:

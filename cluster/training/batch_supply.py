@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 
 from actors.episodes.trajectory import Trajectory
-from cluster.config.settings import Config
+from cluster.config.settings import RunSettings
 from cluster.episodes.judging import BudgetSpent, judge_all, refused_for_caps, spent_cap
 from cluster.training.batch import RolloutError, admit, whole_groups
 from cluster.training.windows import Windows
 from cluster.workers.run_actors import Crew
 from learner.losses.credit import with_signal
 from learner.metrics import KEEP_RATE
+from learner.settings import LearnerSettings
 from rewards.presets import Judge
 
 logger = logging.getLogger(__name__)
@@ -20,8 +21,9 @@ logger = logging.getLogger(__name__)
 class Supply:
     """Gives the steps of a run their batches."""
 
-    def __init__(self, config: Config, crew: Crew, windows: Windows, judge: Judge) -> None:
-        self._config = config
+    def __init__(self, run: RunSettings, learner: LearnerSettings, crew: Crew, windows: Windows, judge: Judge) -> None:
+        self._run = run
+        self._learner = learner
         self._crew = crew
         self._windows = windows
         self._judge = judge
@@ -37,7 +39,7 @@ class Supply:
             RolloutError: failed calls left nothing.
             CrewError: no worker is left to play, or none in time.
         """
-        run, learner = self._config.run, self._config.learner
+        run, learner = self._run, self._learner
         judged = judge_all(self._windows.gather(step), self._judge)
         self.spent_cap = spent_cap(judged)  # what was paid for is still learnt from
         batch = self._admit(judged)
@@ -71,6 +73,6 @@ class Supply:
         """What a group must be to be learnt from."""
         return {
             "version": self._crew.version,
-            "max_staleness": self._config.run.max_staleness,
-            "fewest": self._config.learner.fewest_in_group,
+            "max_staleness": self._run.max_staleness,
+            "fewest": self._learner.fewest_in_group,
         }

@@ -15,7 +15,8 @@ from cluster.runs.checkpoint_folder import check_checkpoint
 from cluster.runs.clock import Clock
 from cluster.runs.files import RunFolderError
 from cluster.runs.folder import RunFolder
-from cluster.runs.manifest import STATE, Manifest, ResumeError, read_manifest, write_groups
+from cluster.runs.group_file import write_groups
+from cluster.runs.manifest import STATE, Manifest, ResumeError, read_manifest
 from cluster.runs.mirror import Mirror
 from cluster.training.run_state import RunState
 from learner.gang import Call, LearnerError, LearnerGang, RankLost

@@ -10,7 +10,8 @@ from typing import Any
 from actors.episodes.trajectory import Trajectory
 from cluster.episodes.source import QuestionSource
 from cluster.runs.clock import Clock
-from cluster.runs.manifest import Manifest, fingerprint, read_groups
+from cluster.runs.group_file import read_groups
+from cluster.runs.manifest import Manifest, fingerprint
 from cluster.training.evaluations import Evaluations
 from cluster.training.windows import Windows
 from cluster.workers.run_actors import Crew

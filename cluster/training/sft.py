@@ -9,6 +9,7 @@ from typing import Any
 
 from ray.util.placement_group import remove_placement_group
 
+from actors.checkpoint_loading import read_tokenizer
 from cluster.config.loading import ConfigError
 from cluster.config.settings import Config
 from cluster.runs.checkpoint_folder import check_checkpoint
@@ -69,9 +70,8 @@ def _read_examples(config: Config, checkpoint: Path) -> tuple[list[SftExample], 
             "sft.demonstrations is empty; set sft.demonstrations=FILE, such as `router-r1 demonstrate` writes"
         )
     demonstrations = load_demonstrations(config.sft.demonstrations)
-    from transformers import AutoTokenizer  # takes seconds; a fault in the file is told before
-
-    encoder = DemonstrationEncoder(AutoTokenizer.from_pretrained(checkpoint), config.engine.max_model_len)
+    # Importing transformers takes seconds; a fault in the file is told before.
+    encoder = DemonstrationEncoder(read_tokenizer(checkpoint), config.engine.max_model_len)
     examples = encoder.encode_all(demonstrations)
     try:
         return hold_out(examples, config.sft.heldout_share, config.run.seed)

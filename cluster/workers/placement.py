@@ -60,6 +60,12 @@ def describe(config: Config) -> str:
     lines.append(f"outside it: {config.candidates.pool.callers} candidate caller(s), 0.1 CPU each")
     gpus = sum(bundle.resources.get("GPU", 0) for bundle in bundles(config))
     lines.append(f"in all: {gpus:g} GPUs; weights are synced by {config.weight_backend}")
+    requests, calls, groups = config.requests_per_route
+    lines.append(
+        f"retries: a route that fails causes {requests * calls * groups} requests at most: {requests} in a call "
+        f"(candidates.pool.max_attempts), {calls} calls in an episode (episode.on_failed_call and *_retries), "
+        f"{groups} plays of its group (run.group_retries)"
+    )
     return "\n".join(lines)
 
 

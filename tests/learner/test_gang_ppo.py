@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from forked_gang import ForkedGang
+from hostile import hostile_files
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -218,7 +219,7 @@ def test_a_value_head_learns_and_leaves_the_policy_alone(
     check_policy(gang, wanted.after[-1], tmp_path / "policy")
 
 
-def test_a_state_of_another_learner_is_refused(
+def test_a_state_of_another_learner_or_none_is_refused(
     start: Callable[..., LearnerGang], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     config = AutoConfig.from_pretrained(tiny_checkpoint)
@@ -232,6 +233,16 @@ def test_a_state_of_another_learner_is_refused(
             other.load_state(tmp_path / "state")
     finally:
         other.shutdown()
+    hostile = hostile_files(tmp_path / "marker")
+    for file in sorted((tmp_path / "state").iterdir()):
+        sound = file.read_bytes()
+        for content in hostile.values():
+            file.write_bytes(content)
+            with pytest.raises(LearnerError, match=rf"{file.name} is missing, damaged or not router-r1's"):
+                one.load_state(tmp_path / "state")
+        file.write_bytes(sound)
+    assert not (tmp_path / "marker").exists()
+    one.load_state(tmp_path / "state")
     facts = json.loads((tmp_path / "state" / "learner.json").read_text())
     (tmp_path / "state" / "learner.json").write_text(json.dumps(facts | {"networks": ["policy"]}))
     with pytest.raises(LearnerError, match=r"holds \['policy'\], this learner trains \['policy', 'critic'\]"):

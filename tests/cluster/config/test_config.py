@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 
 from cluster.config.loading import RECIPES, ConfigError, field_paths, load_config, recipe_names
 from cluster.config.settings import Config
+from cluster.workers.placement import describe
 
 
 def refusal(*overrides: str, recipe: str = "quickstart") -> str:
@@ -171,3 +173,17 @@ def test_off_is_a_word_and_no_boolean(tmp_path: Path) -> None:
     assert (found.candidates.pool.ledger, found.learner.importance, found.run.trace) == ("off", "off", True)
     assert load_config(str(recipe)).run.trace is True
     assert load_config(str(recipe), ["run.trace=off"]).run.trace is False
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["candidates.pool.max_attempts=3", "run.group_retries=0", "episode.on_failed_call=void"], (3, 1, 1)),
+        (["candidates.pool.hedge_quantile=0.9", "candidates.pool.max_attempts=3", "run.group_retries=2"], (4, 1, 3)),
+        (["episode.on_failed_call=retry", "episode.timeout_retries=1", "episode.provider_error_retries=5"], (8, 7, 3)),
+    ],
+)
+def test_the_requests_that_one_route_can_cause_are_known_before(settings: list[str], expected: tuple[int, ...]) -> None:
+    config = load_config("quickstart", settings)
+    assert config.requests_per_route == expected
+    assert f"causes {math.prod(expected)} requests at most" in describe(config)

@@ -13,14 +13,11 @@ from made_up import MANIFEST, trajectory
 from cluster.config.loading import load_config
 from cluster.runs.manifest import (
     FILE,
-    GROUPS,
     STATE,
     ResumeError,
     check_same_run,
     fingerprint,
-    read_groups,
     read_manifest,
-    write_groups,
 )
 
 
@@ -40,22 +37,6 @@ def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_what_was_added_later_does_no_harm(tmp_path: Path) -> None:
     (checkpoint(tmp_path) / "README.md").write_text("our best")
     assert read_manifest(tmp_path).step == MANIFEST.step
-
-
-def test_groups_that_cant_be_read_are_played_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_groups({"8-0": [trajectory("8-0")]}, tmp_path)
-    whole = (tmp_path / GROUPS).read_bytes()
-    (tmp_path / GROUPS).write_bytes(whole[:-9])
-    assert read_groups(tmp_path) == {}
-    assert "played again" in caplog.text
-
-
-def test_finished_groups_are_read_as_they_were_written(tmp_path: Path) -> None:
-    assert read_groups(tmp_path) == {}
-    write_groups({"8-0": [trajectory("8-0"), trajectory("8-0", void=True)]}, tmp_path)
-    found = read_groups(tmp_path)["8-0"]
-    assert [t.transcript for t in found] == [trajectory("8-0").transcript, trajectory("8-0", void=True).transcript]
-    assert (found[0].logprobs == trajectory("8-0").logprobs).all()
 
 
 @pytest.mark.parametrize(

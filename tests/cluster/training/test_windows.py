@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from made_up import trajectory
@@ -14,6 +17,8 @@ from benchmarks.world.experts import experts
 from cluster.config.loading import load_config
 from cluster.config.settings import Config
 from cluster.episodes.source import QuestionSource
+from cluster.runs.group_file import read_groups
+from cluster.runs.manifest import FILE, FORMAT, STATE, Manifest, read_manifest
 from cluster.training.windows import Windows
 from cluster.workers.play import Play
 from rewards.transcript import CallStatus, StopReason, Transcript, Verdict
@@ -157,6 +162,33 @@ def test_a_resumed_run_plays_the_same_questions_and_keeps_finished_groups() -> N
     assert again.cursor == source.cursor == 9
     assert fleet.submitted == ["2-0", "2-1", "2-2", "3-0", "3-2"]
     assert {step: [(t.group, t.question.id) for t in resumed.gather(step)] for step in (2, 3)} == expected
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on_without_its_groups(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All that its manifest tells is taken up; the questions of the groups that it pickled are played again."""
+    stopped, source = windows(Scripted(), config())
+    stopped.issue_up_to(3)
+    expected = {step: [(t.group, t.question.id) for t in stopped.gather(step)] for step in (2, 3)}
+    (tmp_path / STATE).mkdir()
+    (tmp_path / "groups.pickle").write_bytes(pickle.dumps(stopped.finished_after(1)))
+    Manifest(1, source.cursor, stopped.begins_after(1), "abc", {}, {"small": 0.25}, 12.5).write(tmp_path)
+    values = json.loads((tmp_path / FILE).read_text(encoding="utf-8"))
+    (tmp_path / FILE).write_text(json.dumps(values | {"format": 1}), encoding="utf-8")
+
+    manifest, groups = read_manifest(tmp_path), read_groups(tmp_path)
+    assert groups == {}
+    assert "groups.pickle is of an earlier version and is not read" in caplog.text
+    assert (manifest.format, manifest.spent_usd, manifest.elapsed_s) == (1, {"small": 0.25}, 12.5)
+    fleet = Scripted()
+    resumed, again = windows(fleet, config())
+    resumed.take_up(manifest.step, manifest.cursor, manifest.windows, groups)
+    assert again.cursor == source.cursor
+    assert fleet.submitted == ["2-0", "2-1", "2-2", "3-0", "3-1", "3-2"]
+    assert {step: [(t.group, t.question.id) for t in resumed.gather(step)] for step in (2, 3)} == expected
+    manifest.write(tmp_path)
+    assert read_manifest(tmp_path).format == FORMAT, "what is written now is of today's format"
 
 
 def test_a_run_that_goes_back_plays_nothing_anew() -> None:

@@ -1,10 +1,11 @@
-"""The drawing of a report: the style, colours and SVG of all its plots."""
+"""The drawing of plots: one style, the colours, and how a figure is saved."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,14 +37,20 @@ _STYLE = {
 
 
 @contextmanager
-def drawing(wide: bool = False, height: float = 3.4) -> Iterator[tuple[Figure, Axes]]:
-    """A figure with one axis, in the report's style; as wide as the page, and then of a height in inches, or half."""
+def figure_of(width: float, height: float, *, constrained: bool = True) -> Iterator[Figure]:
+    """An empty figure in our style, of a size in inches. Constrained layout finds room for names beside the plot, but
+    draws it twice."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE):
-        # Constrained layout finds room for names beside the plot, but draws it twice.
-        figure = Figure(figsize=(10.4, height), layout="constrained") if wide else Figure(figsize=(5.1, 2.7))
+        yield Figure(figsize=(width, height), layout="constrained" if constrained else None)
+
+
+@contextmanager
+def drawing(wide: bool = False, height: float = 3.4) -> Iterator[tuple[Figure, Axes]]:
+    """A figure with one axis: as wide as a report's page, and then of a height in inches, or half as wide."""
+    with figure_of(10.4, height) if wide else figure_of(5.1, 2.7, constrained=False) as figure:
         if not wide:
             figure.subplots_adjust(left=0.115, right=0.985, bottom=0.175, top=0.93)
         yield figure, figure.subplots()
@@ -51,9 +58,22 @@ def drawing(wide: bool = False, height: float = 3.4) -> Iterator[tuple[Figure, A
 
 def svg_of(figure: Figure) -> bytes:
     """The figure as SVG without date and creator, so that the same numbers give the same bytes."""
+    import matplotlib
+
     file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return file.getvalue()
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write the figure as PNG, at once or not at all."""
+    stage = path.with_name(f".{path.name}.partial")
+    try:
+        figure.savefig(stage, format="png", dpi=110)
+        stage.replace(path)
+    finally:
+        stage.unlink(missing_ok=True)
 
 
 def spans(values: np.ndarray) -> np.ndarray:
