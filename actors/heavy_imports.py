@@ -22,7 +22,6 @@ def heavy_imports() -> Iterator[None]:
 
         transformers.utils.is_sklearn_available = lambda: False
         yield
-        gc.freeze()
     finally:
         if collects:
             gc.enable()
