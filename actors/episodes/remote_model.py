@@ -1,4 +1,4 @@
-"""The teacher: another model that plays the policy, asked as a chat over an OpenAI-compatible endpoint."""
+"""The remote model: another model that plays the policy, over an OpenAI-compatible chat endpoint."""
 
 from __future__ import annotations
 
@@ -19,44 +19,44 @@ from rewards.grammar import CLOSE, OPEN, TurnParser
 from rewards.transcript import BlockKind, RouteCall
 
 _INFORMATION = OPEN[BlockKind.INFORMATION]
-_LONGEST_COMPLAINT = 300  # characters of what a provider says
-# The teacher's tokens are not the policy's: it may write so many more of them, and is cut by the policy's.
+_LONGEST_COMPLAINT = 300  # characters of a provider's message
+# A remote model may write this many of its own tokens per policy token. Its text is then cut to the policy's limit.
 _TOKENS_PER_POLICY_TOKEN = 2
 
 
-class TeacherError(ExplainedError, RuntimeError):
-    """The teacher can't be asked; the message names the endpoint and the remedy, and holds no key."""
+class RemoteModelError(ExplainedError, RuntimeError):
+    """The remote model can't be asked; the message names the endpoint and the remedy, and holds no key."""
 
 
-class TeacherRefusal(RuntimeError):
-    """The teacher's provider did not take one conversation, such as one that is too long."""
+class RemoteModelRefusal(RuntimeError):
+    """The remote model's provider rejected one conversation, for example because it is too long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """One reply of the teacher."""
+    """One reply of the remote model."""
 
-    text: str  # ends with the stop string where one was met
+    text: str  # ends with the stop string if one was met
     finish_reason: Literal["stop", "length"]
-    prompt_tokens: int  # the teacher's own; 0 where it reports none
+    prompt_tokens: int  # in the remote model's tokens, as is the next; 0 if not reported
     completion_tokens: int
 
 
-class Teacher:
+class RemoteModel:
     """One model at one endpoint; use it from a single event loop and close it."""
 
     def __init__(
         self, base_url: str, model: str, *, key: str | None = None, timeout_s: float = 120.0, attempts: int = 5
     ) -> None:
-        """`timeout_s` is the deadline of one attempt; `attempts` are made where a failure may pass.
+        """`timeout_s` is the deadline of one attempt; up to `attempts` are made if the failures may be temporary.
 
         Raises:
-            TeacherError: `base_url` is no such URL.
+            RemoteModelError: `base_url` is not a usable URL.
         """
         try:
             self.base_url = check_base_url(base_url)
         except ValueError as error:
-            raise TeacherError(f"the base URL of {model} {error}") from error
+            raise RemoteModelError(f"the base URL of {model} {error}") from error
         self.model = model
         self._key = key
         self._attempts = attempts
@@ -66,19 +66,19 @@ class Teacher:
             api_key=key or "none",
             timeout=timeout_s,
             max_retries=attempts - 1,
-            http_client=DefaultAsyncHttpxClient(follow_redirects=False),  # the key goes to the host named, no other
+            http_client=DefaultAsyncHttpxClient(follow_redirects=False),  # the key goes only to the named host
         )
 
     async def say(
         self, messages: list[dict[str, str]], *, max_tokens: int, stop: list[str], temperature: float
     ) -> Said:
-        """Its reply to a conversation, up to the first of the strings in `stop`.
+        """The remote model's reply to a conversation, up to and with the first of the strings in `stop`.
 
         Raises:
-            TeacherRefusal: the provider did not take this conversation.
-            TeacherError: the teacher can't be asked at all, or all attempts failed.
+            RemoteModelRefusal: the provider rejected this conversation.
+            RemoteModelError: the remote model can't be asked at all, or all attempts failed.
         """
-        # Nothing that some providers do not know, such as a seed.
+        # Without parameters that some providers reject, such as a seed.
         request: Any = {"model": self.model, "messages": messages, "max_tokens": max_tokens, "stop": stop}
         request["temperature"] = temperature
         try:
@@ -86,12 +86,12 @@ class Teacher:
         except openai.APIStatusError as error:
             raise self._explain(error) from None
         except openai.APITimeoutError:
-            raise TeacherError(
+            raise RemoteModelError(
                 f"{self.base_url} did not answer within {self._timeout_s:g} s, {self._attempts} times (--timeout-s); "
                 "raise it, or ask fewer at a time (--concurrency)"
             ) from None
         except openai.APIConnectionError as error:
-            raise TeacherError(
+            raise RemoteModelError(
                 f"{self.base_url} can't be reached ({self._clean(str(error.__cause__ or error))}); start the server, "
                 "or correct its URL"
             ) from None
@@ -101,8 +101,8 @@ class Teacher:
         choice: Any = choices[0] if choices else None
         if getattr(choice, "message", None) is None:
             raise self._no_completion()
-        content = getattr(choice.message, "content", None)  # none where it only thought, or called a tool
-        # A lone surrogate is legal in JSON and breaks every tokenizer and file after it.
+        content = getattr(choice.message, "content", None)  # None if the model only thought, or called a tool
+        # JSON may hold a lone surrogate, but tokenizers and files can't.
         text = content.encode("utf-8", "replace").decode() if isinstance(content, str) else ""
         return Said(
             *end_turn(text, stop, getattr(choice, "finish_reason", None), getattr(choice, "stop_reason", None)),
@@ -116,23 +116,25 @@ class Teacher:
     def _explain(self, error: openai.APIStatusError) -> RuntimeError:
         status, said = error.status_code, self._clean(error.message)
         if status in (400, 413, 422):
-            return TeacherRefusal(f"{self.base_url}: HTTP {status}: {said}")
+            return RemoteModelRefusal(f"{self.base_url}: HTTP {status}: {said}")
         if status in (401, 403):
             # Providers repeat a part of the key here, so their message is left out.
-            return TeacherError(f"{self.base_url} refused the key (HTTP {status}); check --api-key-env")
+            return RemoteModelError(f"{self.base_url} refused the key (HTTP {status}); check --api-key-env")
         if status == 404:
-            return TeacherError(
+            return RemoteModelError(
                 f"{self.base_url}: HTTP 404: {said}; check the model's name, {self.model}, and the URL, whose path "
                 "often is /v1"
             )
         if 300 <= status < 400:
-            return TeacherError(
-                f"{self.base_url} redirects (HTTP {status}), which is never followed; name the last URL"
+            return RemoteModelError(
+                f"{self.base_url} redirects (HTTP {status}), which is never followed; give the final URL"
             )
-        return TeacherError(f"{self.base_url}: HTTP {status} after {self._attempts} attempts: {said}; try again later")
+        return RemoteModelError(
+            f"{self.base_url}: HTTP {status} after {self._attempts} attempts: {said}; try again later"
+        )
 
-    def _no_completion(self) -> TeacherError:
-        return TeacherError(f"{self.base_url} answers with something else than a chat completion; check its URL")
+    def _no_completion(self) -> RemoteModelError:
+        return RemoteModelError(f"{self.base_url} answers with something else than a chat completion; check its URL")
 
     def _clean(self, message: str) -> str:
         """A provider's message on one line, short, without the key."""
@@ -142,7 +144,7 @@ class Teacher:
 
 
 def _count(reply: Any, name: str) -> int:
-    """Reported usage; 0 where there is none, or nonsense."""
+    """A number of the reported usage; 0 if it is missing or nonsense."""
     value = getattr(getattr(reply, "usage", None), name, None)
     return value if isinstance(value, int) and value > 0 else 0
 
@@ -150,10 +152,10 @@ def _count(reply: Any, name: str) -> int:
 def end_turn(
     text: str, stop: list[str], finish_reason: str | None, matched: object = None
 ) -> tuple[str, Literal["stop", "length"]]:
-    """A turn as the policy would have ended it: up to and with its stop string, which providers cut off.
+    """A turn's text and finish reason as the policy would have ended it: with the stop string, which providers cut off.
 
-    `matched` is the stop string that ended it, where the provider tells. Else it is the one that closes the block that
-    the text ends in or, where the policy calls for the replies to several searches, the tag that does so.
+    `matched` is the stop string that ended the turn, if the provider reports it. Otherwise it is inferred: the closing
+    tag of the last block if that is open, or after searches the information tag, which asks for their replies.
     """
     places = [(place, mark) for mark in stop if (place := text.find(mark)) >= 0]
     if places:
@@ -173,15 +175,15 @@ def end_turn(
     return (f"{text}{_INFORMATION}" if searched and _INFORMATION in stop else text), "stop"
 
 
-class Player:
-    """A teacher in the policy's place for one episode: its `generate`, and the observer that hears what it reads.
+class Conversation:
+    """A remote model in the policy's place for one episode: both the episode's `generate` and its observer.
 
-    `messages` is the conversation so far: the prompt, then in turns what the teacher wrote and what it read.
+    `messages` is the conversation so far: the prompt, then alternately its turns and the texts that it read.
     """
 
-    def __init__(self, teacher: Teacher, tokenizer: Any, prompt: str) -> None:
-        """`tokenizer` is the policy's, in whose tokens the episode counts; `prompt` is what the teacher reads."""
-        self._teacher = teacher
+    def __init__(self, model: RemoteModel, tokenizer: Any, prompt: str) -> None:
+        """`tokenizer` is the policy's, whose tokens the episode counts; `prompt` is the remote model's."""
+        self._model = model
         self._tokenizer = tokenizer
         self.messages = [{"role": "user", "content": prompt}]
         self.prompt_tokens = 0
@@ -197,13 +199,13 @@ class Player:
         seed: int | None,
         on_text: Callable[[str], None] | None = None,
     ) -> Generation:
-        """The teacher's turn, in the policy's tokens; no log-probability is known, so all are 0.
+        """The model's turn, in the policy's tokens; no log-probability is known, so all are 0.
 
         Raises:
-            TeacherError, TeacherRefusal: see `Teacher.say`.
+            RemoteModelError, RemoteModelRefusal: see `RemoteModel.say`.
         """
         most = max_tokens * _TOKENS_PER_POLICY_TOKEN
-        said = await self._teacher.say(self.messages, max_tokens=most, stop=stop, temperature=sampling.temperature)
+        said = await self._model.say(self.messages, max_tokens=most, stop=stop, temperature=sampling.temperature)
         self.prompt_tokens += said.prompt_tokens
         self.completion_tokens += said.completion_tokens
         text, finish_reason = said.text, said.finish_reason
@@ -217,10 +219,10 @@ class Player:
         return Generation(token_ids, [0.0] * len(token_ids), [0] * len(token_ids), text, finish_reason)
 
     def on_text(self, text: str, kind: BlockKind | None) -> None:
-        """It is in `messages` already."""
+        """Do nothing: `messages` already holds the text."""
 
     def on_call(self, call: RouteCall) -> None:
-        """The transcript has it."""
+        """Do nothing: the transcript holds the call."""
 
     def on_read(self, text: str) -> None:
         self.messages.append({"role": "user", "content": text})

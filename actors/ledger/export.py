@@ -15,6 +15,7 @@ from sqlalchemy import Connection, select
 
 from actors.ledger.entry import LedgerError
 from actors.ledger.schema import NANO, calls
+from actors.whole_files import replacing
 
 _TIME = pa.timestamp("us", tz="UTC")
 _SCHEMA = pa.schema(
@@ -38,29 +39,26 @@ Rows = list[dict[str, Any]]
 
 
 def export(connection: Connection, path: Path, run: str | None = None) -> int:
-    """Write every call, in the order they were begun; returns their number. The file appears once it is complete.
+    """Write all calls, or those of `run`, in the order of their start; returns their number.
 
-    Times are of UTC, money is in dollars, latency in seconds; what an open call does not have yet is null.
+    The file appears once it is complete. Times are in UTC, money in dollars, latency in seconds; the fields that an
+    open call does not have yet are null.
 
     Raises:
         LedgerError: the format is not known, or the file can't be written.
     """
     if path.suffix not in _WRITERS:
-        raise LedgerError(f"{path}: a ledger is exported to {', '.join(_WRITERS)}; name the file so")
+        raise LedgerError(f"{path}: unknown format; give the file one of the endings {', '.join(_WRITERS)}")
     query = select(calls).order_by(calls.c.started_us, calls.c.id)
     if run is not None:
         query = query.where(calls.c.run == run)
     found = connection.execution_options(yield_per=_CHUNK).execute(query)
     chunks = ([_exported(row._mapping) for row in part] for part in found.partitions())
-    unfinished = path.with_name(f".{path.name}.part")
     try:
-        count = _WRITERS[path.suffix](unfinished, chunks)
-        unfinished.replace(path)
+        with replacing(path) as unfinished:
+            return _WRITERS[path.suffix](unfinished, chunks)
     except OSError as error:
         raise LedgerError(f"{path} can't be written: {error}; its folder must exist and have space") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return count
 
 
 def _exported(row: Any) -> dict[str, Any]:

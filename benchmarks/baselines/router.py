@@ -14,7 +14,7 @@ from actors.errors import ExplainedError
 from benchmarks.evaluation.means import Outcome
 from benchmarks.evaluation.reply_table import Floats, ReplyTable
 
-Asked = tuple[int, ...]  # columns of the table in the order of asking; the last one's reply is the answer
+AskingOrder = tuple[int, ...]  # columns of the table in the order of asking; the last one's reply is the answer
 HASHING = "hashing"  # the question embedding that needs no model
 _FEWEST = 10  # training questions that a router needs to learn
 _TIE = 1e-9  # weight of the normalised cost that decides between equal expectations
@@ -63,7 +63,7 @@ class Router(ABC):
         """
 
     @abstractmethod
-    def route(self, table: ReplyTable) -> list[Asked]:
+    def route(self, table: ReplyTable) -> list[AskingOrder]:
         """The candidates to ask for every question of the table."""
 
     def running(self) -> AbstractContextManager[None]:
@@ -100,12 +100,12 @@ def utilities(train: ReplyTable, lambda_: float) -> Floats:
     return values
 
 
-def best_columns(expected: Floats, costs: Floats) -> list[Asked]:
+def best_columns(expected: Floats, costs: Floats) -> list[AskingOrder]:
     """For each row of `expected` `[N, candidates]`, the column of the highest value; of equal ones the cheapest."""
     return [(int(column),) for column in (expected - _TIE * costs).argmax(axis=1)]
 
 
-def always(column: int, table: ReplyTable) -> list[Asked]:
+def always(column: int, table: ReplyTable) -> list[AskingOrder]:
     """The same column for every question."""
     return [(column,)] * len(table)
 

@@ -124,7 +124,8 @@ def _bootstrapped(
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Interval(mean, float(found.low), float(found.high), questions)
+    low, high = sorted((float(found.low), float(found.high)))  # equal ones may be rounded past one another
+    return Interval(mean, low, high, questions)
 
 
 def ratio_interval(

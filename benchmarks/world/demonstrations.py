@@ -34,7 +34,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Demonstration:
+class WorldDemonstration:
     """A user message and the pieces that follow it; `rules` holds the rule of each hop."""
 
     prompt: str
@@ -101,7 +101,7 @@ def _within(
 
 def demonstrations(
     world: World, seed: int, cards_shown: int | None = None, *, budgets: bool = False
-) -> Iterator[Demonstration]:
+) -> Iterator[WorldDemonstration]:
     """Draw demonstrations without end.
 
     Args:
@@ -134,11 +134,11 @@ def demonstrations(
             rules.append(rule)
         pieces.append(Piece(f"<think> {answer} </think> <answer> {answer} </answer>", True))
         prompt = render_prompt("compact", menu, question.text, 4, budget_usd=budget_usd)
-        yield Demonstration(prompt, tuple(pieces), tuple(rules))
+        yield WorldDemonstration(prompt, tuple(pieces), tuple(rules))
 
 
-def drills(world: World, seed: int, cards_shown: int | None = None) -> Iterator[Demonstration]:
-    """Draw drills without end: given a profession, the policy writes the name and the price on its card.
+def drills(world: World, seed: int, cards_shown: int | None = None) -> Iterator[WorldDemonstration]:
+    """Draw drills without end: named a profession, say the name and price on its card.
 
     Demonstrations teach the look-up of cards slowly, because each has only three; a drill has up to twelve.
     """
@@ -151,7 +151,7 @@ def drills(world: World, seed: int, cards_shown: int | None = None) -> Iterator[
         for item in rng.sample(menu.items, min(12, len(menu.items))):
             pieces.append(Piece(item.card.descriptor, False))
             pieces.append(Piece(f"{item.name} ${item.card.price_out_usd_per_mtok:.0f}", True))
-        yield Demonstration(render_prompt("compact", menu, question.text, 4), tuple(pieces), ())
+        yield WorldDemonstration(render_prompt("compact", menu, question.text, 4), tuple(pieces), ())
 
 
 def _cards(rng: random.Random, hops: tuple[Hop, ...], shown: int | None, *, spread: bool = False) -> list[ModelCard]:

@@ -1,14 +1,17 @@
-"""Disk: files that are written whole or not at all, and what is told where they can't be."""
+"""Files of a run: their errors, the lock of a folder, and files of lines that grow as things come to an end."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from actors.errors import ExplainedError
 
@@ -52,29 +55,51 @@ def remove(path: Path) -> bool:
     return not path.exists()
 
 
-def write_whole(path: Path, text: str) -> None:
-    stage = path.with_name(f".{path.name}.partial")
+def hold_lock(file: Path, taken: str) -> IO[str]:
+    """The lock on a file, held until it is closed or the process ends, however it does.
+
+    Raises:
+        RunFolderError: another process holds it; the message is `taken`.
+        OSError: the file can't be made.
+    """
+    lock = file.open("a")
     try:
-        stage.write_bytes(text.encode("utf-8", "backslashreplace"))
-        sync(stage)
-        stage.replace(path)
-        sync(path.parent)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            stage.unlink(missing_ok=True)
-        raise
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise RunFolderError(taken) from None
+    return lock
 
 
-def sync_tree(folder: Path) -> None:
-    for parent, _, files in os.walk(folder):
-        for name in files:
-            sync(Path(parent, name))
-        sync(Path(parent))
+def mended_lines(path: Path) -> list[bytes]:
+    """The lines of a file, none where there is no file; they are not yet parsed.
+
+    What follows the last newline is cut off where a crash cut it short; a whole line that lacks its newline is given
+    one. Whatever else is there is somebody else's: it is left alone, for the caller to refuse.
+    """
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    tail = content[len(whole) :]
+    if tail.strip():
+        if _is_json(tail):
+            with path.open("ab") as file:
+                file.write(b"\n")
+        elif tail.startswith(b"{"):
+            os.truncate(path, len(whole))
+            content = whole
+    return [line for line in content.split(b"\n") if line.strip()]
 
 
-def sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _is_json(line: bytes) -> bool:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def append_line(path: Path, line: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")

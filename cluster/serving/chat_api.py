@@ -179,7 +179,7 @@ def route_row(call: RouteCall) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ChatCompletion:
     """Writes one reply: the answer is its content, what the policy wrote and read before is its reasoning."""
 
     version: int  # of the policy

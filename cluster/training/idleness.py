@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from actors.load import Reading
+from actors.load import LoadReading
 from actors.pool.stats import CallerStats
 from cluster.config.settings import Config
 
@@ -19,7 +19,7 @@ _CRAMPED = 0.75  # of the sequences that an engine may generate at a time, what 
 class Readings:
     """The loads of engines, by worker, and of the callers together, at one moment."""
 
-    engines: Mapping[object, Reading]  # by what tells a worker from one in its place later
+    engines: Mapping[object, LoadReading]  # by what tells a worker from one in its place later
     callers: CallerStats
     targets: Sequence[int] = ()  # of the engines: sequences that each is to generate at a time, as its memory allows
 
