@@ -1,1 +1,1 @@
-"""The numbers of an evaluation: items, rows, statistics and tables. Nothing here plays an episode."""
+"""The results of an evaluation: items, rows, statistics and tables. Nothing here plays an episode."""

@@ -1,4 +1,4 @@
-"""The collapse watch: whether a policy still routes, or is no better than asking one model always."""
+"""The collapse watch: whether a policy still routes, and whether it is better than always asking one model."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from actors.pool.cards import ModelCard
 from benchmarks.evaluation.means import Evaluation
 from benchmarks.evaluation.methods import BEST_CONSTANT_CARDS, BEST_CONSTANT_HINDSIGHT, METHODS
 
-DOMINANT_SHARE = 0.95  # of the calls: a policy with more than this at one model has stopped to choose
-_CHEAPER = 0.95  # of the other's price: less of a saving is no reason to route
+DOMINANT_SHARE = 0.95  # a policy that sends a larger share of its calls to one model has stopped choosing
+_CHEAPER = 0.95  # a price above this share of the constant policy's is too small a saving to be a reason to route
 
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """The best constant policy: the one model that, asked always, is right most often; `method` says on what."""
+    """The best constant policy: always asking the one model that is right most often; `method` says on what."""
 
     model: str
     em: float  # share of the questions that it answers rightly
-    questions: int  # that its score was measured with; 0 where that is not known
-    usd_per_1k_questions: float | None = None  # None where it is not known
+    questions: int  # number of questions behind this share; 0 if unknown
+    usd_per_1k_questions: float | None = None  # None if unknown
     method: str = BEST_CONSTANT_HINDSIGHT
 
 
 def measured_constant(evaluation: Evaluation) -> Constant:
-    """The constant policy that an evaluation is of.
+    """The constant policy with an evaluation's results.
 
     Raises:
-        ValueError: the evaluation is of more models than one, or of none.
+        ValueError: the evaluation asked several models, or none.
     """
     if len(evaluation.call_share) != 1:
         raise ValueError(f"a constant policy asks one model; this evaluation asked {sorted(evaluation.call_share)}")
@@ -38,12 +38,12 @@ def measured_constant(evaluation: Evaluation) -> Constant:
 
 
 def constant_of_cards(cards: Sequence[ModelCard], questions: Mapping[str, int]) -> Constant | None:
-    """The best constant policy by the accuracy that cards state; None where no card states it of every data set.
+    """The best constant policy by the accuracies on the cards; None if no card states one for every data set.
 
-    Its price is not known: cards do not say how long replies are.
+    Its price is unknown, because cards don't state the length of replies.
 
     Args:
-        questions: how many there are of each data set; a card's accuracies are averaged by them.
+        questions: number of questions of each data set, which weights the average of a card's accuracies.
     """
     total = sum(questions.values())
     known = [card for card in cards if total and all(name in card.domains for name in questions)]
@@ -55,9 +55,9 @@ def constant_of_cards(cards: Sequence[ModelCard], questions: Mapping[str, int]) 
 
 
 def call_entropy(call_share: Mapping[str, float]) -> float:
-    """Shannon entropy of call shares in nats: 0 for one model, log n for n models asked alike, 0 without calls.
+    """Shannon entropy of call shares in nats: 0 for one model, log n for n models with equal shares, 0 without calls.
 
-    Its exponential is the number of models that, asked alike, would be as varied.
+    Its exponential is the effective number of models: so many models with equal shares have the same entropy.
     """
     total = math.fsum(call_share.values())
     shares = [share / total for share in call_share.values() if share > 0]
@@ -67,16 +67,17 @@ def call_entropy(call_share: Mapping[str, float]) -> float:
 def collapse_alarm(
     policy: Evaluation, constant: Constant | None = None, *, candidates: int | None = None
 ) -> str | None:
-    """What a policy has come to if it has ceased to route, in a sentence or more; None if all is well.
+    """One or more sentences that say that the policy has stopped routing; None if it has not.
 
-    It has where more than `DOMINANT_SHARE` of its calls go to one model or none are made, and where it is no better
-    than the best constant policy: not right more often by more than one standard error, nor as often at a lower
-    price. The error is that of a difference of independent shares; on the same questions it is smaller, so that the
-    alarm comes rather early than late.
+    A policy has stopped routing if more than `DOMINANT_SHARE` of its calls go to one model, if it makes no calls, or if
+    it is no better than the best constant policy: neither right more often by more than one standard error, nor right
+    as often (within one standard error) at a clearly lower price. The standard error is that of the difference of
+    independent shares. Both policies answer the same questions, so the true error is smaller, and the alarm tends to
+    come too early, not too late.
 
     Args:
-        constant: the best constant policy; without one only the calls are judged.
-        candidates: how many there are to choose from, if known; with a single one there is nothing to tell.
+        constant: the best constant policy; if None, only the calls are judged.
+        candidates: number of candidates to choose from, if known; with one candidate there is never an alarm.
     """
     if candidates == 1:
         return None
@@ -87,8 +88,10 @@ def collapse_alarm(
 
 
 def standard_error(policy: Evaluation, constant: Constant) -> float:
-    """Standard error of the difference of their exact matches, √(p(1 − p)/n + q(1 − q)/m); the constant policy's part
-    is left out where its number of questions is not known."""
+    """Standard error of the difference of two exact-match shares, √(p(1 − p)/n + q(1 − q)/m).
+
+    The constant policy's term is left out if its number of questions is unknown.
+    """
     variance = _variance(policy.em, policy.questions)
     return math.sqrt(variance + (_variance(constant.em, constant.questions) if constant.questions else 0.0))
 

@@ -1,4 +1,4 @@
-"""An evaluation as its tables tell it: the rows, what they are compared with, and who the candidates are."""
+"""An evaluation's results, as its tables show them: rows, comparisons and candidates."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from benchmarks.evaluation.row_summary import Against, RowSummary
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluated:
-    """All that an evaluation's tables tell."""
+    """Everything that an evaluation's tables show."""
 
-    about: Mapping[str, str]  # what was asked of whom, by a name each
+    about: Mapping[str, str]  # names and values of the evaluation's settings, for the head of the document
     pool: str  # fingerprint
-    cards: Mapping[str, Mapping[str, Any]]  # what the fingerprint is of, by candidate
+    cards: Mapping[str, Mapping[str, Any]]  # by candidate, the fields of its card that the fingerprint covers
     rows: Sequence[RowSummary]
     against: Mapping[str, Against]
     quoted: Sequence[Quoted] = ()
@@ -37,7 +37,7 @@ class Evaluated:
 
     @property
     def ranked(self) -> list[RowSummary]:
-        """The rows, those that are right most often first, the cheaper of those alike."""
+        """The rows by falling exact match; of equal rows the cheaper one comes first."""
         return sorted(self.rows, key=lambda row: (-row.em.mean, row.usd_per_1k))
 
     @property
@@ -51,7 +51,7 @@ def sets_of(rows: Sequence[RowSummary]) -> list[str]:
 
 
 def measures_of(rows: Sequence[RowSummary]) -> list[Measure]:
-    """What the rows are scored by."""
+    """The measures of the rows, each once."""
     return list(dict.fromkeys(row.measure for row in rows))
 
 

@@ -1,5 +1,7 @@
-"""The frontier: what quality a method reaches for how many dollars, the area under that, and how much of the gap
-between a constant choice and the best one it closes."""
+"""The frontier: the quality that a method reaches at each price, the area under this curve, and the closed gap.
+
+The closed gap is a share: 0 is the quality of the best constant choice, 1 that of the best choice for each question.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,14 @@ from benchmarks.evaluation.methods import (
 )
 from benchmarks.evaluation.statistics import Interval
 
-BY_BUDGET = ", by budget"  # ends the name of a policy that was told what it may spend
-# Of an evaluation and of a run; the first that is there counts.
+BY_BUDGET = ", by budget"  # ends the name of a policy whose prompt states a budget
+# The two ends of the gap: the best single model, and per question the best (cheapest right or most competent) one. The
+# first pair belongs to an evaluation, the second to a run; the first pair that the rows hold is used.
 _GAPS = ((BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT), (BEST_CONSTANT_HINDSIGHT, MOST_COMPETENT))
 
 
 class FrontierError(ExplainedError, ValueError):
-    """There is nothing to draw; the message tells why."""
+    """There is nothing to draw; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,36 +37,40 @@ class Point:
     """One measurement of a method."""
 
     method: str
-    knob: str  # what was turned for it, such as λ=0.1; empty where there is nothing to turn
+    knob: str  # the setting that trades quality for cost, such as λ=0.1; empty for a method without one
     usd_per_1k: float
     em: Interval
-    source: str  # where it was read
-    pool: str = ""  # fingerprint of the candidates; empty where it is not known
-    measure: Measure = EXACT  # that `em` is by
+    source: str  # the folder that it was read from
+    pool: str = ""  # fingerprint of the candidates; empty if unknown
+    measure: Measure = EXACT  # the measure of `em`
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A method over all its points."""
+    """The results of a method over all its points."""
 
     method: str
-    measure: Measure  # only what has the same one can be compared
+    measure: Measure  # only standings with the same measure can be compared
     points: int
-    area: float  # mean quality over prices from 0 to the dearest of all methods'
-    best: Point  # of the highest quality, the cheapest of those alike
-    gap_closed: float | None  # share of the way between the two of `gap_of`; None without them
+    area: float  # mean quality over prices from 0 to the highest price of all methods
+    best: Point  # the point with the highest quality; of equal points the cheapest
+    gap_closed: float | None  # `best` as a share of the gap between the methods of `gap_of`; None without these
 
 
 @dataclass(frozen=True, slots=True)
 class BesideSweep:
-    """A policy under one budget, beside those trained for several α."""
+    """A policy with one budget, compared with the sweep: policies trained for several α."""
 
     point: Point
-    sweep: float | None  # the quality that theirs reach for its price, on their hull; None where all are dearer
+    sweep: float | None  # the quality of the sweep's hull at this point's price; None if the whole sweep costs more
 
     @property
     def verdict(self) -> Literal["above", "within", "below", "none"]:
-        """`within`: below, by no more than the interval can tell; `none` where there is nothing to judge by."""
+        """How the point lies to the sweep.
+
+        `within`: below the sweep, but the point's interval includes the sweep's quality. `none`: the sweep, the point
+        or its interval is unknown.
+        """
         em = self.point.em
         if self.sweep is None or math.isnan(em.mean):
             return "none"
@@ -75,10 +82,11 @@ class BesideSweep:
 
 
 def hull(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The non-decreasing upper convex hull of (price, quality), from (0, 0), where nobody is asked, to the best one.
+    """The non-decreasing upper convex hull of (price, quality), from the origin to the point with the best quality.
 
-    Any point on it can be had by tossing a coin between its two neighbours. Source: RouterBench (Hu et al. 2024,
-    arXiv 2403.12031), section 3.2; the origin is ours.
+    At the origin no candidate is asked. A router reaches any point of the hull by choosing at random between the two
+    neighbouring methods. Source: RouterBench (Hu et al. 2024, arXiv 2403.12031), section 3.2; the origin is our
+    addition.
     """
     found: list[tuple[float, float]] = [(0.0, max((q for price, q in points if price == 0), default=0.0))]
     for price, quality in sorted(points):
@@ -91,7 +99,7 @@ def hull(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def area(points: Sequence[tuple[float, float]], dearest: float) -> float:
-    """Mean of the hull's quality over prices from 0 to `dearest`; where that is 0, the quality that is free."""
+    """Mean of the hull's quality over prices from 0 to `dearest`; if `dearest` is 0, the quality at price 0."""
     edge = hull(points)
     if dearest == 0:
         return edge[0][1]
@@ -101,7 +109,7 @@ def area(points: Sequence[tuple[float, float]], dearest: float) -> float:
 
 
 def standings(points: Sequence[Point]) -> list[Standing]:
-    """Every method, by exact match first, then by other measures; of each the one with the largest area first.
+    """The standing of every method: first those measured by exact match, then the others; by falling area in each.
 
     Raises:
         FrontierError: there are no points.
@@ -122,9 +130,10 @@ def standings(points: Sequence[Point]) -> list[Standing]:
 
 
 def beside_sweep(points: Sequence[Point]) -> list[BesideSweep]:
-    """Every point under a budget beside the sweep of α, the cheapest first; none where fewer than two α were tried.
+    """Compare every point with a budget with the sweep of α; the cheapest point comes first.
 
-    The sweep is of the same measure, and of the same pool as far as pools are known.
+    A point's sweep has the same method and measure, and the same pool as far as pools are known. Points whose sweep has
+    fewer than two α are left out.
     """
     found = []
     for point in sorted(points, key=lambda each: each.usd_per_1k):
@@ -146,7 +155,7 @@ def beside_sweep(points: Sequence[Point]) -> list[BesideSweep]:
 
 
 def gap_of(rows: Sequence[Point | Standing], measure: Measure) -> tuple[str, str] | None:
-    """The constant choice and the best one between which the gap by a measure is; both are of the same kind."""
+    """The methods at the two ends of the gap (constant, best) for a measure; None if the rows lack them."""
     methods = {row.method for row in rows if row.measure == measure}
     return next((pair for pair in _GAPS if methods.issuperset(pair)), None)
 
@@ -156,7 +165,7 @@ def _slope(a: tuple[float, float], b: tuple[float, float]) -> float:
 
 
 def _ends(points: Sequence[Point], measure: Measure) -> tuple[float, float] | None:
-    """Quality of the constant choice and of the best one; None where one is missing or they are alike."""
+    """Quality at the two ends of the gap (constant, best); None if an end is missing or the gap is not positive."""
     pair = gap_of(points, measure)
     if pair is None:
         return None

@@ -1,4 +1,4 @@
-"""The item: one question answered once by one row of an evaluation, as a line of its file."""
+"""The item: one row's answer to one question in one sample, which is a line of the evaluation's file."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from benchmarks.questions.sources import hop_count
 from rewards.outcome import outcomes
 from rewards.transcript import CallStatus, StopReason, Transcript, Turn
 
-NOT_TAKEN = "not_taken"  # in place of an episode's stop reason
+NOT_TAKEN = "not_taken"  # replaces the stop reason if the policy's model refused a prompt
 Key = tuple[str, str, str, int]  # row, data set, question, sample
 
 
 class ItemError(ValueError):
-    """A line that is no item; the message names the fault."""
+    """A line is not a valid item; the message names the fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One answer, what it was worth and what it took."""
+    """One answer, with its scores and costs."""
 
     row: str
     dataset: str
     question: str  # its id
-    sample: int  # from 0
-    em: float  # in [0, 1]; exact match, or what `measure` says in its place
-    f1: float | None  # None where no accepted answers are known
-    cost_usd: float  # of the candidates' calls, tokens in and out
-    calls: tuple[tuple[str, str], ...]  # model and how the call ended, in order; an invalid route names no model
-    prompt_tokens: int  # that candidates read
-    completion_tokens: int  # that candidates wrote
-    latency_s: float  # of the calls, one after the other
+    sample: int  # number of the sample, from 0
+    em: float  # in [0, 1]; exact match, or the score of another `measure`
+    f1: float | None  # None if no accepted answers are known
+    cost_usd: float  # of the candidates' calls, for prompt and completion tokens
+    calls: tuple[tuple[str, str], ...]  # model and status of each call, in order; an invalid route has no model ("")
+    prompt_tokens: int  # read by candidates
+    completion_tokens: int  # written by candidates
+    latency_s: float  # sum over the calls
     hops: int | None = None
     policy_tokens: int = 0  # sampled by the policy
-    policy_usd: float = 0.0  # what the policy's own tokens cost, where it is paid for
-    answer: str | None = None  # None where there was none, or it was not kept
-    stop: str = ""  # why the policy's episode ended
-    measure: Measure = EXACT  # that `em` is by
-    held: float | None = None  # 1 where an accepted answer stands in the answer as whole words; None where not known
+    policy_usd: float = 0.0  # price of the policy's own tokens, if it is a paid model
+    answer: str | None = None  # None if there was none, or if it was not kept
+    stop: str = ""  # the stop reason of the policy's episode, or NOT_TAKEN; empty for baselines
+    measure: Measure = EXACT  # the measure of `em`
+    held: float | None = None  # 1 if the answer contains an accepted answer as whole words, else 0; None if unknown
 
     @property
     def key(self) -> Key:
@@ -58,10 +58,10 @@ class Item:
 
     @staticmethod
     def from_line(line: str | bytes) -> Item:
-        """Read `to_line`'s line, its row by the name of today.
+        """Read a line of `to_line`; an old row name becomes today's.
 
         Raises:
-            ItemError: it is something else.
+            ItemError: the line is not a valid item.
         """
         try:
             row: dict[str, Any] = json.loads(line)
@@ -72,7 +72,9 @@ class Item:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ItemError(f"no item of an evaluation ({error})") from error
         if not finite or not 0 <= item.em <= 1 or not all(isinstance(part, str) for part in item.key[:3]):
-            raise ItemError(f"no item of an evaluation: em={item.em!r} must lie in [0, 1], the others be finite")
+            raise ItemError(
+                f"no item of an evaluation: em={item.em!r} must be in [0, 1], other numbers finite, and names texts"
+            )
         return item
 
 
@@ -93,8 +95,10 @@ def refused_item(
     policy_tokens: int = 0,
     policy_usd: float = 0.0,
 ) -> Item:
-    """The item of an episode whose next prompt, after these turns, the policy's model did not take: the policy has no
-    answer, and what was asked till then is paid for."""
+    """The item of an episode in which the policy's model refused the prompt after these turns.
+
+    The policy has no answer; the calls of these turns are paid.
+    """
     transcript = Transcript(tuple(turns), StopReason.NO_ACTION)
     return replace(_item(row, sample, question, transcript, policy_tokens, policy_usd), stop=NOT_TAKEN)
 
@@ -127,7 +131,7 @@ def _item(
 def routed_items(
     row: str, questions: Sequence[Question], outcomes_: Sequence[Outcome], measure: Measure = EXACT
 ) -> list[Item]:
-    """The items of a baseline, which asks the candidates and writes nothing itself; its outcomes are by `measure`."""
+    """The items of a baseline, which asks candidates and writes nothing itself; `measure` is that of its outcomes."""
     return [
         Item(
             row=row,

@@ -1,4 +1,4 @@
-"""Numbers in JSON and back. JSON has no nan, so a number that is not known is null there."""
+"""Numbers to JSON and back. JSON has no nan, so an unknown number is null there."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ _Kind = TypeVar("_Kind")
 
 
 def to_json(value: Any) -> Any:
-    """The value as JSON can hold it: numbers that are not finite become None, numpy's become Python's, dataclasses
-    and mappings become objects."""
+    """The value in a form that JSON can hold.
+
+    Numbers that are not finite become None, numpy's numbers become Python's, dataclasses and mappings become objects.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
@@ -31,11 +33,11 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(kind: type[_Kind], value: Any) -> _Kind:
-    """The dataclass that `to_json` made an object of. None becomes nan where the field's type is a plain float.
+    """The inverse of `to_json`: a dataclass of type `kind`. None becomes nan if the field's type is `float`.
 
     Raises:
         KeyError: a field is missing.
-        AttributeError, TypeError, ValueError: a value is of another type.
+        AttributeError, TypeError, ValueError: a value has another type.
     """
     made: Any = kind
     types = _types(made)

@@ -1,4 +1,4 @@
-"""The evaluation: what a policy's episodes, or a baseline's, come to."""
+"""The evaluation of a run: means over the episodes of a policy or the outcomes of a baseline."""
 
 from __future__ import annotations
 
@@ -17,23 +17,26 @@ from rewards.transcript import StopReason
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One question answered: by whom, how well, at what cost."""
+    """One answered question: its scores, calls and cost."""
 
     em: float
     f1: float
     cost_usd: float
     asked: tuple[str, ...]  # card names, in order
-    prompt_tokens: int = 0  # that the candidates read; 0 where it was not counted
-    completion_tokens: int = 0  # and wrote
-    latency_s: float = 0.0  # of the calls, one after the other
-    refused: tuple[str, ...] = ()  # those of `asked` who refused
-    held: float = math.nan  # 1 where an accepted answer stands in the answer as whole words; nan where not known
+    prompt_tokens: int = 0  # read by candidates; 0 if not counted
+    completion_tokens: int = 0  # written by candidates; 0 if not counted
+    latency_s: float = 0.0  # sum over the calls
+    refused: tuple[str, ...] = ()  # the candidates of `asked` that refused
+    held: float = math.nan  # 1 if the answer contains an accepted answer as whole words, else 0; nan if unknown
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Means over questions. `call_share` is each expert's share of all calls; `void` counts episodes that
-    infrastructure spoilt, which no other number includes. `f1` is nan where a question's answers are not known."""
+    """Means over questions.
+
+    `call_share` is each candidate's share of all calls. `void` counts the episodes that failed for technical reasons;
+    no other number includes them. `f1` is nan if a question's answers are unknown.
+    """
 
     questions: int
     em: float
@@ -44,20 +47,20 @@ class Evaluation:
     void: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON takes it: a number that is not known is None."""
+        """The fields for JSON; unknown numbers are None."""
         found: dict[str, Any] = to_json(self)
         return found
 
 
 class EvaluationError(ExplainedError, ValueError):
-    """There is nothing to average; the message tells why."""
+    """There is nothing to average; the message gives the reason."""
 
 
 def summarise(outcomes: Sequence[Outcome], void: int = 0) -> Evaluation:
     """Average outcomes.
 
     Raises:
-        EvaluationError: there are none.
+        EvaluationError: there are no outcomes.
     """
     if not outcomes:
         raise EvaluationError(

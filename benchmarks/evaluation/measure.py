@@ -1,4 +1,4 @@
-"""The measure: what it means that an answer is right, since rows of one table may be scored by different ones."""
+"""Measures: definitions of a right answer. Rows of one table may have different measures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fingerprint of a pool: whether two tables were measured with the same candidates at the same prices."""
+"""The fingerprint of a pool. Two tables with the same one were measured with the same candidates and prices."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from actors.pool.cards import ModelCard
 
-# What decides replies and their price. Endpoints and descriptors are left out: a pool moves between hosts, and is
-# described in other words.
+# The fields that determine replies and their prices. Endpoints and descriptors are left out: the same pool may move to
+# another host or get other descriptions.
 _FIELDS = (
     "model",
     "revision",
@@ -26,18 +26,18 @@ _FIELDS = (
 
 
 def card_facts(cards: Sequence[ModelCard]) -> dict[str, dict[str, Any]]:
-    """What of each card is hashed, by name, in the order of names."""
+    """By card name, in alphabetical order, the fields that are hashed."""
     return {card.name: {name: getattr(card, name) for name in _FIELDS} for card in sorted(cards, key=lambda c: c.name)}
 
 
 def fingerprint(cards: Sequence[ModelCard]) -> str:
-    """Twelve hexadecimal digits of names, models, prices and limits, whatever the order of the cards."""
+    """Twelve hexadecimal digits of the cards' names, models, prices and limits; the cards' order is irrelevant."""
     text = json.dumps(card_facts(cards), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
 def difference(ours: Sequence[ModelCard], theirs: Sequence[ModelCard]) -> list[str]:
-    """How our pool differs from theirs, a line for each card; none where their fingerprints are the same."""
+    """How our pool differs from theirs: a line for each different field or card; empty for equal fingerprints."""
     mine, others = card_facts(ours), card_facts(theirs)
     lines = [f"{name} is new" for name in mine if name not in others]
     lines += [f"{name} is missing" for name in others if name not in mine]

@@ -1,7 +1,7 @@
-"""The pool table: one policy with several pools of candidates side by side, each against the best that its pool allows.
+"""The pool table: one policy with several pools of candidates, each compared with the bounds of its pool.
 
-The bounds of a pool are its cheapest right candidate and its best constant in training, as far as there is a table of
-everyone's replies.
+The bounds of a pool are its cheapest right candidate and its best constant in training. They need a table of all
+candidates' replies.
 """
 
 from __future__ import annotations
@@ -21,49 +21,51 @@ from benchmarks.evaluation.row_summary import Against, RowSummary, against, summ
 from benchmarks.evaluation.statistics import RESAMPLES, Interval, holm, ratio_interval
 from benchmarks.evaluation.tables import Column, Table, text_columns
 
-BOUNDS = (CHEAPEST_RIGHT, BEST_CONSTANT_TRAINING)  # of a pool
+BOUNDS = (CHEAPEST_RIGHT, BEST_CONSTANT_TRAINING)  # the bounds of a pool
 _RIGHT, _CONSTANT = (METHODS[key] for key in BOUNDS)
 POOLS_LEAD = (
-    f"The same questions with other candidates: each row against the {_RIGHT.name} and the {_CONSTANT.name} of its own "
-    f"pool, and against the policy's row with the candidates as trained. The {_RIGHT.name} {_RIGHT.meaning}. The "
-    f"{_CONSTANT.name} {_CONSTANT.meaning}."
+    f"The same questions with other candidates. Each row is compared with the {_RIGHT.name} and the {_CONSTANT.name} "
+    f"of its own pool, and with the policy's row for the candidates as trained. The {_RIGHT.name} {_RIGHT.meaning}. "
+    f"The {_CONSTANT.name} {_CONSTANT.meaning}."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The candidates of some rows."""
+    """A pool of candidates."""
 
     label: str
     fingerprint: str
-    cards: Mapping[str, Mapping[str, Any]]  # what of each decides replies and their price, by name
+    cards: Mapping[str, Mapping[str, Any]]  # by candidate, the fields of its card that the fingerprint covers
 
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """The items of one row, and those that they are measured by: of the same row with the candidates as trained, and
-    of the bounds of its own pool, which may be missing."""
+    """The items of one row with one pool, and the items that they are compared with.
+
+    These are the items of the same row with the candidates as trained, and of the pool's bounds, which may be missing.
+    """
 
     pool: str  # label
-    row: str  # the policy's, such as `policy`
+    row: str  # the policy's row, such as `policy`
     items: Sequence[Item]
     lost: int
-    as_trained: Sequence[Item] = ()  # none, where this is that row
+    as_trained: Sequence[Item] = ()  # empty if this is the row with the candidates as trained
     cheapest_right: Sequence[Item] = ()
     best_constant_training: Sequence[Item] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PoolRow:
-    """One row of the table. What is not known is None."""
+    """One row of the table; unknown values are None."""
 
     pool: str
     row: str
     summary: RowSummary
     cheapest_right_em: float | None
     cheapest_right_usd_per_1k: float | None
-    of_cheapest_right: Interval | None  # exact match as a share of that one's, on the questions that both answered
-    best_constant_training: str | None  # the candidate
+    of_cheapest_right: Interval | None  # exact match divided by the cheapest right's, on questions that both answered
+    best_constant_training: str | None  # name of the candidate
     best_constant_training_em: float | None
     best_constant_training_usd_per_1k: float | None
     against_best_constant_training: Against | None
@@ -72,7 +74,7 @@ class PoolRow:
 
 @dataclass(frozen=True, slots=True)
 class PoolTable:
-    """All that the table tells."""
+    """The contents of the table."""
 
     pools: Sequence[Pool]
     rows: Sequence[PoolRow]
@@ -80,7 +82,7 @@ class PoolTable:
 
 
 def pool_rows(played: Sequence[Played], resamples: int = RESAMPLES) -> list[PoolRow]:
-    """Sum up the rows; p-values are adjusted among all rows, of each kind of comparison by itself.
+    """Summarise the rows. For each of the two kinds of comparison, p-values are adjusted over all rows (Holm).
 
     Raises:
         EvaluationError: a row has no items.
@@ -92,8 +94,10 @@ def pool_rows(played: Sequence[Played], resamples: int = RESAMPLES) -> list[Pool
 
 
 def share_of(ours: Sequence[Item], theirs: Sequence[Item], resamples: int = RESAMPLES) -> Interval | None:
-    """Exact match of a row as a share of another's, by macro averages over the questions that both answered; None
-    where there are none, or the other is never right."""
+    """Exact match of our row divided by that of the other, as macro averages over the questions that both answered.
+
+    None if there are no such questions, or if the other is never right.
+    """
     mine, others = _means(ours), _means(theirs)
     sets: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for key in sorted(mine.keys() & others.keys()):
@@ -109,7 +113,7 @@ def share_of(ours: Sequence[Item], theirs: Sequence[Item], resamples: int = RESA
 
 
 def pool_tables(found: PoolTable) -> list[Table]:
-    """The policy with each pool, the pools' candidates with their prices, and who is asked."""
+    """The policy with each pool, the candidates' prices in each pool, and the shares of the calls."""
     return [_played_table(found), _prices_table(found), _shares_table(found.rows)]
 
 
@@ -142,7 +146,7 @@ def _played_table(found: PoolTable) -> Table:
 
 
 def _prices_table(found: PoolTable) -> Table:
-    """Candidates with their prices in each pool: a row shows at once what differs between pools."""
+    """The candidates' prices in each pool; a row shows the differences between pools."""
     names = list(dict.fromkeys(name for pool in found.pools for name in pool.cards))
     columns = [*text_columns("Candidate"), *(Column(pool.label, pool.fingerprint) for pool in found.pools)]
     rows = [[name, *(_prices(pool.cards.get(name)) for pool in found.pools)] for name in names]
@@ -150,7 +154,7 @@ def _prices_table(found: PoolTable) -> Table:
 
 
 def _shares_table(rows: Sequence[PoolRow]) -> Table:
-    """Candidates in rows, since there are more of them than pools."""
+    """Shares of the calls; candidates are rows, because there are more of them than pools."""
     shares: Sequence[Mapping[str, float]] = [row.summary.call_share for row in rows]
     names = sorted({name for share in shares for name in share}, key=lambda n: [-share.get(n, 0.0) for share in shares])
     several = len({row.row for row in rows}) > 1

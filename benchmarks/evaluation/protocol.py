@@ -1,4 +1,4 @@
-"""The protocol of an evaluation: which questions of each set are asked, how often, and how the policy samples."""
+"""The protocol of an evaluation: which questions of each set it asks, how often, and how the policy samples."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ from benchmarks.questions.flashrag import SETS
 from benchmarks.questions.sources import load_source
 
 Name = Literal["paper", "full"]
-PAPER_ITEMS = 500  # of a set, as the paper draws them; Bamboogle has 125
+PAPER_ITEMS = 500  # questions that the paper draws from each set (section 4.3); Bamboogle has only 125
 PAPER_SEED = 42
 SEVEN = "seven"  # stands for the paper's seven sets
-BUDGET = ", budget="  # in a row's name, before US dollars
-TWO_HOP_SHARE = 0.4  # of the world's questions, as in the quickstart
+BUDGET = ", budget="  # precedes the budget in US dollars in a row's name
+TWO_HOP_SHARE = 0.4  # share of two-hop questions among the world's, as in the quickstart
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One way of asking all questions of the policy: a row of the table."""
+    """One way to ask the policy all questions: a row of the table."""
 
     row: str
     temperature: float
     samples: int
-    budget_usd: float | None = None  # told in every prompt; what the recipe tells, if not given
+    budget_usd: float | None = None  # stated in every prompt; None follows the recipe
 
 
 def passes(name: Name, samples: int | None, budgets_usd: Sequence[float] = ()) -> tuple[Pass, ...]:
-    """`paper`: samples at temperature 1, one if not said. `full`: greedy, and samples at temperature 1 if asked for.
-    Each of these once for every budget, where there are some."""
+    """The passes of a protocol, once for each budget if there are any.
+
+    `paper` samples at temperature 1: `samples` times, or once if None. `full` decodes greedily, and if `samples` is
+    given, it also samples so often at temperature 1.
+    """
     made: tuple[Pass, ...]
     if name == "paper":
         made = (Pass("policy", 1.0, samples or 1),)
@@ -45,7 +48,7 @@ def passes(name: Name, samples: int | None, budgets_usd: Sequence[float] = ()) -
 
 
 def draw(name: Name, questions: Sequence[Question]) -> list[Question]:
-    """Those of a set that are asked, in their order: `paper` draws 500 with seed 42, `full` takes all."""
+    """The questions of a set to ask, in their order: `paper` draws 500 with seed 42, `full` takes all."""
     if name == "full" or len(questions) <= PAPER_ITEMS:
         return list(questions)
     chosen = random.Random(PAPER_SEED).sample(range(len(questions)), PAPER_ITEMS)
@@ -55,10 +58,11 @@ def draw(name: Name, questions: Sequence[Question]) -> list[Question]:
 def load_questions(
     name: Name, sources: Sequence[str], *, limit: int | None = None, two_hop_share: float = TWO_HOP_SHARE
 ) -> list[Question]:
-    """The questions asked, source by source, `limit` of each at most; `seven` stands for the paper's sets.
+    """The questions to ask, source by source, at most `limit` from each; `seven` stands for the paper's sets.
 
     Raises:
-        QuestionError: a source can't be had, lacks a column or holds questions without answers, or an id comes twice.
+        QuestionError: a source can't be read, lacks a column or holds questions without answers; or an id occurs twice
+            in a data set.
     """
     spelt = [set_ for source in sources for set_ in (SETS if source == SEVEN else (source,))]
     if not spelt:

@@ -1,4 +1,4 @@
-"""Published numbers of Router-R1's paper, with source and pool, to stand beside measured rows."""
+"""Published numbers of Router-R1's paper with source and pool, for comparison with measured rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FILE = Path(__file__).with_suffix(".yaml")
 
 _BASES = {"qwen": "Qwen2.5-3B-Instruct", "llama": "Llama-3.2-3B-Instruct"}
 PUBLISHED = (*_BASES, "all", "none")
-_TABLES = ("Table 1", "Table 3", "Table 5")  # all sets, the six candidates, no weight on cost
+_TABLES = ("Table 1", "Table 3", "Table 5")  # tables with all sets, the six candidates and no cost reward
 
 PublishedMetric = Literal["em", "f1", "raw_cost"]
 
@@ -25,7 +25,7 @@ class _Part(BaseModel):
 
 
 class Source(_Part):
-    """Where the numbers are from."""
+    """The source of the numbers."""
 
     title: str
     authors: str
@@ -34,20 +34,20 @@ class Source(_Part):
 
 
 class PublishedRow(_Part):
-    """One method in one table of the paper. Never measured here; `label` says so."""
+    """One method in one table of the paper. It was not measured here, and `label` says so."""
 
     table: str
     method: str
-    base: str  # the model that routes, or answers where the pool is empty
+    base: str  # the model that routes, or that answers if the pool is empty
     pool: tuple[str, ...]  # candidates
-    metric: PublishedMetric  # em and f1 in [0, 1]; raw_cost: see the file
+    metric: PublishedMetric  # em and f1 are in [0, 1]; published.yaml explains raw_cost
     alpha: float  # weight of the cost reward
     scores: dict[str, float]  # by data set
-    average: float | None  # the paper's own, over its data sets; None where it has none
+    average: float | None  # the paper's average over its data sets; None if it states none
 
     @property
     def label(self) -> str:
-        """The row's name in a table of ours."""
+        """The row's name in our tables."""
         weighted = f", α={self.alpha:g}" if self.alpha else ""
         return f"{self.method}{weighted} ({self.base}; published)"
 
@@ -78,7 +78,7 @@ class _Table(_Part):
 
 
 class Published(_Part):
-    """The file of published numbers."""
+    """The contents of published.yaml."""
 
     source: Source
     protocol: str
@@ -86,7 +86,7 @@ class Published(_Part):
     tables: tuple[_Table, ...]
 
     def rows(self, metric: PublishedMetric, *, base: str | None = None) -> list[PublishedRow]:
-        """Every published row of a metric, in the paper's order; of one base model, if named."""
+        """The published rows of a metric, in the paper's order; only those of `base`, if given."""
         return [
             PublishedRow(
                 table=table.table,
@@ -106,12 +106,12 @@ class Published(_Part):
 
 @cache
 def published() -> Published:
-    """The published numbers, from the file beside this one."""
+    """The published numbers from published.yaml."""
     return Published.model_validate(yaml.safe_load(_FILE.read_text(encoding="utf-8")))
 
 
 def published_rows(metric: PublishedMetric, sets: Sequence[str], which: str) -> list[PublishedRow]:
-    """The paper's rows for a base model (one of PUBLISHED), if it has numbers for any of these sets."""
+    """The paper's rows for a base model (`which` of PUBLISHED) that have numbers for at least one of the sets."""
     if which == "none":
         return []
     return [
@@ -123,16 +123,16 @@ def published_rows(metric: PublishedMetric, sets: Sequence[str], which: str) -> 
 
 @dataclass(frozen=True, slots=True)
 class Quoted:
-    """A published row as an evaluation shows it: never measured here."""
+    """A published row in an evaluation; it was not measured here."""
 
     label: str
     metric: PublishedMetric
-    table: str  # of the paper
-    pool: tuple[str, ...] | None  # the paper's candidates; None where the paper's tables have no such row any more
+    table: str  # number of the paper's table
+    pool: tuple[str, ...] | None  # the paper's candidates; None if published.yaml no longer has this row
     scores: Mapping[str, float]  # by data set
-    average: float | None = None  # the paper's own
+    average: float | None = None  # the paper's own average
 
 
 def quote(row: PublishedRow) -> Quoted:
-    """A published row, as it ships."""
+    """The published row in the form that an evaluation shows."""
     return Quoted(row.label, row.metric, row.table, row.pool, row.scores, row.average)

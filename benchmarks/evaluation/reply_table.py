@@ -1,4 +1,4 @@
-"""The reply table: what every candidate replies to every question, how right that is, and what it costs."""
+"""The reply table: every candidate's reply to every question, its correctness and its cost."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from benchmarks.evaluation.measure import EXACT, Measure
 from rewards.outcome import normalise_answer
 
 Floats = npt.NDArray[np.float64]
-_SHOWN = 3  # of the questions at fault, in a message
+_SHOWN = 3  # examples of faulty questions in a message
 
 
 class ReplyTableError(ExplainedError, ValueError):
-    """A table that can't be used, or two that don't go together; the message names the fault and the remedy."""
+    """A table can't be used, or two tables don't match; the message names the fault and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedReply:
     """One candidate's reply to one question."""
 
-    text: str  # empty where it was not recorded
-    correct: float  # in [0, 1]: exact match, or a person's judgement or a score where those were recorded
-    f1: float  # nan where no accepted answers are known
+    text: str  # empty if not recorded
+    correct: float  # in [0, 1]: exact match, or a recorded judgement or score
+    f1: float  # nan if no accepted answers are known
     prompt_tokens: int
     completion_tokens: int
     cost_usd: float
@@ -45,21 +45,21 @@ class ReplyTable:
     """Replies by question (row) and candidate (column); rows and columns are in the order of `questions` and `cards`.
 
     Raises:
-        ReplyTableError: it is empty, a row lacks a reply, an id or a card comes twice, or a number is out of range.
+        ReplyTableError: it is empty, a row lacks a reply, an id or a card occurs twice, or a number is out of range.
     """
 
     questions: tuple[Question, ...]
     cards: tuple[ModelCard, ...]
     replies: tuple[tuple[RecordedReply, ...], ...]
-    note: str = ""  # what of it is assumed rather than measured, in a sentence
-    measure: Measure = EXACT  # that `correct` is by
-    correct: Floats = field(init=False, repr=False)
+    note: str = ""  # a sentence that lists the assumed values, which were not measured
+    measure: Measure = EXACT  # the measure of `correct`
+    correct: Floats = field(init=False, repr=False)  # this and the next two are `[questions, candidates]`
     cost_usd: Floats = field(init=False, repr=False)
     latency_s: Floats = field(init=False, repr=False)
 
     @property
     def digest(self) -> str:
-        """The same for the same questions and replies, in the same order."""
+        """A hash of the questions, candidates and replies, in their order."""
         told = repr((self.questions, self.names, self.replies))
         return hashlib.blake2b(told.encode(), digest_size=6).hexdigest()
 
@@ -91,16 +91,16 @@ class ReplyTable:
         return len(self.questions)
 
     def take(self, rows: Sequence[int]) -> ReplyTable:
-        """The table of these rows alone."""
+        """The table with only these rows."""
         return replace(
             self, questions=tuple(self.questions[i] for i in rows), replies=tuple(self.replies[i] for i in rows)
         )
 
     def of_pool(self, names: Sequence[str], price_factors: Mapping[str, float]) -> ReplyTable:
-        """The table of these candidates alone, the costs of some times a factor.
+        """The table with only these candidates; `price_factors` multiply the costs of some.
 
         Raises:
-            ReplyTableError: one of them is not in the table.
+            ReplyTableError: a candidate is not in the table.
         """
         if missing := [name for name in names if name not in self.names]:
             raise ReplyTableError(f"candidate {missing[0]!r} is not in the table; there are {', '.join(self.names)}")
@@ -119,7 +119,7 @@ class ReplyTable:
         )
 
     def outcome(self, row: int, asked: Sequence[int]) -> Outcome:
-        """A question answered by asking these columns in turn: all are paid for, the last one's reply is the answer."""
+        """The outcome of asking these columns in turn: all are paid, and the last one's reply is the answer."""
         replies = [self.replies[row][column] for column in asked]
         return Outcome(
             em=replies[-1].correct,
@@ -152,11 +152,13 @@ class ReplyTable:
 
 
 def split(table: ReplyTable, train_share: float, seed: int) -> tuple[ReplyTable, ReplyTable]:
-    """Two tables of disjoint questions, the first with about this share of them; drawn by the seed and the question's
-    normalised text, so that a question asked twice stays on one side, whatever the order of the rows.
+    """Split into two tables with disjoint questions; the first has about `train_share` of them.
+
+    The draw depends only on the seed and the question's normalised text. So equal questions with different ids stay in
+    one table, and the order of the rows does not matter.
 
     Raises:
-        ReplyTableError: the share leaves one of them empty.
+        ReplyTableError: the share leaves one of the tables empty.
     """
     draws = [_draw(seed, text) for text in map(normalise_question, table.queries)]
     order = sorted(set(draws))
@@ -173,14 +175,14 @@ def split(table: ReplyTable, train_share: float, seed: int) -> tuple[ReplyTable,
 
 
 def check_apart(train: ReplyTable, test: ReplyTable) -> None:
-    """Check that two tables have the same candidates and no question in common (by normalised text).
+    """Check that two tables have the same candidates and no common question (by normalised text).
 
     Raises:
-        ReplyTableError: they don't go together.
+        ReplyTableError: they have different candidates or a common question.
     """
     if train.names != test.names:
         raise ReplyTableError(
-            f"trained on {', '.join(train.names)}; to be tested on {', '.join(test.names)}: take the same candidates"
+            f"trained on {', '.join(train.names)}, but tested on {', '.join(test.names)}: use the same candidates"
         )
     seen = {normalise_question(text) for text in train.queries}
     common = [text for text in test.queries if normalise_question(text) in seen]
@@ -192,8 +194,11 @@ def check_apart(train: ReplyTable, test: ReplyTable) -> None:
 
 
 def normalise_question(text: str) -> str:
-    """Lower case, no punctuation, no articles, single spaces, as exact match compares answers: what makes two questions
-    the same to a router. Training sets are compared more strictly (`training_set.normal_text`)."""
+    """A question's text for comparison: lower case, no punctuation, no articles, single spaces.
+
+    Exact match normalises answers in the same way. Duplicates in training sets are found with
+    `training_set.normal_text`, which also ignores spaces.
+    """
     return normalise_answer(text)
 
 

@@ -1,4 +1,4 @@
-"""The row summary: what all items of one row of an evaluation come to, by data set, by hops and on the whole."""
+"""The row summary: means over all items of an evaluation's row, in total, by data set and by hops."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FAILED = (CallStatus.TIMEOUT, CallStatus.PROVIDER_ERROR, CallStatus.OVER_BUDGET
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Calls that came to nothing, in all."""
+    """Total numbers of calls without a usable reply."""
 
     refusals: int
     failed_calls: int
@@ -50,9 +50,9 @@ class Part:
 
     questions: int
     em: Interval
-    f1: float | None  # mean; None where some answers are not known
+    f1: float | None  # mean; None if some answers are unknown
     usd_per_1k: float
-    calls: float  # per question, as the following
+    calls: float  # this and the next three: mean per question
     prompt_tokens: float
     completion_tokens: float
     latency_s: float
@@ -61,50 +61,53 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Against:
-    """A row against the reference, question by question, by a measure that both are known by."""
+    """A row compared with the reference, question by question, with a measure that is known for both."""
 
     reference: str
-    questions: int  # that both answered
+    questions: int  # number of questions that both answered
     comparison: Comparison
-    p_holm: float  # adjusted for all rows that were compared with the reference
+    p_holm: float  # p-value, adjusted for all rows that were compared with the reference
     measure: Measure = EXACT
 
 
 @dataclass(frozen=True, slots=True)
 class RowSummary:
-    """One row. Numbers without a word on it are macro averages: means over data sets of the means over questions, and
-    of a question asked several times its mean over samples."""
+    """The summary of one row.
+
+    Numbers without a comment are macro averages: the mean over data sets of the mean over questions. A question with
+    several samples counts with its mean over samples.
+    """
 
     name: str
     questions: int
     samples: int
     em: Interval
-    em_all: float  # mean over all questions, whatever their data set
+    em_all: float  # mean over all questions, without weighting by data set
     f1: Interval | None
     usd_per_1k: float
     policy_usd_per_1k: float
-    calls: float  # per question, as the following
+    calls: float  # this and the next four: mean per question
     prompt_tokens: float
     completion_tokens: float
     policy_tokens: float
     latency_s: float
-    unanswered: float  # share of the episodes
+    unanswered: float  # share of the episodes without an answer
     ended: Ended
-    lost: int  # questions and samples without an outcome: the infrastructure failed, and no other number counts them
-    call_share: Mapping[str, float]
-    entropy: float  # nats; of the call share
+    lost: int  # episodes that failed for technical reasons; no other number includes them
+    call_share: Mapping[str, float]  # of all calls
+    entropy: float  # of `call_share`, in nats
     by_set: Mapping[str, Part]
     by_hops: Mapping[int, Part]
-    measure: Measure  # that exact match is by, here and in the parts
-    pass_at: Mapping[int, float]  # share of questions right in one of so many samples, if there are several
-    spread: float | None  # standard deviation of exact match from sample to sample
+    measure: Measure  # the measure of `em`, here and in the parts
+    pass_at: Mapping[int, float]  # by k, share of questions that one of k samples answers rightly; empty for one sample
+    spread: float | None  # standard deviation of exact match between samples; None for one sample
 
 
 def summarise_row(name: str, items: Sequence[Item], *, lost: int = 0, resamples: int = RESAMPLES) -> RowSummary:
-    """Sum up the items of a row.
+    """Summarise the items of a row.
 
     Raises:
-        EvaluationError: there are none.
+        EvaluationError: there are no items.
     """
     if not items:
         raise EvaluationError(
@@ -144,12 +147,12 @@ def summarise_row(name: str, items: Sequence[Item], *, lost: int = 0, resamples:
 
 
 def against(rows: Mapping[str, Sequence[Item]], reference: str, *, resamples: int = RESAMPLES) -> dict[str, Against]:
-    """Each other row against the reference, on the questions that both answered, with Holm's adjustment.
+    """Compare each other row with the reference on the questions that both answered, with Holm's adjustment.
 
-    The difference is the macro average's, each set resampled by itself. Of one set the test is `statistics.compare`'s,
-    of several that of flipped signs, where a question counts by its weight in the macro average. Rows that are scored
-    by different measures are compared by whether their answers hold an accepted one. A row without a question or a
-    measure in common with the reference is left out.
+    The difference is that of the macro averages; each data set is resampled separately. With one data set the test is
+    that of `statistics.compare`. With several it is the sign-flip test, in which a question has its weight in the macro
+    average. Rows with different measures are compared by whether their answers contain an accepted answer. A row that
+    has no common question or no common measure with the reference is left out.
     """
     reference_items = _Asked(rows[reference])
     found: dict[str, tuple[int, Comparison, Measure]] = {}
@@ -169,9 +172,10 @@ def against(rows: Mapping[str, Sequence[Item]], reference: str, *, resamples: in
 
 
 def pass_at(questions: Iterable[Sequence[Item]]) -> dict[int, float]:
-    """Share of questions that one of k samples gets right, for k = 1, 2, 4, … and all samples; unbiased.
+    """pass@k: the share of questions that at least one of k samples answers rightly, unbiased.
 
-    Source: Chen et al. 2021 (arXiv 2107.03374), eq. 1: 1 − C(n − c, k)/C(n, k) of n samples with c right.
+    k is 1, 2, 4, … and the number of all samples. Source: Chen et al. 2021 (arXiv 2107.03374), equation 1:
+    1 − C(n − c, k)/C(n, k) for n samples of which c are right.
     """
     counts = [(len(items), sum(item.em == 1.0 for item in items)) for items in questions]
     fewest = min(samples for samples, _ in counts)
@@ -183,11 +187,11 @@ Question = tuple[str, str]  # data set, id
 
 
 class _Asked:
-    """Items of a row by question."""
+    """A row's items by question."""
 
     def __init__(self, items: Sequence[Item]) -> None:
         self.by_question: dict[Question, list[Item]] = defaultdict(list)
-        # In an order of their own, so that an evaluation that went on gives the same sums.
+        # Sorted, so that a resumed evaluation adds the numbers in the same order and gives the same sums.
         for item in sorted(items, key=lambda item: item.key):
             self.by_question[item.dataset, item.question].append(item)
 
@@ -219,7 +223,7 @@ def _held(item: Item) -> float:
 
 
 def _common_measure(ours: Sequence[Item], theirs: Sequence[Item]) -> Measure | None:
-    """What two rows can be compared by; None where there is nothing."""
+    """The measure to compare two rows with; None if there is none."""
     measures = {item.measure for items in (ours, theirs) for item in items}
     if len(measures) == 1:
         return ours[0].measure

@@ -1,4 +1,4 @@
-"""The tables of an evaluation: its rows, by data set and hops, published rows beside them, calls and candidates."""
+"""The tables of an evaluation: rows, results by data set and hops with published rows, calls and candidates."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from benchmarks.evaluation.tables import Column, Table, text_columns
 
 _CONSTANT = METHODS[BEST_CONSTANT_TRAINING]
 VERDICT_NOTE = (
-    f"The {_CONSTANT.name} {_CONSTANT.meaning}. A router that learns is told at the λ that suits it best of those at "
-    "which it costs no more; that is chosen by these very questions, which flatters it."
+    f"The {_CONSTANT.name} {_CONSTANT.meaning}. A router that learns is shown at its best λ among those at which it "
+    "costs no more. That λ is chosen on the same questions, so its result is somewhat too good."
 )
 NOBODY_ASKED = "No candidate was asked at all."
 _QUOTED_NOTE = (
@@ -26,21 +26,20 @@ _QUOTED_NOTE = (
 
 
 def result_tables(found: Evaluated, named: Sequence[str] = ()) -> list[Table]:
-    """What the rows come to, and what the rows and the methods `named` beside them are; tables that would tell nothing
-    are left out."""
+    """The tables of results, and one that defines the methods of the rows and of `named`; empty tables are left out."""
     meanings = methods_table([*(row.name for row in found.rows), *named])
     told = [rows_table(found), meanings, *sets_tables(found), _hops_table(found), _samples_table(found)]
     return [*(table for table in told if table is not None), _took_table(found)]
 
 
 def methods_table(rows: Iterable[str]) -> Table:
-    """The methods behind some rows, each with its definition."""
+    """The methods of these rows with their definitions."""
     cells = [(method.key, method.name, method.meaning) for method in methods_of(rows)]
     return Table("What the rows are", text_columns("Method", "In words", "What it is"), cells, folded=len(cells) > 6)
 
 
 def rows_table(found: Evaluated) -> Table:
-    """Every row, the best first: how often it is right, at what price, and how it differs from the reference."""
+    """All rows, the best first, with quality, price, and the difference to the reference."""
     own, several = any(row.policy_usd_per_1k for row in found.rows), len(found.sets) > 1
     columns = [
         *text_columns("Row"), Column("Exact match" if found.exact else "Right", "%"), Column("95 % interval", "%"),
@@ -62,14 +61,14 @@ def rows_table(found: Evaluated) -> Table:
     note = "Means over data sets of the means over questions; intervals are bootstrapped. " if several else ""
     if reference is not None:
         note += (
-            f"Differences are those to {reference}, question by question, with the paired test's p-value, adjusted for "
+            f"Differences are to {reference}, paired by question; p-values of the paired test are adjusted for "
             f"{len(found.against)} comparisons."
         )
     return Table("All rows, the best first", columns, cells, note.rstrip(), _policies(found))
 
 
 def sets_tables(found: Evaluated) -> list[Table]:
-    """Exact match and F1 by data set, the paper's rows beside those measured here."""
+    """Exact match and F1 by data set, with the paper's rows after those measured here."""
     tables = [_by_set(found, "em", f"{_right(found)} by data set, %")]
     if any(part.f1 is not None for row in found.rows for part in row.by_set.values()):
         tables.append(_by_set(found, "f1", "F1 by data set, %"))
@@ -77,7 +76,7 @@ def sets_tables(found: Evaluated) -> list[Table]:
 
 
 def shares_table(found: Evaluated) -> Table | None:
-    """Who is asked by whom; None where nobody is asked at all."""
+    """Each row's shares of the calls by candidate; None if there are no calls."""
     models = list(dict.fromkeys(name for row in found.rows for name in sorted(row.call_share)))
     if not models:
         return None
@@ -93,7 +92,7 @@ def shares_table(found: Evaluated) -> Table | None:
 
 
 def cards_table(found: Evaluated) -> Table:
-    """The candidates with what their fingerprint is of."""
+    """The candidates, with the fields that the pool's fingerprint covers."""
     columns = [
         *text_columns("Candidate", "Model"), Column("Price in", "USD per Mtok"), Column("Price out", "USD per Mtok"),
         Column("Context", "tokens"), Column("Longest reply", "tokens"), Column("Most a minute", "requests"),
@@ -109,21 +108,19 @@ def cards_table(found: Evaluated) -> Table:
            "max_output_tokens", "requests_per_minute", "tokens_per_minute", "temperature"))]
         for name, card in found.cards.items()
     ]  # fmt: skip
-    note = (
-        f"Fingerprint {found.pool}, of names, models, prices and limits: tables can be compared where it is the same."
-    )
+    note = f"Fingerprint {found.pool}, of names, models, prices and limits: tables with the same one can be compared."
     return Table("The candidates", columns, rows, note)
 
 
 def quoted_table(title: str, rows: Sequence[Quoted], sets: Sequence[str]) -> Table:
-    """The paper's rows alone, where there are no rows to stand beside."""
+    """A table of the paper's rows only."""
     columns = [*text_columns("Row", "Source", "Pool"), *(Column(name, "%") for name in sets), Column("Mean", "%")]
     cells = [_quoted_cells(row, sets) for row in rows]
     return Table(title, columns, cells, _quoted_note(rows), quoted=frozenset(range(len(cells))))
 
 
 def _hops_table(found: Evaluated) -> Table | None:
-    """How often rows are right by hops; None where all questions have as many."""
+    """Exact match by hops; None if all questions have the same number of hops."""
     hops = sorted({count for row in found.rows for count in row.by_hops})
     if len(hops) < 2:
         return None
@@ -136,7 +133,7 @@ def _hops_table(found: Evaluated) -> Table | None:
 
 
 def _took_table(found: Evaluated) -> Table:
-    """What each row took, on the whole, by data set and by hops: dollars, calls, tokens, time, and what went wrong."""
+    """What each row needed, in total, by data set and by hops: dollars, calls, tokens, time; and its failures."""
     columns = [
         *text_columns("Row", "Of"), Column("Questions"), Column("Price", "USD per 1k"),
         Column("Calls", "per question"), Column("Tokens in"), Column("Tokens out"), Column("Policy's tokens"),
@@ -152,14 +149,14 @@ def _took_table(found: Evaluated) -> Table:
         named = [*row.by_set.items(), *((_hops(count), part) for count, part in row.by_hops.items())]
         rows += [[row.name, name, *_took(part, None), None, *_ended(part), None] for name, part in named]
     note = (
-        "Per question, but for refusals, failed calls, invalid routes and lost episodes, which are counted in all. "
-        "Lost ones came to no end and are in no number."
+        "Means per question; refusals, failed calls, invalid routes and lost episodes are total counts. A lost episode "
+        "failed for technical reasons; no other number includes it."
     )
     return Table("What it took, by data set and by hops", columns, rows, note, frozenset(highlight), folded=True)
 
 
 def _samples_table(found: Evaluated) -> Table | None:
-    """pass@k and the spread from sample to sample; None where every question was asked once."""
+    """pass@k and the spread between samples; None if every question was asked only once."""
     several = [row for row in found.ranked if row.samples > 1]
     if not several:
         return None
@@ -170,7 +167,7 @@ def _samples_table(found: Evaluated) -> Table | None:
         [row.name, f"{row.samples}", *(percent(row.pass_at.get(k)) for k in sizes), percent(row.spread)]
         for row in several
     ]
-    note = "pass@k: right in one of k samples. Spread: the standard deviation of exact match from sample to sample."
+    note = "pass@k: at least one of k samples is right. Spread: the standard deviation of exact match between samples."
     return Table("Several samples", columns, rows, note)
 
 
@@ -204,7 +201,7 @@ def _quoted_cells(row: Quoted, sets: Sequence[str]) -> list[str | None]:
 
 
 def _quoted_note(rows: Sequence[Quoted]) -> str:
-    """What published rows are, where they are from, and who the candidates were."""
+    """A note on published rows: their meaning, candidates, protocol and source."""
     source = published().source
     pools = {row.pool for row in rows if row.pool}
     told = "".join(f" The paper's {len(pool)} candidates: {', '.join(pool)}." for pool in sorted(pools, key=len))
@@ -220,7 +217,7 @@ def _right(found: Evaluated) -> str:
 
 
 def _right_by(found: Evaluated) -> list[Column]:
-    """A column for each row's measure, where it is not exact match for all."""
+    """A column for each row's measure; none if all rows have exact match."""
     return [] if found.exact else text_columns("Right by")
 
 

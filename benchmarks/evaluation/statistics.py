@@ -1,7 +1,7 @@
-"""Statistics of an evaluation: intervals of means, and whether two rows of a table really differ.
+"""Statistics of an evaluation: confidence intervals of means, and tests of whether two rows differ.
 
-A question is the unit throughout: scores of one row are independent draws, and two rows are paired by question.
-All is seeded: the same scores give the same numbers.
+The unit is always a question: the scores of one row are independent draws, and two rows are paired by question.
+All functions are seeded: the same scores give the same numbers.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from scipy import stats
 from actors.errors import ExplainedError
 
 RESAMPLES = 9999
-_DRAWS = 2_000_000  # numbers drawn at a time, so that large sets stay within some tens of MB
+_DRAWS = 2_000_000  # random numbers drawn at a time, which limits the memory to some tens of MB
 
 Scores = NDArray[np.float64]
 Test = Literal["mcnemar", "sign_flip"]
 
 
 class StatisticsError(ExplainedError, ValueError):
-    """Scores from which nothing can be computed; the message names what is wrong with them."""
+    """Nothing can be computed from these scores; the message names the fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A mean with its confidence interval, in the unit of the scores.
 
-    Of a single question nothing is known about the spread: `low` and `high` are then nan.
+    `low` and `high` are nan if they are unknown: a single question says nothing about the spread.
     """
 
     mean: float
@@ -43,13 +43,13 @@ class Interval:
 
     @property
     def known(self) -> bool:
-        """Whether there are bounds."""
+        """Whether the bounds are known."""
         return not math.isnan(self.low)
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Row a against row b on the same questions: the mean of a − b, and the p-value of their being alike."""
+    """Row a compared with row b on the same questions: the mean of a − b, and the p-value for no difference."""
 
     difference: Interval
     p_value: float  # two-sided
@@ -57,9 +57,9 @@ class Comparison:
 
 
 def mean_interval(scores: ArrayLike, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Mean of scores with its percentile bootstrap interval.
+    """Mean of scores `[N]` with its percentile bootstrap interval.
 
-    Source: Efron and Tibshirani 1993, chapter 13; `scipy.stats.bootstrap`. Equal scores give an interval of no width.
+    Source: Efron and Tibshirani 1993, chapter 13; `scipy.stats.bootstrap`. Equal scores give an interval of width 0.
 
     Raises:
         StatisticsError: there are no scores, one is not finite, or the level is not between 0 and 1.
@@ -70,12 +70,12 @@ def mean_interval(scores: ArrayLike, *, level: float = 0.95, resamples: int = RE
 def macro_interval(
     sets: Sequence[ArrayLike], *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
-    """Mean over data sets of their means (the paper's "Avg."); each set is resampled by itself.
+    """Mean over data sets of their means (the paper's "Avg."); each set is resampled separately.
 
-    Bounds are nan where a set holds a single question.
+    The bounds are nan if a set has a single question.
 
     Raises:
-        StatisticsError: as for `mean_interval`, of any set; or there is no set.
+        StatisticsError: as in `mean_interval`, for any set; or there is no set.
     """
     if not 0 < level < 1:
         raise StatisticsError(f"confidence level {level}: must be between 0 and 1, such as 0.95")
@@ -95,8 +95,11 @@ def macro_interval(
 
 
 def share_interval(share: float, questions: int) -> Interval:
-    """A share of questions with Wilson's interval at 95 %, where no more than their number is known. There are no
-    bounds where the share is not that of whole questions."""
+    """A share of questions with Wilson's interval at 95 %, for shares without the scores behind them.
+
+    The bounds are nan if the share times `questions` is not a whole number. Source: Wilson 1927;
+    `scipy.stats.binomtest`.
+    """
     right = share * questions
     if questions < 2 or math.isnan(right) or abs(right - round(right)) > 1e-6 * questions:
         return Interval(share, math.nan, math.nan, questions)
@@ -112,7 +115,7 @@ def _bootstrapped(
     resamples: int,
     seed: int,
 ) -> Interval:
-    """The mean with the percentile bootstrap's bounds of a statistic; each sample is resampled by itself."""
+    """The given mean with the percentile bootstrap's bounds of a statistic; each sample is resampled separately."""
     questions = sum(map(len, samples))
     found = stats.bootstrap(
         samples,
@@ -136,13 +139,14 @@ def ratio_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """The macro average of one row as a share of another's, on the same questions: `ours` and `theirs` hold the scores
-    of each data set, in the same order. Questions are resampled in pairs, each set by itself.
+    """The macro average of one row divided by another's, on the same questions.
 
-    The share is nan where theirs averages 0; bounds are, where a resample's does or a set holds a single question.
+    `ours` and `theirs` hold the scores of each data set, in the same order. Questions are resampled in pairs, each set
+    separately. The ratio is nan if their average is 0. The bounds are nan if their average is 0 in a resample, or if a
+    set has a single question.
 
     Raises:
-        StatisticsError: as for `macro_interval`, or the rows differ in length.
+        StatisticsError: as in `macro_interval`, or the rows differ in length.
     """
     pairs = [(_scores(a), _scores(b)) for a, b in zip(ours, theirs, strict=True)]
     if not pairs:
@@ -166,20 +170,20 @@ def ratio_interval(
     if math.isnan(mean) or min(map(len, everyone)) == 1:
         return Interval(mean, math.nan, math.nan, questions)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # bounds that are nan are told by being so
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # the nan bounds already tell this
         return _bootstrapped(mean, everyone, statistic, level, resamples, seed)
 
 
 def compare(
     a: ArrayLike, b: ArrayLike, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> Comparison:
-    """Compare two rows, question by question: bootstrap of the differences, and a paired test.
+    """Compare two rows, question by question: bootstrap interval of the differences, and a paired test.
 
-    Scores that are all 0 or 1 are tested by McNemar's exact test, others by flipping signs. Identical rows give the
-    interval [0, 0] and p = 1; so does a single question, but for its bounds, which are nan.
+    If all scores are 0 or 1, the test is McNemar's exact test, otherwise the sign-flip test. Identical rows give the
+    interval [0, 0] and p = 1. A single question gives p = 1 and bounds that are nan.
 
     Raises:
-        StatisticsError: the rows differ in length, or as for `mean_interval`.
+        StatisticsError: the rows differ in length, or as in `mean_interval`.
     """
     ours, theirs = _scores(a), _scores(b)
     if len(ours) != len(theirs):
@@ -195,8 +199,9 @@ def compare(
 def mcnemar(a: ArrayLike, b: ArrayLike) -> float:
     """Two-sided p-value of McNemar's exact test for paired 0/1 scores.
 
-    Of the questions that one row alone answers rightly, each row has half where they are alike: a binomial test.
-    Source: McNemar 1947, in its exact form; `scipy.stats.binomtest`. 1 where no question tells the rows apart.
+    It looks at the questions that only one of the rows answers rightly. If the rows are equally good, each row has half
+    of these on average, which a binomial test checks. Without such questions p is 1. Source: McNemar 1947, in its exact
+    form; `scipy.stats.binomtest`.
     """
     ours, theirs = _scores(a), _scores(b)
     only_ours, only_theirs = int(np.sum(ours > theirs)), int(np.sum(theirs > ours))
@@ -205,24 +210,24 @@ def mcnemar(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def sign_flip(differences: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> float:
-    """Two-sided p-value of the paired permutation test: were the rows alike, a difference's sign would be chance.
+    """Two-sided p-value of the paired permutation test: if the rows are equally good, each difference's sign is random.
 
-    Exact where `resamples` allows every pattern of signs, else drawn at random, the observed pattern counted in
-    (Phipson and Smyth 2010), so that p is never 0. Equal to `scipy.stats.permutation_test` with one sample and
-    permutation_type="samples".
+    The test is exact if `resamples` is enough for all patterns of signs. Otherwise patterns are drawn at random, and
+    the observed pattern counts as one of them (Phipson and Smyth 2010), so that p is never 0. The result is equal to
+    that of `scipy.stats.permutation_test` with one sample and permutation_type="samples".
     """
     moved = _scores(differences)
     moved = moved[moved != 0]  # a zero has no sign to flip
     if not len(moved):
         return 1.0
-    if len(moved) == 1:  # both patterns are as extreme; scipy takes two numbers at least
+    if len(moved) == 1:  # both patterns are equally extreme; scipy needs at least two numbers
         return 1.0
     if 2 ** min(len(moved), 64) <= resamples:
         return float(stats.permutation_test((moved,), np.mean, permutation_type="samples", vectorized=True).pvalue)
-    # Of 500 questions scipy draws 9,999 patterns in 0.4 s, of 5,000 in 5.8 s; one product of matrices takes a tenth.
+    # scipy needs 0.4 s for 9,999 patterns of 500 questions, and 5.8 s of 5,000; a matrix product takes a tenth of that.
     rng = np.random.default_rng(seed)
     observed = moved.sum()
-    margin = 1e-12 * np.abs(moved).sum()  # sums in another order are as extreme, but for rounding
+    margin = 1e-12 * np.abs(moved).sum()  # equal sums may differ by rounding
     above = below = 1
     for start in range(0, resamples, batch := max(1, _DRAWS // len(moved))):
         flipped = rng.integers(0, 2, size=(min(batch, resamples - start), len(moved)), dtype=np.bool_)
@@ -233,9 +238,10 @@ def sign_flip(differences: ArrayLike, *, resamples: int = RESAMPLES, seed: int =
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values of several tests so that the chance of any false alarm stays below the level; in their order.
+    """Adjust the p-values of several tests, so that the probability of any false alarm stays below the level.
 
-    Source: Holm 1979: the k-th smallest of m is multiplied by m − k + 1, and none is less than the one before it.
+    Source: Holm 1979. The k-th smallest of m values is multiplied by m − k + 1, and no adjusted value is less than the
+    one before it. The result has the order of `p_values`.
 
     Raises:
         StatisticsError: a value is not in [0, 1].

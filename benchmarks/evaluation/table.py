@@ -1,4 +1,4 @@
-"""The document of an evaluation in Markdown, `table.md`."""
+"""The Markdown document of an evaluation, `table.md`."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
-"""Tables as data: a title, columns, cells and a note. Their Markdown is made here, HTML and terminal text elsewhere."""
+"""Tables as data: title, columns, cells and a note. This module writes Markdown; others write HTML and terminals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-UNKNOWN = "–"  # is shown for a value that is not known
+UNKNOWN = "–"  # the text of an unknown value
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table; numbers stand to the right."""
+    """A column of a table; numeric columns are aligned to the right."""
 
     name: str
     unit: str = ""
@@ -19,18 +19,18 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of cells as they are to be read; None is a value that is not known."""
+    """A table whose cells are final texts; None is an unknown value."""
 
     title: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[str | None]]
     note: str = ""
-    highlight: frozenset[int] = frozenset()  # numbers of the rows that matter most
-    quoted: frozenset[int] = frozenset()  # and of those that stand here on somebody else's word
-    folded: bool = False
+    highlight: frozenset[int] = frozenset()  # numbers of the most important rows
+    quoted: frozenset[int] = frozenset()  # numbers of the published rows, which were not measured here
+    folded: bool = False  # the page shows the table only after a click
 
     def __post_init__(self) -> None:
-        """Refuse rows that do not fit.
+        """Check the rows.
 
         Raises:
             ValueError: a row has more or fewer cells than there are columns.
@@ -41,7 +41,7 @@ class Table:
 
 
 def text_columns(*names: str) -> list[Column]:
-    """Columns of words."""
+    """Columns that hold words."""
     return [Column(name, numeric=False) for name in names]
 
 

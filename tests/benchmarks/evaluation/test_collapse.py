@@ -1,4 +1,4 @@
-"""The collapse watch: it speaks up when a policy has ceased to route, and only then."""
+"""The collapse watch: it gives an alarm if a policy has stopped routing, and only then."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def test_the_standard_error_is_that_of_drawn_differences() -> None:
 @pytest.mark.parametrize(
     ("em", "usd", "alarm"),
     [
-        (0.90, 9.0, False),  # better, dearer
-        (0.70, 1.0, True),  # by less than a standard error (0.066), at the same price
-        (0.77, 1.0, False),  # by more
+        (0.90, 9.0, False),  # better, and more expensive
+        (0.70, 1.0, True),  # better by less than a standard error (0.066), at the same price
+        (0.77, 1.0, False),  # better by more than a standard error
         (0.67, 0.5, False),  # as good, at half the price
         (0.67, 0.97, True),  # as good, and hardly cheaper
         (0.40, 0.1, True),  # cheap, and clearly worse
@@ -106,7 +106,9 @@ def test_a_score_that_is_not_known_is_not_judged() -> None:
 def test_cards_give_the_constant_where_they_know_every_data_set() -> None:
     cards = [card("poet", nq=0.5, hotpotqa=0.3), card("sage", nq=0.4, hotpotqa=0.6), card("star", nq=1.0)]
     found = constant_of_cards(cards, {"nq": 30, "hotpotqa": 10})
-    assert found == Constant("poet", pytest.approx(0.45), 50, None, "best_constant_cards")  # .45 each: as cheap
+    assert found == Constant(
+        "poet", pytest.approx(0.45), 50, None, "best_constant_cards"
+    )  # both have .45; the cheaper one wins
     assert constant_of_cards(cards, {"nq": 10, "hotpotqa": 30}).model == "sage"  # type: ignore[union-attr]
     assert constant_of_cards(cards, {"popqa": 1}) is None
     assert constant_of_cards(cards, {}) is None

@@ -1,4 +1,4 @@
-"""Frontiers: hulls that no point lies above, areas by another sum, and the share of the gap that is closed."""
+"""Frontiers: no point lies above the hull, areas agree with another computation, and the closed share of the gap."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_policy_under_budgets_stands_beside_what_the_sweep_reaches_for_its_pri
         told(9.0, 0.7, 0.75, 0.79), told(3.0, 0.7, 0.81, 0.9), told(2.0, 0.6, 0.65, 0.71), told(0.5, 0.2, 0.25, 0.29)
     ]  # fmt: skip
     found = beside_sweep([*under, *sweep, *other])
-    # Between two prices a coin is tossed, above the dearest nothing is gained, below the cheapest there is nobody.
+    # Between two prices the hull is a line; above the highest price it is flat; below the lowest there is no sweep.
     assert [each.point for each in found] == under[::-1]
     assert [each.sweep for each in found] == [None, pytest.approx(0.7), pytest.approx(0.8), pytest.approx(0.8)]
     assert [each.verdict for each in found] == ["none", "within", "above", "below"]

@@ -1,4 +1,4 @@
-"""Items: a line holds all of one, and nothing else is taken for one."""
+"""Items: a line holds a whole item, and every other line is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers in JSON and back: what is not known stays unknown, and a damaged file is not read as something else."""
+"""Numbers to JSON and back: unknown numbers stay unknown, and a damaged file is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Methods: each has one name and one definition, and every name of a row leads to it."""
+"""Methods: each has one name and one definition, and is found by every name of its rows."""
 
 from __future__ import annotations
 

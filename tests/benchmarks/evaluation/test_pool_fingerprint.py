@@ -1,4 +1,4 @@
-"""Fingerprints of pools: the same for the same candidates, and what differs is named."""
+"""Fingerprints of pools: equal for equal candidates; differences are named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pool table: rows of one policy with several pools, against their own bounds and against the pool as trained."""
+"""The pool table: rows of one policy with several pools, compared with their bounds and with the pool as trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Protocols: what is drawn is drawn alike everywhere, and no question stands for another."""
+"""Protocols: every machine draws the same questions, and two questions never share a key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published numbers: copied without slips, named as published, with the pool they were measured on."""
+"""Published numbers: copied without errors, marked as published, with the paper's pool."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROWS = [row for metric in ("em", "f1", "raw_cost") for row in published().rows(m
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.average is not None], ids=lambda row: f"{row.label}")
 def test_a_row_averages_to_what_the_paper_says(row: PublishedRow) -> None:
-    # The average is rounded to the third decimal; the rounding of scores evens out.
+    # The average is rounded to the third decimal; the rounding errors of the scores nearly cancel.
     assert sum(row.scores.values()) / len(row.scores) == pytest.approx(row.average, abs=0.00051)
 
 

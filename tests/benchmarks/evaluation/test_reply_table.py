@@ -1,4 +1,4 @@
-"""The reply table: checked when it is made, split without overlap, filled by candidates that are asked."""
+"""The reply table: checked at its creation, and split without overlap."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_split_has_no_question_on_both_sides_and_loses_none(texts: list[str], 
     table = table_of(texts)
     try:
         train, test = split(table, 0.5, seed)
-    except ReplyTableError:  # all are one question, but for case and articles
+    except ReplyTableError:  # all texts are the same question, except for case and articles
         return
     check_apart(train, test)
     assert sorted([*train.questions, *test.questions], key=lambda q: q.id) == sorted(

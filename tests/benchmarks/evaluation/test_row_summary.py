@@ -1,4 +1,4 @@
-"""Row summaries: against sums made otherwise, and where there is little or nothing to sum up."""
+"""Row summaries: compared with sums computed in another way, and with few or no items."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FEW = 499  # resamples
 
 
 def frame(items: list[Item]) -> dict[str, np.ndarray]:
-    """Means over samples of each question, by set; computed by hand from the items."""
+    """For each set, each question's mean over samples, computed directly from the items."""
     found = {}
     for dataset in SETS:
         ids = sorted({i.question for i in items if i.dataset == dataset})
@@ -69,7 +69,7 @@ def test_numbers_are_those_of_another_computation(samples: int) -> None:
             for s in range(samples)
         ]
         assert row.spread == pytest.approx(np.std(per_sample, ddof=1))
-    assert summarise_row("policy", items, resamples=FEW) == row  # whatever the order of lines
+    assert summarise_row("policy", items, resamples=FEW) == row  # in any order of lines
 
 
 @settings(max_examples=30)
@@ -119,7 +119,7 @@ def test_rows_of_different_measures_are_compared_by_what_their_answers_hold() ->
     judged = [replace(i, measure=JUDGED, held=None) for i in made_row("judged", 2, {"nq": 60})]
     rows = {"policy": ours, "held": held, "judged": judged}
     found = against(rows, "policy", resamples=FEW)
-    assert found.keys() == {"held"}  # of the judged nothing is known that is known of the policy, too
+    assert found.keys() == {"held"}  # the judged row and the policy have no common measure
     assert found["held"].measure == HOLDS
     assert found["held"].comparison.difference.mean == pytest.approx(1 / 3 - 1 / 2)
     assert against({"a": judged, "b": judged}, "a", resamples=FEW)["b"].measure == JUDGED

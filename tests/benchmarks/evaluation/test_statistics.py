@@ -1,4 +1,4 @@
-"""Intervals and paired tests: against scipy, against brute force, and where there is nothing to tell."""
+"""Intervals and paired tests: compared with scipy and with brute force, and without enough data."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_large_sign_flip_test_agrees_with_scipys(shift: float) -> None:
         (differences,), np.mean, permutation_type="samples", vectorized=True, rng=np.random.default_rng(1)
     ).pvalue
     ours = sign_flip(differences)
-    # Both draw at random: five standard errors of a one-sided share, doubled.
+    # Both draw at random; the tolerance is five standard errors of a one-sided share, doubled.
     assert ours == pytest.approx(theirs, abs=2 * 5 * math.sqrt(2 * max(theirs, 0.001) / 2 / 9999))
     assert ours == sign_flip(differences)
 
@@ -138,7 +138,7 @@ def test_false_alarms_are_as_rare_as_the_level() -> None:
 def test_holm_is_the_closure_of_bonferroni(p_values: list[float]) -> None:
     indices = range(len(p_values))
     for index, adjusted in enumerate(holm(p_values)):
-        # A hypothesis falls where every set of hypotheses with it does (Marcus, Peritz and Gabriel 1976).
+        # A hypothesis is rejected if every set of hypotheses that contains it is (Marcus, Peritz and Gabriel 1976).
         worst = max(
             min(1.0, len(group) * min(p_values[i] for i in group))
             for size in range(1, len(p_values) + 1)
@@ -192,7 +192,9 @@ def test_a_share_of_itself_is_one_and_a_share_of_nothing_is_unknown() -> None:
     assert math.isnan(nothing.mean)
     assert not nothing.known
     assert not ratio_interval([[1.0], row], [[1.0], row]).known
-    rarely = ratio_interval([[0.0, 1.0]], [[0.0, 1.0]], resamples=199)  # a quarter of the resamples hold no right one
+    rarely = ratio_interval(
+        [[0.0, 1.0]], [[0.0, 1.0]], resamples=199
+    )  # a quarter of the resamples have no right answer
     assert rarely.mean == 1
     assert not rarely.known
     with pytest.raises(StatisticsError, match="rows of 2 and 3 questions"):

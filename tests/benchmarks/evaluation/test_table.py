@@ -1,4 +1,4 @@
-"""The table of an evaluation: every part names its pool, and what the paper measured is marked as the paper's."""
+"""The table of an evaluation: every part names its pool, and the paper's numbers are marked as published."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def section(text: str, title: str) -> str:
 
 
 def cells(text: str, title: str) -> list[dict[str, str]]:
-    """The rows of the table below a title: each cell by its column's name."""
+    """The rows of the table with this title, as cells by column name."""
     lines = [line for line in section(text, title).splitlines() if line.startswith("|")]
     head, _, *rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
     assert len(set(head)) == len(head)
@@ -126,7 +126,7 @@ def test_where_rows_are_of_several_measures_each_says_its_own_and_the_papers_are
     by_hops = section(text, "Right, each row by its measure, by hops")
     assert f"| alone:a | {HOLDS} | 100.0 " in by_hops
     assert "xact match by" not in text
-    assert "reference |" not in text  # nothing is known that both could be compared by
+    assert "reference |" not in text  # the rows have no common measure
     [alone] = cells(table({"alone:a": held}), "All rows")
     assert (alone["Row"], alone["Questions"], alone["Right by"]) == ("alone:a", "4", HOLDS)
 

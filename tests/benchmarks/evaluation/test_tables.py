@@ -1,4 +1,4 @@
-"""A table in Markdown: its title, note and units are told, and no cell breaks a row."""
+"""A table in Markdown: it shows title, note and units, and no cell breaks a row."""
 
 from __future__ import annotations
 
