@@ -1,1 +1,1 @@
-"""Plays question sets with a policy and with baselines, and sums them up. It trains nothing."""
+"""Plays question sets with a policy and with baselines, and summarises the results. Nothing here trains."""

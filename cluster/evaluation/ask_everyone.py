@@ -1,4 +1,4 @@
-"""Asking everyone: the reply table of a live pool, each candidate asked each question as it stands, for baselines."""
+"""Asking everyone: sends each question, unchanged, to each candidate of a live pool. Baselines need the replies."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from rewards.outcome import token_f1
 from rewards.transcript import CallStatus, RouteCall
 
 NOTE = (
-    "candidates answer in sentences, so a reply to a whole question counts as right where it holds an accepted answer"
+    "candidates answer in sentences, so a reply to a whole question counts as right if it contains an accepted answer"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class AskedTable:
-    """The replies of everyone to the questions that all replied to, and those that someone failed at."""
+    """The replies to the questions that all candidates replied to, and the questions that a call failed for."""
 
     table: ReplyTable
-    failed: tuple[tuple[Question, str], ...]  # and why
+    failed: tuple[tuple[Question, str], ...]  # questions with the reason
 
 
 async def ask_table(
@@ -39,12 +39,14 @@ async def ask_table(
     concurrency: int,
     told: Callable[[], None],
 ) -> AskedTable:
-    """Ask every candidate every question. `purpose` and the question's number are a call's place in the ledger, so
-    that one that was answered is not paid for again.
+    """Send every question to every candidate; `told` is called after each reply.
+
+    A call's place in the ledger is given by `purpose`, the candidate and the question's number. So when the command
+    runs again, a call that was answered is not paid again.
 
     Raises:
-        ReplyTableError: there is no question that everyone replied to.
-        PoolError, LedgerError: nobody can be asked, or calls can't be recorded.
+        ReplyTableError: no question has replies from all candidates.
+        PoolError, LedgerError: candidates can't be reached, or calls can't be recorded.
     """
     slots = asyncio.Semaphore(concurrency)
 

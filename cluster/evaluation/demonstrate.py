@@ -1,4 +1,4 @@
-"""Demonstrating (`router-r1 demonstrate`): a teacher plays the policy's episodes; those that score well are kept."""
+"""Demonstrating (`router-r1 demonstrate`): a teacher plays the policy's episodes, and those with a high reward stay."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ from rewards.settings import RewardSettings
 from rewards.transcript import RouteCall
 
 _SAY_EVERY_S = 5.0
-_FAILED = "failed: "  # begins why an episode has no outcome; it is played again
+_FAILED = "failed: "  # begins the reason of a failed episode, which the next command plays again
 
 
 class DemonstrateError(ExplainedError, RuntimeError):
-    """Demonstrations can't be made as asked for; the message names option, value and remedy."""
+    """Demonstrations can't be made with these options; the message names option, value and remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class DemonstrationOptions:
-    """What is asked of the teacher."""
+    """The options of the command."""
 
     teacher: str  # base URL
     model: str
@@ -64,24 +64,25 @@ class DemonstrationOptions:
     price_out: float = 0.0
 
     def endpoint(self) -> ChatEndpoint:
-        """The teacher.
+        """The teacher's endpoint.
 
         Raises:
-            DemonstrateError: the variable of its key is not set.
+            DemonstrateError: the environment variable of its key is not set.
         """
         key = read_option_key(self.api_key_env, DemonstrateError)
         return ChatEndpoint(self.teacher, self.model, key, self.timeout_s, self.price_in, self.price_out)
 
 
 class Record:
-    """The demonstrations kept, and beside them a line for every episode played, to go on from, and the calls.
+    """The files of a command: its demonstrations, its played episodes and its calls.
 
-    `FILE.episodes.jsonl` holds id, reward, whether it was kept and why not, and what it took; `FILE.ledger.sqlite` the
-    candidates' calls, unless `pool.ledger_url` names another ledger, booked under the id in `FILE.run_id`.
+    `FILE.episodes.jsonl` has a line for each played episode: id, reward, whether it was kept, the reason if not, and
+    its cost. The same command continues from it. `FILE.ledger.sqlite` holds the candidates' calls, unless
+    `pool.ledger_url` names another ledger. The calls are booked under the run id in `FILE.run_id`.
     """
 
     def __init__(self, out: Path) -> None:
-        """Read what was played before; a last line cut short by a crash is dropped.
+        """Read the episodes of earlier commands; an incomplete last line, left by a crash, is removed.
 
         Raises:
             DemonstrateError: the files can't be read or written.
@@ -91,7 +92,7 @@ class Record:
         self.log = out.with_name(f"{name}.episodes.jsonl")
         self.ledger = out.with_name(f"{name}.ledger.sqlite")
         self.run_id_file = out.with_name(f"{name}.run_id")
-        self.candidates_usd: float | None = None  # of all calls that the ledger knows, those of failed episodes too
+        self.candidates_usd: float | None = None  # of all calls in the ledger, including failed episodes'
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             self.rows = [json.loads(line) for line in mended_lines(self.log)]
@@ -99,19 +100,19 @@ class Record:
             kept = load_demonstrations([out]) if mended_lines(out) else []
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DemonstrateError(f"--out {out}: it or {self.log} can't be used ({error}); give another") from error
-        # A crash may have come between the two files.
+        # After a crash a demonstration may lack its line in the log, which is written second.
         self.rows += [{"id": d.id, "kept": True, "why": "", **d.about} for d in kept if d.id not in ended]
 
     @property
     def outcomes(self) -> dict[str, dict[str, Any]]:
-        """The row of each episode that came to an end, by id; the others are played again."""
+        """By id, the row of each finished episode; failed ones are played again."""
         return {row["id"]: row for row in self.rows if not row["why"].startswith(_FAILED)}
 
     def add(self, row: dict[str, Any], demonstration: Demonstration | None) -> None:
-        """Note an episode, and keep its demonstration if there is one.
+        """Write the row of an episode, and its demonstration if there is one.
 
         Raises:
-            RunFolderError: they can't be written.
+            RunFolderError: a file can't be written.
         """
         with writing(self.log, "what was played"):
             if demonstration is not None:
@@ -120,7 +121,7 @@ class Record:
         self.rows.append(row)
 
     def describe(self, options: DemonstrationOptions) -> str:
-        """What was kept and dropped so far, why, and what it cost, in a line."""
+        """A line with the kept and dropped episodes so far, the reasons, and the cost."""
         ended = self.outcomes
         failed = {row["id"]: row["why"] for row in self.rows if row["id"] not in ended}
         whys = [*(row["why"] for row in ended.values() if not row["kept"]), *failed.values()]
@@ -140,11 +141,11 @@ class Record:
 
 
 def make_demonstrations(config: Config, options: DemonstrationOptions, say: Callable[[str], None]) -> Record:
-    """Play the episodes that are not in the record yet; `say` hears of progress, and at the end what came of it.
+    """Play the episodes that are not in the record yet; `say` gets lines on progress and on the result.
 
     Raises:
-        DemonstrateError: the key is missing, the file can't be used, or no episode comes to an end.
-        RemoteModelError, PoolError, BudgetSpent: the teacher or the candidates can't be asked, or a cap is used up.
+        DemonstrateError: the key is missing, the file can't be used, or too many episodes in a row fail.
+        RemoteModelError, PoolError, BudgetSpent: the teacher or the candidates can't be reached, or a cap is used up.
         LedgerError, RunIdError, RunFolderError: calls or episodes can't be recorded.
     """
     endpoint = options.endpoint()
@@ -170,14 +171,14 @@ def make_demonstrations(config: Config, options: DemonstrationOptions, say: Call
 
 @dataclass(frozen=True, slots=True)
 class _NumberedRequest:
-    """An episode to be played; its id is the same however many are asked for."""
+    """An episode to play; its id does not depend on the number of episodes."""
 
     id: str
     request: EpisodeRequest
 
 
 class _DemonstrationKeeper:
-    """Keeps the demonstrations of one command in its record, and says from time to time what came of it so far."""
+    """Keeps the demonstrations of one command in its record, and reports its progress from time to time."""
 
     error: type[ExplainedError] = DemonstrateError
 
@@ -224,10 +225,10 @@ class _DemonstrationKeeper:
         return self._fail(row, f"a call to {call.model} ended {call.status}", call.error)
 
     def finish(self) -> None:
-        """Nothing: each episode is kept as it ends."""
+        """Do nothing: each episode was kept when it ended."""
 
     def add_up(self) -> None:
-        """Note what the candidates have cost by now, where the ledger tells."""
+        """Update the candidates' cost so far, if there is a ledger."""
         if self._config.candidates.pool.ledger != "off":
             self._record.candidates_usd = float(sum(self._caller.stats().usd.values()))
 
@@ -244,7 +245,7 @@ class _DemonstrationKeeper:
 
 
 def _row(episode: _NumberedRequest, talk: Conversation | None, trajectory: Trajectory | None = None) -> dict[str, Any]:
-    """What the record says of every episode; there is no conversation where the prompt alone was too long."""
+    """The fields of every episode's row; there is no conversation if the first prompt was already too long."""
     return {
         "id": episode.id,
         "question": episode.request.question.id,
@@ -255,7 +256,7 @@ def _row(episode: _NumberedRequest, talk: Conversation | None, trajectory: Traje
 
 
 def demonstration_of(trajectory: Trajectory, talk: Conversation, ident: str, teacher: str) -> Demonstration:
-    """What the teacher played, under the prompt that the policy will read."""
+    """The teacher's episode as a demonstration, with the prompt that the policy will read."""
     assert trajectory.reward is not None, "only judged trajectories are kept"
     return Demonstration(
         id=ident,
@@ -280,8 +281,10 @@ def demonstration_of(trajectory: Trajectory, talk: Conversation, ident: str, tea
 def _requests(
     config: Config, questions: list[Question], cards: Sequence[ModelCard], episodes: int
 ) -> list[_NumberedRequest]:
-    """One episode of each of so many questions, drawn as training draws them; named by its place in the draw, and the
-    draw's seed."""
+    """One episode for each of `episodes` questions, drawn as in training.
+
+    An episode's id is the question's id, the seed of the draw and the number in the draw.
+    """
     single = config.model_copy(update={"run": config.run.model_copy(update={"group_size": 1})})
     drawn = QuestionSource(questions, config.run.seed).draw(episodes)
     return [

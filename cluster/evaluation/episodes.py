@@ -1,4 +1,4 @@
-"""The episodes of an evaluation: which there are, and the items that come of them."""
+"""The episodes of an evaluation, and the items that result from them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ from cluster.evaluation.repricing import PriceFactors, reprice, reprice_episode
 from cluster.players.players import PlayedEpisode, Refused
 from rewards.transcript import RouteCall
 
-_SAMPLE_SEEDS = 1 << 33  # between the samples of a question; seeds are multiplied by 16 and stay below 2^63
+_SAMPLE_SEEDS = (
+    1 << 33
+)  # distance of the seeds of a question's samples; seeds are multiplied by 16, but stay below 2^63
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationEpisode:
-    """An episode to be played, and where its item belongs."""
+    """An episode to play, and the key of its item."""
 
     key: Key
     request: EpisodeRequest
-    factors: PriceFactors = field(default_factory=dict)  # on prices that its calls count with
+    factors: PriceFactors = field(default_factory=dict)  # multiply the prices of its calls in the item
 
 
 def episodes_of(
@@ -40,8 +42,11 @@ def episodes_of(
     cards: Sequence[ModelCard],
     names: Renaming = "seen",
 ) -> list[EvaluationEpisode]:
-    """Every episode of an evaluation with these candidates. Those of a question have the same menu and budget, whatever
-    the pass; each has a place of its own in the ledger, and a seed of its own."""
+    """Every episode of an evaluation with these candidates.
+
+    All passes show a question with the same menu, and with the same budget unless the pass sets one. Each episode has
+    its own seed and its own place in the ledger.
+    """
     found = []
     for each in passes:
         changed: dict[str, Any] = {"policy": config.policy.model_copy(update={"eval_temperature": each.temperature})}
@@ -60,14 +65,14 @@ def episodes_of(
 
 
 class ItemKeeper:
-    """Keeps the items of episodes in the evaluation's folder; `told` hears of each."""
+    """Keeps the items of episodes in the evaluation's folder; `told` is called after each episode."""
 
     error: type[ExplainedError] = EvaluateError
 
     def __init__(self, folder: EvaluationFolder, told: Callable[[], None]) -> None:
         self.place = folder.path
         self._folder, self._told = folder, told
-        self._refused: list[tuple[Item, str]] = []  # and why, while nothing else has been answered
+        self._refused: list[tuple[Item, str]] = []  # items with reasons, until `_believe_refusals` keeps them
 
     def keep(self, episode: EvaluationEpisode, played: PlayedEpisode) -> None:
         row, _, _, sample = episode.key
@@ -102,8 +107,8 @@ class ItemKeeper:
         self._believe_refusals()
 
     def _believe_refusals(self) -> None:
-        """Count a refused question as wrong once the model has answered another, or all were asked. Until then the
-        request is probably malformed."""
+        """Count a refused question as wrong, unless the model refused all of them: then our request is probably
+        malformed."""
         for item, why in self._refused:
             self._folder.fail(item.key, why)
             self._folder.add(item)

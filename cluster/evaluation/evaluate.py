@@ -1,4 +1,4 @@
-"""Evaluating (`router-r1 evaluate`): a policy and the baselines on the same questions, item by item, to one table."""
+"""Evaluating (`router-r1 evaluate`): a policy and baselines answer the same questions; their items give one table."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from cluster.evaluation.options import RECORDED, WORLD, EvaluateError, Evaluatio
 
 
 def evaluate(options: EvaluationOptions, say: Say, told: TellProgress) -> Path:
-    """Evaluate, and return the folder with items, numbers and table; what is there already is not asked again.
+    """Evaluate, and return the folder with items, numbers and table; items in the folder are not played again.
 
     Raises:
-        EvaluateError, EvaluationError: options contradict each other, or nothing came of it.
+        EvaluateError, EvaluationError: options contradict each other, or there is no result to summarise.
         RunFolderError: the folder or the checkpoint can't be used.
-        QuestionError, RepliesError, ReplyTableError, RouterError: questions, replies or baselines can't be had.
-        PoolError, LedgerError, RemoteModelError, BudgetSpent, and others of `play_all`.
+        QuestionError, RepliesError, ReplyTableError, RouterError: questions, replies or baselines can't be used.
+        PoolError, LedgerError, RemoteModelError, BudgetSpent, and other errors of `play_all`.
     """
     options.check()
     names = chosen_names(options.baselines)
@@ -36,7 +36,7 @@ def evaluate(options: EvaluationOptions, say: Say, told: TellProgress) -> Path:
         check_embedding(options.embedding)
     if options.is_table:
         return _evaluate_tables(options, names, told)
-    from cluster.evaluation.evaluate_policy import evaluate_policy  # imports what asks candidates
+    from cluster.evaluation.evaluate_policy import evaluate_policy  # it imports the callers of candidates
 
     return evaluate_policy(options, names, say, told)
 
@@ -45,7 +45,7 @@ def _evaluate_tables(options: EvaluationOptions, names: Sequence[str], told: Tel
     names = [name for name in names if name not in UNTRAINED]
     if not names:
         raise EvaluateError(
-            f"--baselines {','.join(options.baselines)} with {options.target} leaves no row, for no model plays "
+            f"--baselines {','.join(options.baselines)} with {options.target} leaves no row, because no model plays "
             "there; name others, or all"
         )
     if options.target == WORLD:
@@ -59,13 +59,15 @@ def _evaluate_tables(options: EvaluationOptions, names: Sequence[str], told: Tel
         name = file.stem
     cards, questions = contest.test.cards, list(contest.questions)
     out = options.out or Path("runs") / "evaluations" / f"{name}-{options.protocol}"
-    # Items of other replies are none of this evaluation, though their questions be the same.
+    # Items from other replies belong to another evaluation, even if the questions are the same.
     rules = {"replies": contest.test.digest, "learnt_from": contest.train.digest}
     folder = EvaluationFolder(out, what_is_asked(options, questions, cards, policy="", rules=rules))
     try:
         notes = [f"{len(contest.train)} questions to learn from; {contest.test.note}"]
         if options.target != WORLD:
-            notes.append("right is what the file says is right, where it does: a judgement or a score, not exact match")
+            notes.append(
+                "the file's judgement or score, if there is one, decides whether a reply is right; not exact match"
+            )
         if unplayed := [name for name in options.baselines if name in UNTRAINED]:
             notes.append(f"{', '.join(unplayed)} left out: no model plays with {options.target}")
         evaluation = EvaluationRun(options, questions, cards, folder, "", (), notes)

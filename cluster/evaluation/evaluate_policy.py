@@ -1,4 +1,4 @@
-"""Evaluating a policy: its episodes are played, then the baselines beside it, as far as they can be had."""
+"""Evaluating a policy: plays its episodes, and then the baselines, as far as they are available."""
 
 from __future__ import annotations
 
@@ -54,9 +54,7 @@ def evaluate_policy(options: EvaluationOptions, names: Sequence[str], say: Say, 
         untrained = plan_untrained(target, names, unbudgeted, questions, cards, asked_for=options.baselines)
         notes = [*pool_notes(target, cards), *untrained.notes]
         if options.budgets_usd and not config.episode.budgets_usd:
-            notes.append(
-                "the policy was not trained with budgets (episode.budgets_usd is empty), and may not heed them"
-            )
+            notes.append("the policy was not trained with budgets (episode.budgets_usd is empty), and may ignore them")
         for note in notes:
             say(f"note: {note}")
         rows = tuple(each.row for each in planned)
@@ -123,7 +121,7 @@ def _play(
 def _player(
     target: Target, engines: int, evaluation: EvaluationRun, spending: Spending, to_ask: Sequence[ModelCard]
 ) -> Iterator[Policy]:
-    """What plays the target, and asks these candidates."""
+    """The player of the target, which asks these candidates."""
     if target.endpoint is not None:
         yield ChatPolicy(target.endpoint, target.config, spending.hire(to_ask))
         return
@@ -131,7 +129,7 @@ def _player(
     if evaluation.options.engines == 1:
         yield EnginePolicy(target.source, evaluation.cards, spending.hire(to_ask))
         return
-    from cluster.players.fleet_player import engine_fleet  # imports what places and trains, too
+    from cluster.players.fleet_player import engine_fleet  # it imports the code for placement and training
 
     stalls = evaluation.folder.path / "stalls"
     with engine_fleet(target.source, engines, lambda: spending.start_pool(to_ask), stalls) as policy:

@@ -1,4 +1,4 @@
-"""The evaluation: the questions and rows of one, from what is in its folder to the table."""
+"""One evaluation: its baselines' rows, and the table of all items in its folder."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ from cluster.evaluation.folder import EvaluationFolder
 from cluster.evaluation.options import EvaluateError, EvaluationOptions
 
 Say = Callable[[str], None]
-TellProgress = Callable[[int, int, float], None]  # done, in all, USD spent on candidates
+TellProgress = Callable[[int, int, float], None]  # done, total, USD spent on candidates
 
 
 @dataclass(slots=True)
 class EvaluationRun:
-    """One evaluation under way."""
+    """One running evaluation."""
 
     options: EvaluationOptions
     questions: Sequence[Question]
     cards: tuple[ModelCard, ...]
     folder: EvaluationFolder
-    policy: str  # what plays; empty where there is none
+    policy: str  # the policy's identity; empty if there is no policy
     policy_rows: tuple[str, ...]
     notes: list[str]
     spent_usd: float = 0.0
-    left_out: dict[str, str] | None = None  # baselines, and why
-    routed: tuple[BaselineRow, ...] = ()  # the baselines that are there
+    left_out: dict[str, str] | None = None  # reasons by baseline
+    routed: tuple[BaselineRow, ...] = ()  # the baselines with results
 
     def run_baselines(self, names: Sequence[str], contest: Contest, told: TellProgress) -> list[str]:
-        """Make the rows that are not whole yet; return all names in their order."""
+        """Make the rows that are not complete yet; return the names of all rows in their order."""
         planned = planned_rows(names, self.options.lambdas, contest.train, self.options.embedding)
         keys = [(question.dataset, question.id, 0) for question in contest.questions]
         open_ = [row for row in planned if any((row.name, *key) not in self.folder.items for key in keys)]
@@ -70,11 +70,11 @@ class EvaluationRun:
         return [row.name for row in self.routed]
 
     def finish(self, baselines: Sequence[str], pools: PoolTable | None = None) -> None:
-        """Sum up what is in the folder, and write the table, with that of other pools of candidates if there is one.
+        """Summarise the items in the folder and write the table; `pools` adds the table of other pools.
 
         Raises:
-            EvaluationError: a row came to nothing.
-            EvaluateError: the row to compare with is not there.
+            EvaluationError: a row has no items.
+            EvaluateError: no row is left, or the row to compare with is missing.
         """
         by_row: dict[str, list[Item]] = {name: [] for name in (*self.policy_rows, *baselines)}
         for item in self.folder.items.values():
@@ -93,16 +93,16 @@ class EvaluationRun:
         notes += _refusal_notes(by_row, self.folder.not_taken) + _hop_notes(self.questions)
         if len(measures := measures_of(rows)) > 1:
             notes.append(
-                f"rows are scored by different measures: {'; '.join(f'{m}: {MEANING[m]}' for m in measures)}. Such "
-                f"rows are compared by {HOLDS!r}, where it is known of both, and not by the numbers shown"
+                f"rows are scored by different measures: {'; '.join(f'{m}: {MEANING[m]}' for m in measures)}. Rows "
+                f"with different measures are compared by {HOLDS!r} if it is known for both, not by the numbers shown"
             )
         if total := sum(lost[name] for name in by_row):
             notes.append(
-                f"{total} episodes failed (failures.jsonl) and count nowhere; the same command plays them again"
+                f"{total} episodes failed (failures.jsonl) and are in no number; the same command plays them again"
             )
         self.folder.keep_questions(self.questions)
 
-        @cache  # of many questions it takes seconds
+        @cache  # it takes seconds for many questions
         def compared(reference: str, *names: str) -> dict[str, Against]:
             those = {name: by_row[name] for name in (reference, *(names or by_row))}
             return against(those, reference, resamples=resamples)
@@ -178,7 +178,7 @@ def what_is_asked(
     policy: str,
     rules: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What makes an evaluation this one and no other."""
+    """The facts that identify an evaluation: a folder with other facts holds another evaluation."""
     return {
         "target": policy or options.target,
         "protocol": options.protocol,
@@ -191,16 +191,16 @@ def what_is_asked(
 
 
 def fingerprint_questions(questions: Sequence[Question]) -> str:
-    """How many they are, and a digest of them and of their answers."""
+    """The number of questions, and a digest of the questions and their answers."""
     texts = json.dumps([(q.dataset, q.id, q.text, q.answers) for q in questions])
     return f"{len(questions)}, {hashlib.blake2b(texts.encode(), digest_size=6).hexdigest()}"
 
 
 def check_answerable(questions: Sequence[Question], serve: str) -> None:
-    """Check that the world's experts are asked about the world, and nobody else is.
+    """Check that the world's experts get the world's questions, and that other candidates don't.
 
     Raises:
-        EvaluateError: it is otherwise.
+        EvaluateError: questions and candidates don't match.
     """
     strange = next((q for q in questions if q.dataset.startswith("world-") != (serve == "world")), None)
     if strange is not None:
@@ -218,8 +218,8 @@ def _refusal_notes(by_row: Mapping[str, Sequence[Item]], not_taken: Mapping[Key,
         if those:
             (_, _, question, _), why = those[0]
             notes.append(
-                f"{name}: {len(those)} of {len(items)} episodes ended at a prompt that the policy's model did not "
-                f"take, and count as wrong, such as that of question {question!r}: {why}"
+                f"{name}: {len(those)} of {len(items)} episodes ended at a prompt that the policy's model refused, and "
+                f"count as wrong, such as that of question {question!r}: {why}"
             )
     return notes
 

@@ -1,4 +1,4 @@
-"""The evaluation folder: what was asked, every item as it came to an end, and the table made of them."""
+"""The evaluation folder: its questions, every item since it was finished, and the resulting table."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from cluster.runs.files import RunFolderError, append_line, hold_lock, mended_li
 from cluster.runs.run_id import FILE_NAME as RUN_ID_FILE
 from cluster.runs.trajectory_text import trajectory_report
 
-_EPISODES = 500  # that are kept whole: some kilobytes each
-_BASELINES = "baselines"  # the part of asked.json that may come later
+_EPISODES = 500  # number of episodes whose text is kept; each needs some kilobytes
+_BASELINES = "baselines"  # the part of asked.json that a later command may add
 
 
 class EvaluationFolder:
-    """`items.jsonl` holds a line for each item and none twice, `failures.jsonl` one for each episode that came to no
-    end; `asked.json` says of which evaluation they are, so that no other one goes on with them. For people,
-    `questions.jsonl` holds what was asked, and `episodes.jsonl` the policy's first episodes whole."""
+    """The files of an evaluation.
+
+    `items.jsonl` has one line for each item; `failures.jsonl` has a line for each failed episode. `asked.json`
+    identifies the evaluation, so that no other one continues with these items. For people, `questions.jsonl` holds the
+    questions, and `episodes.jsonl` the texts of the policy's first episodes.
+    """
 
     def __init__(self, path: Path, asked: Mapping[str, Any]) -> None:
-        """Open a folder, or make it; a line that a crash cut short is cut off.
+        """Open a folder, or create it; an incomplete last line, left by a crash, is removed.
 
         Raises:
             RunFolderError: it holds another evaluation, another process works in it, or it can't be read or written.
@@ -39,7 +42,7 @@ class EvaluationFolder:
         self.ledger, self.run_id_file = path / "ledger.sqlite", path / RUN_ID_FILE
         with writing(path, "the evaluation"):
             path.mkdir(parents=True, exist_ok=True)
-            taken = f"--out {path}: another process evaluates there; wait for it, or give another"
+            taken = f"--out {path}: another process evaluates there; wait for its end, or give another folder"
             self._lock = hold_lock(path / "evaluation.lock", taken)
         self._asked = self._check(asked)
         self.items = self._read_items()
@@ -53,27 +56,27 @@ class EvaluationFolder:
         self._episodes = len(mended_lines(self.episodes_file))
 
     def close(self) -> None:
-        """Let another process work in it."""
+        """Release the lock, so that another process may work in the folder."""
         self._lock.close()
 
     @property
     def failures(self) -> dict[Key, str]:
-        """Why episodes came to no end that have no item by now either."""
+        """The reasons of failed episodes that have no item yet."""
         return {key: why for key, why in self._failed.items() if key not in self.items}
 
     @property
     def not_taken(self) -> dict[Key, str]:
-        """Why the policy's model did not take a prompt, of the episodes that ended so."""
+        """The reasons of episodes that ended because the policy's model refused a prompt."""
         return {
             key: why for key, why in self._failed.items() if key in self.items and self.items[key].stop == NOT_TAKEN
         }
 
     def lost(self) -> Counter[str]:
-        """How many of each row these are."""
+        """The number of `failures` in each row."""
         return Counter(row for row, *_ in self.failures)
 
     def add(self, item: Item) -> None:
-        """Keep an item, unless it is there already."""
+        """Write an item, unless the folder has it already."""
         if item.key in self.items:
             return
         with writing(self.items_file, "an item"):
@@ -81,7 +84,7 @@ class EvaluationFolder:
         self.items[item.key] = item
 
     def keep_episode(self, item: Item, trajectory: Trajectory) -> None:
-        """Keep an episode whole, for people to read, unless many are kept already."""
+        """Write an episode's text for people, unless `_EPISODES` are kept already."""
         if item.sample or self._episodes >= _EPISODES:
             return
         report = trajectory_report(trajectory, "episode 1")
@@ -90,23 +93,25 @@ class EvaluationFolder:
         self._episodes += 1
 
     def keep_questions(self, questions: Sequence[Question]) -> None:
-        """Keep what was asked, as a file of questions."""
+        """Write the questions of the evaluation."""
         rows = ({"id": q.id, "dataset": q.dataset, "question": q.text, "answers": q.answers} for q in questions)
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         with writing(self.questions_file, "the questions"):
             write_whole(self.questions_file, lines)
 
     def fail(self, key: Key, why: str) -> None:
-        """Note an episode that came to no end; it is played again when the evaluation goes on."""
+        """Write a failed episode; it is played again when the evaluation continues."""
         with writing(self.failures_file, "a failure"):
             append_line(self.failures_file, json.dumps({"key": key, "why": why}, ensure_ascii=False))
         self._failed[key] = why
 
     def keep_to(self, baselines: Mapping[str, Any]) -> None:
-        """Note what baselines are made of, which an evaluation may come to later; or see that it still is so.
+        """Write the facts that identify the baselines, or check that they have not changed.
+
+        They are apart from the other facts because an evaluation may add baselines later.
 
         Raises:
-            RunFolderError: they were made of something else.
+            RunFolderError: the folder's baselines were made of other replies or questions.
         """
         before = self._asked.setdefault(_BASELINES, dict(baselines))
         self._refuse_other(before, baselines, "baselines of another making")
@@ -114,12 +119,12 @@ class EvaluationFolder:
             write_whole(self._asked_file, _json(self._asked))
 
     def note_spent(self, usd: float) -> None:
-        """Keep what is spent in all, where no ledger does."""
+        """Write the total spending, for evaluations without a ledger."""
         with writing(self._spent_file, "what is spent"):
             write_whole(self._spent_file, json.dumps({"spent_usd": usd}) + "\n")
 
     def spent_before(self) -> float:
-        """USD spent in all, as far as it was noted or a table tells of it."""
+        """Total USD spent before, from the noted spending or a finished table."""
         return max(_read_spent(file) for file in (self._spent_file, self.json_file))
 
     def finish(self, table: str, numbers: Mapping[str, Any]) -> None:
@@ -129,7 +134,7 @@ class EvaluationFolder:
             write_whole(self.json_file, _json(numbers))
 
     def _check(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """What is asked by what the file says, which is made where there is none."""
+        """The contents of asked.json, which must match `asked`; the file is written if it does not exist."""
         file = self._asked_file
         if not file.is_file():
             if self.items_file.is_file():

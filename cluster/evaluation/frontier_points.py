@@ -18,11 +18,11 @@ from benchmarks.evaluation.statistics import share_interval
 from cluster.evaluation.record import EvaluationRecord, is_evaluation, read_evaluation
 from cluster.runs.record import RunRecord, read_record, setting
 
-_OF_RUN = (AFTER, MOST_COMPETENT, BEST_CONSTANT_HINDSIGHT, RANDOM)  # what a run has a point of
+_OF_RUN = (AFTER, MOST_COMPETENT, BEST_CONSTANT_HINDSIGHT, RANDOM)  # results of a run that become points
 
 
 def read_points(folders: Sequence[Path]) -> tuple[list[Point], list[str]]:
-    """The points of evaluation folders and run folders, and what to be wary of when comparing them.
+    """The points of evaluation folders and run folders, and notes on the limits of their comparison.
 
     Raises:
         RunFolderError: a folder is neither, or damaged.
@@ -42,14 +42,16 @@ def read_points(folders: Sequence[Path]) -> tuple[list[Point], list[str]]:
         told = "; ".join(f"{name}: pool {pool}, questions {asked}" for name, (pool, asked) in measured.items())
         notes.append(f"these were not measured with the same candidates and questions: {told}")
     if measured and len(measured) < len(set(map(str, folders))):
-        notes.append("runs tell neither pool nor sets: whether they can be compared with the others is yours to judge")
+        notes.append(
+            "runs record neither pool nor sets: check by yourself whether they can be compared with the others"
+        )
     if len(measures := dict.fromkeys(point.measure for point in points)) > 1:
         notes.append(f"measures differ ({', '.join(measures)}): areas and gaps of different ones can't be compared")
     return list({(p.method, p.measure, p.knob, p.usd_per_1k, p.em.mean): p for p in points}.values()), notes
 
 
 def evaluations_notes(folders: Sequence[Path]) -> list[str]:
-    """What the evaluations among the folders say of themselves.
+    """The notes of the evaluations among the folders.
 
     Raises:
         RunFolderError: an evaluation is not finished or damaged.
@@ -59,7 +61,7 @@ def evaluations_notes(folders: Sequence[Path]) -> list[str]:
 
 
 def published_beside(folders: Sequence[Path]) -> list[Quoted]:
-    """The paper's rows that stand in the evaluations among the folders, of their data sets alone; each once.
+    """The paper's rows in the evaluations among the folders, each once and only for the evaluations' data sets.
 
     Raises:
         RunFolderError: an evaluation is not finished or damaged.
@@ -77,7 +79,7 @@ def published_beside(folders: Sequence[Path]) -> list[Quoted]:
 def _evaluation_points(folder: Path) -> tuple[list[Point], tuple[str, str]]:
     record = read_evaluation(folder)
     target = str(record.asked["target"])
-    # Models at endpoints are other methods than a trained policy, and than each other.
+    # A model at an endpoint is a method of its own, apart from trained policies and other models.
     endpoint = f" ({target})" if "://" in target else ""
     alpha = "" if endpoint else _alpha(Path(target))
     points = [_row_point(row, record, alpha, endpoint) for row in record.rows]
@@ -87,7 +89,7 @@ def _evaluation_points(folder: Path) -> tuple[list[Point], tuple[str, str]]:
 
 
 def _row_point(row: RowSummary, record: EvaluationRecord, alpha: str, endpoint: str) -> Point:
-    """Quality against all that was paid, the policy's own tokens included where they have a price."""
+    """A row's quality, and its price including the policy's own tokens if they are paid."""
     method, _, knob = row.name.partition(", λ=")
     method, _, budget = method.partition(BUDGET)
     if is_policy(row) or method.partition(",")[0] in UNTRAINED:
@@ -101,7 +103,7 @@ def _row_point(row: RowSummary, record: EvaluationRecord, alpha: str, endpoint: 
 
 
 def _alpha(checkpoint: Path) -> str:
-    """The weight of cost that a checkpoint's run was trained with; empty where it belongs to none."""
+    """The weight of cost in the training of a checkpoint's run, as a knob; empty if it belongs to no run."""
     run = checkpoint.parent.parent
     if not (run / "config.yaml").is_file():
         return ""
@@ -124,6 +126,6 @@ def _run_points(record: RunRecord) -> list[Point]:
 
 def _knob(record: RunRecord) -> str:
     if setting(record.config, "episode.budgets_usd"):
-        return "budgets drawn"  # what is told turns it, and no α
+        return "budgets drawn"  # the budget in the prompt trades quality for cost, not α
     alpha = setting(record.config, "rewards.alpha")
     return "" if alpha is None else f"α={float(alpha):g}"

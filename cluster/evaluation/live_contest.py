@@ -1,4 +1,4 @@
-"""The contest of baselines beside a policy: over the same questions, by tables where there are any, else by asking."""
+"""The contest of baselines on a policy's questions: on reply tables if there are any, else by asking all candidates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cluster.evaluation.spending import Spending
 
 @dataclass(frozen=True, slots=True)
 class PolicyContest:
-    """A contest, if there is one, and what is to be said of it."""
+    """A contest, if there is one, and notes on it."""
 
     contest: Contest | None
     notes: tuple[str, ...] = ()
@@ -39,22 +39,27 @@ def policy_contest(
     say: Callable[[str], None],
     told: Callable[[int, int, float], None],
 ) -> PolicyContest:
-    """Baselines over the questions that a policy is asked. Of a pool that is really paid for, only if asked for.
+    """The contest of baselines on the policy's questions.
+
+    With a live pool, candidates are asked (and paid) only with `--ask-everyone`.
 
     Raises:
         EvaluateError: asking everyone may cost more than allowed.
         RunFolderError: the folder's baselines were made of other replies, or learnt from other questions.
-        ReplyTableError, RepliesError, PoolError, LedgerError, QuestionError: the tables can't be had.
+        ReplyTableError, RepliesError, PoolError, LedgerError, QuestionError: the tables can't be made.
     """
     if config.candidates.serve == "world":
         contest = world_contest(questions)
         return PolicyContest(contest, (f"baselines: {contest.test.note}",))
     if config.candidates.serve == "recorded":
         found = kept_contest(config, questions, folder)
-        return PolicyContest(found, (f"baselines: right is what the file of replies says is right; {found.test.note}",))
+        return PolicyContest(
+            found, (f"baselines: the file of replies decides which replies are right; {found.test.note}",)
+        )
     if not options.ask_everyone:
         return PolicyContest(
-            None, ("no baselines over tables: they need every candidate's reply to every question; say --ask-everyone",)
+            None,
+            ("no baselines over tables: they need every candidate's reply to every question; give --ask-everyone",),
         )
     learnt = _to_learn_from(config, questions, options.fit_questions)
     everything = [*learnt, *questions]
@@ -65,7 +70,7 @@ def policy_contest(
     )
     if most > options.max_usd and not options.yes:
         raise EvaluateError(
-            f"--ask-everyone may cost {most:.4f} USD, more than --max-usd {options.max_usd:g}; say --yes, raise "
+            f"--ask-everyone may cost {most:.4f} USD, more than --max-usd {options.max_usd:g}; give --yes, raise "
             "--max-usd, or lower --limit or --fit-questions"
         )
     folder.keep_to({"learnt_from": fingerprint_questions(learnt)})
@@ -74,20 +79,20 @@ def policy_contest(
     notes = [f"baselines: {test.table.note}"]
     if failed := (*train.failed, *test.failed):
         notes.append(
-            f"baselines: {len(failed)} of {len(everything)} questions are left out, for a candidate failed at them, "
-            f"such as {failed[0][0].id!r}: {failed[0][1]}"
+            f"baselines: {len(failed)} of {len(everything)} questions are left out, because a candidate failed on "
+            f"them, such as {failed[0][0].id!r}: {failed[0][1]}"
         )
     return PolicyContest(live_contest(train.table, test.table), tuple(notes))
 
 
 def kept_contest(config: Config, questions: Sequence[Question], folder: EvaluationFolder) -> Contest:
-    """The contest by the recipe's recorded replies, to which the folder keeps.
+    """The contest on the recipe's recorded replies; the folder refuses others from then on.
 
     Raises:
         RunFolderError: the folder's baselines were made of other replies.
-        ReplyTableError, RepliesError: as of `served_contest`.
+        ReplyTableError, RepliesError: as in `served_contest`.
     """
-    assert config.candidates.replies is not None  # the configuration refuses it
+    assert config.candidates.replies is not None  # the configuration checks this
     found = served_contest(config.candidates.replies, questions)
     folder.keep_to({"replies": found.test.digest, "learnt_from": found.train.digest})
     return found
@@ -121,7 +126,7 @@ async def _ask(
 
 
 def _to_learn_from(config: Config, questions: Sequence[Question], count: int) -> list[Question]:
-    """Training questions of the recipe that are not among those asked."""
+    """Training questions of the recipe that are not among the evaluation's."""
     asked = {normalise_question(question.text) for question in questions}
     drawn = load_sources(config.data.train, limit=count + len(questions), two_hop_share=config.data.two_hop_share)
     left = [question for question in drawn if normalise_question(question.text) not in asked]

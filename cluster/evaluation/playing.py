@@ -1,4 +1,4 @@
-"""Plays many episodes outside training, so many at a time; somebody else keeps each as it ends."""
+"""Plays many episodes outside training, a limited number at a time; a keeper gets each one when it ends."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cluster.episodes.judging import BudgetSpent, spent_cap
 from cluster.players.players import PlayedEpisode, Policy, Refused
 from rewards.transcript import RouteCall, StopReason
 
-_MOST_FAILURES = 8  # episodes in a row that fail: then it is no accident
+_MOST_FAILURES = 8  # so many failed episodes in a row have a common cause, and end the command
 
 
 class Playable(Protocol):
-    """An episode that waits to be played; keepers know more of theirs."""
+    """An episode to play; each keeper uses its own type, which has more fields."""
 
     @property
     def request(self) -> EpisodeRequest: ...
@@ -28,36 +28,36 @@ E_contra = TypeVar("E_contra", bound=Playable, contravariant=True)
 
 
 class Keeper(Protocol[E_contra]):
-    """Keeps what comes of episodes. What it raises ends the command."""
+    """Keeps the results of episodes. Its errors end the command."""
 
-    place: Path  # where it keeps them, for messages
-    error: type[ExplainedError]  # of a command that can't go on
+    place: Path  # the file or folder of the results, for messages
+    error: type[ExplainedError]  # the class of error to raise if too many episodes fail
 
     def keep(self, episode: E_contra, played: PlayedEpisode) -> None:
-        """It came to its end."""
+        """Keep a finished episode."""
         ...
 
     def refuse(self, episode: E_contra, refused: Refused) -> str:
-        """The policy's model did not take its prompt; returns why, for people."""
+        """Note that the policy's model refused the prompt; return the reason for people."""
         ...
 
     def fail(self, episode: E_contra, played: PlayedEpisode, call: RouteCall) -> str:
-        """It is void, for that call failed; returns why, for people."""
+        """Note that the episode is void because `call` failed; return the reason for people."""
         ...
 
     def finish(self) -> None:
-        """All have been played."""
+        """Called after all episodes were played."""
         ...
 
 
 async def play_all(policy: Policy, waiting: Sequence[E], keeper: Keeper[E], *, concurrency: int) -> None:
-    """Play episodes, so many at a time; the keeper hears of each once it has ended.
+    """Play episodes, `concurrency` at a time; the keeper gets each one when it ends.
 
     Raises:
-        ExplainedError: the keeper's, as so many failed in a row that it is no accident.
+        ExplainedError: `_MOST_FAILURES` episodes in a row failed; the class is `keeper.error`.
         BudgetSpent: a cap of the run or day is used up.
         PoolError, LedgerError, RemoteModelError, PolicyUnavailable, CrewError, EngineLate: the policy or the candidates
-            can't be asked.
+            can't be reached.
     """
     shift = _Shift(policy, iter(waiting), keeper)
     await policy.start()
@@ -69,11 +69,11 @@ async def play_all(policy: Policy, waiting: Sequence[E], keeper: Keeper[E], *, c
 
 
 class _Shift(Generic[E]):
-    """What the episodes of one command share."""
+    """The state that all workers of one command share."""
 
     def __init__(self, policy: Policy, waiting: Iterator[E], keeper: Keeper[E]) -> None:
         self._policy, self._waiting, self._keeper = policy, waiting, keeper
-        self._failures = 0  # since an episode ended last
+        self._failures = 0  # since the last finished episode
 
     async def work(self) -> None:
         keeper = self._keeper
@@ -101,5 +101,5 @@ class _Shift(Generic[E]):
         if self._failures >= _MOST_FAILURES:
             raise self._keeper.error(
                 f"{self._failures} episodes in a row failed, the last of question {episode.request.question.id!r}: "
-                f"{why}; mend that, then the same command goes on"
+                f"{why}; fix that, then the same command goes on"
             )

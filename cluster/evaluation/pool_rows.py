@@ -1,4 +1,4 @@
-"""The sum over pool variants: the bounds of each pool, by tables where there are any, and the table of all."""
+"""The rows of pool variants: makes the bounds of each pool if there are reply tables, and the table of all pools."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from cluster.evaluation.pool_variants import SEEN, PoolVariant
 
 _BOUNDS = " and ".join(METHODS[key].name for key in BOUNDS)
 _NO_TABLE = (
-    f"{_BOUNDS} are told where there is a table of everyone's replies: of the world and of "
-    "recorded replies, and with --ask-everyone of the candidates as trained"
+    f"{_BOUNDS} need a table of all candidates' replies, which exists for the world, for "
+    "recorded replies, and with --ask-everyone for the candidates as trained"
 )
 
 
 def sum_pools(
     evaluation: EvaluationRun, variants: Sequence[PoolVariant], config: Config, as_trained: Contest | None
 ) -> PoolTable:
-    """Make the bounds of each pool that are not in the folder yet, and sum up all rows of the policy.
+    """Make the bounds of each pool that are not in the folder yet, and summarise all rows of the policy.
 
     Args:
         as_trained: the contest among the candidates as trained, if there is one already.
 
     Raises:
-        EvaluationError: a row came to nothing.
+        EvaluationError: a row has no items.
         RepliesError: recorded replies can't be read.
         RunFolderError: the folder's bounds were made of other replies.
     """
@@ -83,7 +83,7 @@ def sum_pools(
 def _contest(
     questions: Sequence[Question], variant: PoolVariant, config: Config, as_trained: Contest | None
 ) -> Contest | None:
-    """The contest among the candidates of a variant, if there are tables of their replies."""
+    """The contest among the candidates of a variant; None without a table of their replies."""
     if config.candidates.serve == "world":
         return world_contest(questions, experts_of(variant.cards))
     names = [card.name for card in variant.cards]
@@ -93,7 +93,7 @@ def _contest(
 
 
 def _bounds(evaluation: EvaluationRun, variant: PoolVariant, contest: Contest) -> dict[str, list[Item]]:
-    """The items of the bounds of a pool; those that are not in the folder yet are made."""
+    """The items of a pool's bounds; makes those that are not in the folder yet."""
     folder = evaluation.folder
     rows = {name: variant.row(name) for name in BOUNDS}
     keys = [(question.dataset, question.id, 0) for question in contest.questions]

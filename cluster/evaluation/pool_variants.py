@@ -1,4 +1,4 @@
-"""Pool variants: the candidates that a policy is evaluated with besides those that it was trained with."""
+"""Pool variants: other candidates, or other prices, to evaluate a policy with, besides those of its training."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ _FORMS = "seen, unseen, unseen-unmeasured, without:NAME, price:NAME=FACTOR"
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A variant as it was asked for."""
+    """A variant as the option `--pool` names it."""
 
     kind: Kind
-    text: str  # as it was typed
-    name: str = ""  # of a candidate, or an alias
+    text: str  # the option's value
+    name: str = ""  # a candidate's name or alias
     factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class PoolVariant:
-    """The candidates that some episodes are shown."""
+    """The candidates that a set of episodes shows."""
 
     label: str  # such as `price:NAME=2`
     cards: tuple[ModelCard, ...]  # as the policy reads them
-    names: Renaming = "seen"  # under which invented names they are shown, where the recipe invents some
-    factors: PriceFactors = field(default_factory=dict)  # on prices that calls cost
+    names: Renaming = "seen"  # the set of invented names to show, if the recipe renames candidates
+    factors: PriceFactors = field(default_factory=dict)  # multiply the prices of calls
     notes: tuple[str, ...] = ()
 
     def row(self, name: str) -> str:
-        """The name of a row that is made with these candidates."""
+        """The name of a row with these candidates."""
         return name if self.label == SEEN else f"{name} @ {self.label}"
 
 
@@ -53,19 +53,19 @@ def read_wishes(texts: Sequence[str]) -> list[Wish]:
     """The variants that `--pool` names.
 
     Raises:
-        EvaluateError: one is unknown or malformed.
+        EvaluateError: a variant is unknown or malformed.
     """
     return [_read_wish(text.strip()) for text in texts]
 
 
 def make_variants(wishes: Sequence[Wish], candidates: Candidates, *, whole_dollars: bool) -> list[PoolVariant]:
-    """The variants, each once, `seen` always and first: the others are compared with it.
+    """The variants, each once. `seen` is always the first, because the others are compared with it.
 
     Args:
-        whole_dollars: the policy is the world's, which reads whole dollars from $1 to $40 and no other price.
+        whole_dollars: the policy is the world's, which can read only whole prices from $1 to $40.
 
     Raises:
-        EvaluateError: a candidate is not in the pool, is the last one, or can't have that price; or the recipe has no
+        EvaluateError: a candidate is not in the pool, is the only one, or can't have that price; or the recipe has no
             unseen candidates.
     """
     made = [PoolVariant(SEEN, candidates.cards)]
@@ -80,7 +80,7 @@ def make_variants(wishes: Sequence[Wish], candidates: Candidates, *, whole_dolla
 
 
 def cards_to_ask(variants: Sequence[PoolVariant], candidates: Candidates) -> tuple[ModelCard, ...]:
-    """Every candidate that one of the variants shows, as its own card tells of it."""
+    """Every candidate that a variant shows, with its original card."""
     shown = {card.name for variant in variants for card in variant.cards}
     return tuple(card for card in candidates.all if card.name in shown)
 
@@ -88,8 +88,10 @@ def cards_to_ask(variants: Sequence[PoolVariant], candidates: Candidates) -> tup
 def variant_episodes(
     config: Config, passes: Sequence[Pass], questions: Sequence[Question], variant: PoolVariant
 ) -> list[EvaluationEpisode]:
-    """The episodes of an evaluation with these candidates: a question has the same seeds whatever the variant, but
-    rows and places in the ledger are the variant's own."""
+    """The episodes of an evaluation with a variant's candidates.
+
+    Seeds are the same in all variants; rows and places in the ledger are the variant's own.
+    """
     found = episodes_of(config, passes, questions, variant.cards, variant.names)
     if variant.label == SEEN:
         return found
@@ -104,7 +106,7 @@ def variant_episodes(
 
 
 def asked_of(variants: Sequence[PoolVariant]) -> dict[str, dict[str, str]]:
-    """What the variants add to what makes an evaluation this one: nothing, where there is only `seen`."""
+    """The facts that variants add to an evaluation's identity; empty if there is only `seen`."""
     others = {variant.label: fingerprint(variant.cards) for variant in variants if variant.label != SEEN}
     return {"pools": others} if others else {}
 
@@ -140,7 +142,7 @@ def _find(wish: Wish, cards: Sequence[ModelCard]) -> ModelCard:
 def _without(wish: Wish, cards: Sequence[ModelCard]) -> PoolVariant:
     gone = _find(wish, cards)
     if len(cards) == 1:
-        raise EvaluateError(f"--pool {wish.text}: {gone.name} is the only candidate, and somebody must be left to ask")
+        raise EvaluateError(f"--pool {wish.text}: {gone.name} is the only candidate, and one must be left to ask")
     return PoolVariant(f"without:{gone.name}", tuple(card for card in cards if card.name != gone.name))
 
 
@@ -160,7 +162,7 @@ def _repriced(wish: Wish, cards: Sequence[ModelCard], whole_dollars: bool) -> Po
                 f"whole dollars from ${PRICES[0]} to ${PRICES[-1]}; give another factor"
             )
         if now == before:
-            notes = (f"`{label}`: the prompt tells whole dollars, so the policy reads ${now} as before",)
+            notes = (f"`{label}`: the prompt states whole dollars, so the policy reads ${now} as before",)
     changed = tuple(new if card.name == old.name else card for card in cards)
     return PoolVariant(label, changed, factors={old.name: wish.factor}, notes=notes)
 
@@ -179,5 +181,5 @@ def _unseen(wish: Wish, candidates: Candidates) -> PoolVariant:
     )
     notes: tuple[str, ...] = ()
     if not any(card.domains for card in candidates.unseen):
-        notes = ("no card of the unseen candidates tells a measured accuracy, so `unseen-unmeasured` is as `unseen`",)
+        notes = ("no card of the unseen candidates states an accuracy, so `unseen-unmeasured` is the same as `unseen`",)
     return PoolVariant("unseen-unmeasured", cards, "unseen", notes=notes)

@@ -1,4 +1,4 @@
-"""The record of an evaluation: what the folder of a finished one tells, read without disturbing who works in it."""
+"""The record of a finished evaluation, read from its folder; reading does not disturb a process that works in it."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRecord(Evaluated):
-    """The numbers of `evaluation.json`, by the names of today, and what was asked."""
+    """The numbers of `evaluation.json`, with today's names, and the facts of `asked.json`."""
 
     path: Path
     asked: Json
-    spent_usd: float  # on the calls that this evaluation made
+    spent_usd: float  # on all calls of this evaluation
 
     @property
     def name(self) -> str:
         return self.path.resolve().name
 
     def read_items(self) -> Iterator[Item]:
-        """Every item of the rows, one by one: there may be millions.
+        """Every item of the rows, as an iterator, because there may be millions.
 
         Raises:
-            RunFolderError: the file can't be read, or holds something else.
+            RunFolderError: the file can't be read, or a line is not an item.
         """
         names, file = {row.name for row in self.rows}, self.path / "items.jsonl"
         for number, line in enumerate(_lines(file), 1):
@@ -47,29 +47,29 @@ class EvaluationRecord(Evaluated):
                 item = Item.from_line(line)
             except ItemError as error:
                 raise RunFolderError(
-                    f"{file}, line {number}: {error}; remove it, and evaluate again to play it anew"
+                    f"{file}, line {number}: {error}; remove it, and evaluate again to play it once more"
                 ) from error
             if item.row in names:
                 yield item
 
     def read_questions(self) -> dict[tuple[str, str], Question]:
-        """Questions by data set and id; none where the evaluation kept no texts."""
+        """Questions by data set and id; empty for an evaluation without `questions.jsonl`."""
         file = self.path / "questions.jsonl"
         return _read(file, _question) if file.is_file() else {}
 
     def read_episodes(self) -> dict[tuple[str, ...], str]:
-        """The episodes that were kept whole, as `cluster.runs.trajectory_text` tells them, by their items' keys."""
+        """The texts of the kept episodes, written by `cluster.runs.trajectory_text`, by their items' keys."""
         file = self.path / "episodes.jsonl"
         return _read(file, lambda row: (tuple(map(str, row["key"])), str(row["report"]))) if file.is_file() else {}
 
 
 def is_evaluation(path: Path) -> bool:
-    """Whether a folder is an evaluation's, finished or not."""
+    """Whether a folder belongs to an evaluation, finished or not."""
     return any((path / name).is_file() for name in ("evaluation.json", "asked.json", "items.jsonl"))
 
 
 def target_of(path: Path) -> str:
-    """What an evaluation is of, as far as its folder still tells; empty where it does not."""
+    """The target of an evaluation; empty if its folder does not state it."""
     try:
         return str(json.loads((path / "asked.json").read_text(encoding="utf-8"))["target"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -80,7 +80,7 @@ def read_evaluation(path: Path) -> EvaluationRecord:
     """Read the folder of an evaluation.
 
     Raises:
-        RunFolderError: it is none, it is not finished, or a file of it is damaged.
+        RunFolderError: the folder holds no evaluation, an unfinished one, or a damaged file.
     """
     if not is_evaluation(path):
         raise RunFolderError(f"{path}: holds no asked.json, so it is no evaluation; give the folder of one")
@@ -89,7 +89,7 @@ def read_evaluation(path: Path) -> EvaluationRecord:
         done = sum(1 for _ in _lines(path / "items.jsonl"))
         raise RunFolderError(
             f"{path}: the evaluation is not finished: {done:,} answers are there, and no table. Finish it by the "
-            "command that began it (router-r1 evaluate …): it goes on where it was stopped, and pays for nothing twice"
+            "command that began it (router-r1 evaluate …): it continues where it stopped, and pays for nothing twice"
         )
     try:
         numbers = evaluation_of_today(json.loads(file.read_text(encoding="utf-8")))
@@ -104,7 +104,7 @@ def read_evaluation(path: Path) -> EvaluationRecord:
             quoted=[_quoted(row) for row in numbers["published_not_measured"]],
             notes=[str(note) for note in numbers["notes"]],
             spent_usd=float(numbers["spent_usd"]),
-            verdicts=[str(verdict) for verdict in numbers.get("verdicts", ())],  # there were none at first
+            verdicts=[str(verdict) for verdict in numbers.get("verdicts", ())],  # early versions wrote none
             pools=from_json(PoolTable, numbers["pools"]) if "pools" in numbers else None,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -141,7 +141,7 @@ def _read(file: Path, entry: Callable[[Json], tuple[_Key, _Value]]) -> dict[_Key
 
 
 def _lines(file: Path) -> Iterator[bytes]:
-    """The whole lines of a file: a last one without its end is still being written, or was cut short."""
+    """The complete lines of a file; an incomplete last line is being written, or was left by a crash."""
     try:
         with file.open("rb") as content:
             yield from (line for line in content if line.endswith(b"\n") and line.strip())

@@ -1,4 +1,4 @@
-"""Repricing: what an episode's calls would have cost at other prices, which nobody is asked to pay."""
+"""Repricing: computes the costs of an episode's calls at other prices, without calling anyone."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ PriceFactors = Mapping[str, float]  # by card
 
 
 def reprice(turns: Sequence[Turn], factors: PriceFactors) -> tuple[Turn, ...]:
-    """The same turns, their calls at these multiples of the candidates' prices."""
+    """The same turns, with the costs of their calls multiplied by the candidates' factors."""
     return tuple(replace(turn, calls=tuple(_reprice(call, factors) for call in turn.calls)) for turn in turns)
 
 
 def reprice_episode(trajectory: Trajectory, factors: PriceFactors) -> Trajectory:
-    """The same episode, its calls at these multiples of the candidates' prices."""
+    """The same episode, with the costs of its calls multiplied by the candidates' factors."""
     transcript = trajectory.transcript
     return replace(trajectory, transcript=replace(transcript, turns=reprice(transcript.turns, factors)))
 

@@ -1,4 +1,4 @@
-"""The spending of an evaluation: USD of all its calls to candidates, those of commands before this one included."""
+"""The spending of an evaluation: USD of all its calls to candidates, including those of earlier commands."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
 
 class Spending:
-    """Hires callers, one after the other, and adds up what their calls cost: by the ledger where there is one, else in
-    the folder. `usd` is the sum so far."""
+    """Creates callers, one after another, and adds up the costs of their calls.
+
+    The costs come from the ledger if there is one, otherwise the folder keeps them. `usd` is the sum so far.
+    """
 
     def __init__(self, config: Config, folder: EvaluationFolder) -> None:
-        """Look up what was spent before.
+        """Look up the earlier spending.
 
         Raises:
             LedgerError, RunIdError: the ledger of earlier calls can't be read.
@@ -30,19 +32,19 @@ class Spending:
         """
         self._pool, self._folder = config.candidates.pool, folder
         self._asked: CandidateCaller | CandidatePool | None = None
-        self._elsewhere = 0.0  # spent by calls that the caller does not count
+        self._elsewhere = 0.0  # USD of calls that the present caller does not count
         self.usd = sum(self._recorded().values()) if self._has_ledger else folder.spent_before()
 
     def hire(self, cards: Sequence[ModelCard]) -> CandidateCaller:
-        """A caller whose calls have stable places in the folder's ledger, so that none is paid for twice."""
+        """A caller that books its calls in the folder's ledger, so that no call is paid twice."""
         self._asked = caller = CandidateCaller(cards, self._pool, **self._books_for(cards)._asdict())
         return caller
 
     def start_pool(self, cards: Sequence[ModelCard]) -> CandidatePool:
-        """Such callers as Ray's actors, for who asks from other processes; closed, they can't be added up any more.
+        """The same as Ray actors, for policies that play in other processes. After their end `add_up` can't count them.
 
         Raises:
-            PoolError, LedgerError: as of `CandidatePool.start`.
+            PoolError, LedgerError: as in `CandidatePool.start`.
         """
         from actors.pool.pool import CandidatePool
 
@@ -50,7 +52,7 @@ class Spending:
         return pool
 
     def add_up(self) -> float:
-        """What is spent by now."""
+        """Update and return the USD spent so far."""
         if self._asked is not None:
             self.usd = max(self.usd, self._elsewhere + float(sum(self._asked.stats().usd.values())))
             if not self._has_ledger:
@@ -62,7 +64,7 @@ class Spending:
         return self._pool.ledger != "off"
 
     def _books_for(self, cards: Sequence[ModelCard]) -> Books:
-        """The books of calls to these candidates; what others have cost is noted."""
+        """The books for calls to these candidates; also notes the spending on other candidates."""
         if self._has_ledger:
             names = {card.name for card in cards}
             self._elsewhere = sum(usd for name, usd in self._recorded().items() if name not in names)
@@ -75,11 +77,11 @@ class Spending:
         return open_books(self._pool, self._folder.ledger, lambda: keep_run_id(file, name))
 
     def _recorded(self) -> dict[str, float]:
-        """USD by candidate, as the ledger has it."""
+        """USD by candidate, from the ledger."""
         if not self._folder.run_id_file.exists():
-            return {}  # nothing was asked yet
+            return {}  # there was no call yet
         url, run = self._books()
-        assert url is not None, "asked only where there is a ledger"
+        assert url is not None, "called only if there is a ledger"
         store = LedgerStore(url, run)
         try:
             return store.spent_usd(None, run, settled=True)

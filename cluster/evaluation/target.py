@@ -1,4 +1,4 @@
-"""The evaluation's target: the policy that is evaluated, and the candidates that it was trained with."""
+"""The evaluation's target: the evaluated policy, and the candidates of its training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CHAT_CONCURRENCY = 16
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A policy to evaluate: a checkpoint or a model at an endpoint, and the configuration that it plays under."""
+    """A policy to evaluate: a checkpoint or a model at an endpoint, with its configuration."""
 
     config: Config
     name: str  # for people
@@ -31,7 +31,7 @@ class Target:
 
     @property
     def identity(self) -> str:
-        """What plays, so that another one does not go on with its items."""
+        """Identifies the policy, so that another policy does not continue with its items."""
         if self.endpoint is not None:
             return f"{self.endpoint.model} at {self.endpoint.url}"
         assert self.source is not None
@@ -51,7 +51,7 @@ def open_target(options: EvaluationOptions) -> Target:
 
     Raises:
         RunFolderError, ConfigError: there is no such run or checkpoint, or its configuration can't be used.
-        EvaluateError: the key's variable is not set.
+        EvaluateError: the environment variable of the key is not set.
     """
     if not options.is_url:
         source = open_source(options.target, options.recipe, options.overrides)
@@ -70,11 +70,11 @@ def open_target(options: EvaluationOptions) -> Target:
 
 
 def pool_notes(target: Target, cards: tuple[ModelCard, ...]) -> list[str]:
-    """What is to be said of the pool: that it is not the one trained with, or that this is not known."""
+    """A note if the candidates differ from those of the policy's training, or if these are unknown."""
     if target.source is None:
         return []
     if target.source.run is None:
-        return ["the checkpoint belongs to no run, so that the candidates it was trained with are not known"]
+        return ["the checkpoint belongs to no run, so the candidates that it was trained with are not known"]
     try:
         trained = trained_cards(load_config(str(target.source.run / "config.yaml")))
     except (CardError, RepliesError, ConfigError, OSError) as error:

@@ -1,7 +1,7 @@
-"""Untrained rows: what a model comes to that was not taught to route, on the policy's questions and by its episodes.
+"""Untrained rows: the results of a model that was not trained to route, on the policy's questions.
 
-`direct` answers at once, `cot` reasons step by step first, and neither can ask anybody; `prompt_only` routes as the
-prompt tells it to.
+`direct` answers at once, `cot` reasons step by step first, and neither can ask candidates. `prompt_only` routes by the
+prompt's instructions.
 """
 
 from __future__ import annotations
@@ -31,18 +31,20 @@ _UNROUTED: dict[str, Unrouted] = {"direct": "direct", "cot": "cot"}  # by row
 
 @dataclass(frozen=True, slots=True)
 class UntrainedRows:
-    """The rows, their episodes, and who plays these."""
+    """The rows, their episodes, and the model that plays these."""
 
-    player: Target  # the target itself, where nothing was trained that is known of
+    player: Target  # the weights before training; the target itself if it was not trained
     rows: tuple[str, ...] = ()
     episodes: tuple[EvaluationEpisode, ...] = ()
     notes: tuple[str, ...] = ()
 
     def keep_to_player(self, folder: EvaluationFolder) -> None:
-        """Note in the folder who plays the rows, which an evaluation may come to later; or see that it is the same.
+        """Write the player into the folder, or check that it is the same as before.
+
+        It is not part of the evaluation's identity, because an evaluation may add these rows later.
 
         Raises:
-            RunFolderError: another model played them, or it can't be read or written.
+            RunFolderError: another model played the rows, or the file can't be read or written.
         """
         if not self.rows:
             return
@@ -57,8 +59,8 @@ class UntrainedRows:
             raise RunFolderError(f"{file}: damaged ({error}); restore it, or give another --out") from error
         if before != player:
             raise RunFolderError(
-                f"--out {folder.path}: holds {', '.join(UNTRAINED)} as {before} plays them, and now it is {player}; "
-                "give another folder"
+                f"--out {folder.path}: holds {', '.join(UNTRAINED)} as {before} plays them, but now {player} would "
+                "play them; give another folder"
             )
 
 
@@ -71,9 +73,10 @@ def plan_untrained(
     *,
     asked_for: Sequence[str],
 ) -> UntrainedRows:
-    """The rows among `names`, played as often and at the temperatures of `passes`; notes tell what is left out and why.
+    """The untrained rows among `names`, with the samples and temperatures of `passes`.
 
-    What is not `asked_for` by its own name is left out where it would cost candidates' calls, or tell nothing new.
+    `prompt_only` is left out if it would be paid or would repeat the policy's row, unless `asked_for` names it. The
+    notes say what is left out and why.
     """
     wanted = [name for name in UNTRAINED if name in names]
     if not wanted:
@@ -82,7 +85,7 @@ def plan_untrained(
         player = _player(target)
     except ConfigError as error:
         return UntrainedRows(
-            target, notes=(f"{', '.join(wanted)} left out: the weights before training are not to be had ({error})",)
+            target, notes=(f"{', '.join(wanted)} left out: the weights before training can't be found ({error})",)
         )
     notes = []
     if _PROMPT_ONLY in wanted and _PROMPT_ONLY not in asked_for and (why := _needless(target, player)):
@@ -100,14 +103,14 @@ def plan_untrained(
         notes.append(f"{', '.join(wanted)}: played by {_described(target, player)}")
     if compact and (unrouted := [name for name in wanted if name in _UNROUTED]):
         notes.append(
-            f"{', '.join(unrouted)}: the bare question, for the policy of episode.prompt=compact reads nothing else; "
-            "there at once and step by step are the same"
+            f"{', '.join(unrouted)}: the bare question, because the policy of episode.prompt=compact reads nothing "
+            "else; so answering at once and step by step are the same"
         )
     return UntrainedRows(player, tuple(rows), tuple(episodes), tuple(notes))
 
 
 def _player(target: Target) -> Target:
-    """The weights that the target was trained from; the target itself where it is these, or a model at a URL.
+    """The target with the weights before its training; the target itself if it has these, or is a model at a URL.
 
     Raises:
         ConfigError: there is no such checkpoint.
@@ -122,7 +125,7 @@ def _player(target: Target) -> Target:
 
 
 def _needless(target: Target, player: Target) -> str:
-    """Why nobody would want routing by the prompt beside the policy unless he says so; empty where he would."""
+    """The reason to leave `prompt_only` out unless it is named; empty if there is none."""
     if player is target:
         return "the same model plays the policy's row by the same prompt"
     if target.config.candidates.serve == "none":
@@ -131,7 +134,7 @@ def _needless(target: Target, player: Target) -> str:
 
 
 def _put(name: str, waiting: EvaluationEpisode, compact: bool) -> EvaluationEpisode:
-    """The policy's episode as a row has it, with a place of its own in the ledger."""
+    """The policy's episode changed for the row `name`, with its own place in the ledger."""
     request = replace(waiting.request, group=f"{name}-{waiting.request.group}")
     if name in _UNROUTED:
         request = replace(request, menu=Menu(()), budget_usd=None, unrouted=None if compact else _UNROUTED[name])

@@ -1,4 +1,4 @@
-"""`router-r1 demonstrate`: a teacher on loopback plays the world; what it got right is kept, the rest remembered."""
+"""`router-r1 demonstrate`: a teacher on loopback plays the world; right episodes are kept, all are remembered."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ ANSWERS_BY_ID = {question.id: question.answers[0] for question in QUESTIONS}
 
 
 class Sage(LoopbackModels):
-    """A teacher over HTTP in a thread of its own: it routes to the first candidate, and knows the right answer.
+    """A teacher over HTTP in its own thread: it routes to the first candidate, and knows the right answer.
 
-    It answers wrong, in words that the policy lacks, or refuses where the question's answer is in one of these sets.
+    For questions whose answer is in one of its sets it answers wrong, uses words that the policy lacks, or refuses.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ def play(sage: Sage, out: Path, episodes: int, config: Config = CONFIG, **change
 
 
 def drawn(record: Any) -> list[str]:
-    """Answers to the questions played, in the order drawn."""
+    """The answers to the questions, in the order of the draw."""
     rows = sorted(record.rows, key=lambda row: int(row["id"].rpartition("-")[2]))
     texts = {
         f"train-{text.removeprefix('what is the ').removesuffix(' ?').replace(' ', '-')}": text for text in ANSWERS
@@ -102,7 +102,7 @@ def test_what_scores_well_is_kept_and_the_command_goes_on_where_it_stopped(sage:
         assert demonstration.about["reward"] == 1.0
         assert demonstration.about["candidates_usd"] > 0
 
-    # Cut short by a crash: a demonstration without its line in the log, and half a line in each file.
+    # The state after a crash: a demonstration without its line in the log, and half a line in each file.
     log = out.with_suffix(".episodes.jsonl")
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]) + '{"id": "half', encoding="utf-8")
     out.write_text(out.read_text() + '{"id": "ha', encoding="utf-8")
@@ -149,7 +149,9 @@ def test_what_was_spent_before_a_cap_ended_it_counts_when_it_goes_on(sage: Sage,
 
     for _ in range(2):
         with pytest.raises(BudgetSpent) as caught:
-            play(sage, out, 40, cap, concurrency=1)  # of several at once the dearest may be refused before others end
+            play(
+                sage, out, 40, cap, concurrency=1
+            )  # with several at once, the most expensive may be refused before others end
         assert "pool.cap_usd_per_run=0.002" in str(caught.value)
         assert "the same command goes on" in str(caught.value)
         [run] = spent()

@@ -1,4 +1,4 @@
-"""`router-r1 evaluate`: the same table however often it was stopped, and no call twice; without an engine."""
+"""`router-r1 evaluate` without an engine: the table does not depend on interruptions, and no call is made twice."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_killed_in_its_midst_it_goes_on_to_the_same_table(tmp_path: Path) -> Non
     process.wait(20)
     assert not (out / "table.md").exists()
     with items.open("a", encoding="utf-8") as file:
-        file.write('{"row": "cheapest_right", "data')  # and a line that was cut short
+        file.write('{"row": "cheapest_right", "data')  # and an incomplete line
     options = EvaluationOptions("world", limit=40, baselines=("random", "cheapest_right", "cheapest"))
     run(dataclasses.replace(options, out=out))
     whole, _ = run(dataclasses.replace(options, out=tmp_path / "whole"))
@@ -117,7 +117,7 @@ def test_another_model_plays_the_policy_and_goes_on_without_a_call_twice(endpoin
     before = dict(endpoints.asked)
     done = len(lines(tmp_path / "out"))
     assert done == 4
-    assert before["alpha"] + before["beta"] == 5  # the last episode was cut short after its call
+    assert before["alpha"] + before["beta"] == 5  # the last episode was interrupted after its call
     assert not (tmp_path / "out" / "table.md").exists()
 
     endpoints.patience = None
@@ -142,7 +142,7 @@ def test_another_model_plays_the_policy_and_goes_on_without_a_call_twice(endpoin
     assert said[0] == "10 of 10 episodes were played before"
     assert endpoints.asked == asked
     assert (out / "table.md").read_text() == table
-    for file in ("table.md", "evaluation.json"):  # as when it was killed after the last episode
+    for file in ("table.md", "evaluation.json"):  # the state after a kill behind the last episode
         (out / file).unlink()
     run(options)
     assert (out / "table.md").read_text() == table
@@ -161,7 +161,7 @@ def test_a_policy_is_asked_everything_under_every_budget(endpoints: Endpoints, t
     assert [name for name in rows if name.startswith("policy")] == ["policy, budget=0.0001", "policy, budget=0.5"]
     check_unique(out)
     assert Counter(item["row"] for item in lines(out)) == {"policy, budget=0.0001": 10, "policy, budget=0.5": 10}
-    assert endpoints.asked["alpha"] + endpoints.asked["beta"] == 20  # a call of one budget is none of the other's
+    assert endpoints.asked["alpha"] + endpoints.asked["beta"] == 20  # the two budgets share no calls
     assert "the policy was not trained with budgets" in (out / "table.md").read_text()
     read = (out / "episodes.jsonl").read_text()
     assert all(read.count(f"- budget: {usd} USD") == 10 for usd in ("0.0001", "0.5"))
@@ -186,7 +186,7 @@ def test_everyone_is_asked_only_when_told_to_and_the_price_is_said_first(endpoin
     assert (found["alone:alpha"]["em_all"], found["alone:alpha"]["ended"]["refusals"]) == (1.0, 0)
     assert (found["alone:beta"]["em_all"], found["alone:beta"]["ended"]["refusals"]) == (0.0, 12)
     assert found["largest"]["call_share"] == {"alpha": 1.0}
-    # The policy is scored by exact match, and those who answer in sentences by what they hold.
+    # The policy is scored by exact match, and candidates, who answer in sentences, by whether they contain the answer.
     assert (found["policy"]["measure"], found["alone:alpha"]["measure"]) == ("exact match", "holds")
     gap = json.loads((out / "evaluation.json").read_text())["against"]["alone:alpha"]
     assert gap["measure"] == "holds"
@@ -200,7 +200,7 @@ def test_everyone_is_asked_only_when_told_to_and_the_price_is_said_first(endpoin
     write_questions(tmp_path / "train.jsonl", range(200, 230))
     with pytest.raises(RunFolderError, match=r"learnt_from was '10, \w+', is '10, "):
         run(dataclasses.replace(options, ask_everyone=True))
-    run(options)  # that asks nobody, and needs no other folder
+    run(options)  # it makes no calls, and needs no other folder
     assert dict(endpoints.asked) == before
 
 

@@ -1,4 +1,4 @@
-"""`router-r1 evaluate --embedding`: another embedding makes other rows; what can't be had is refused first."""
+"""`router-r1 evaluate --embedding`: another embedding gives other rows; one that can't be loaded is refused first."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_another_embedding_makes_rows_of_its_own(tmp_path: Path) -> None:
     out, _ = run(asked)
     assert "embed questions by" not in (out / "table.md").read_text()
     hashed = lines(out)
-    for _ in range(2):  # the second time all of them are there
+    for _ in range(2):  # the second time all rows exist already
         run(dataclasses.replace(asked, embedding=model))
         assert numbers(out).keys() == {f"knn, {model}", "best_constant_training"}
         assert f"Note: knn embed questions by {model}\n" in (out / "table.md").read_text()
@@ -54,7 +54,7 @@ def test_an_embedding_that_can_not_be_had_is_refused_before_anybody_is_asked(
     assert not endpoints.asked
     assert not (tmp_path / "out").exists()
     done = CliRunner().invoke(app, ["evaluate", "world", "--embedding", "all-MiniLM", "--out", str(tmp_path / "out")])
-    assert isinstance(done.exception, RouterError)  # which `main` tells in a line
+    assert isinstance(done.exception, RouterError)  # `main` prints it in one line
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""`router-r1 evaluate` as a user types it, with an engine: the shipped policy on the world, and the same replayed."""
+"""`router-r1 evaluate` as a user types it, with an engine: the shipped policy on the world, and a replay."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_shipped_policy_is_evaluated_and_its_replay_gives_the_same_table_for
     assert done.returncode == 0, done.stderr
     table = (out / "table.md").read_text()
     assert done.stdout.strip() == table.strip()
-    assert "not known" in table  # which pool the shipped policy was trained with
+    assert "not known" in table  # a note says so of the pool that the shipped policy was trained with
     numbers = json.loads((out / "evaluation.json").read_text())
     policy, _, ideal = numbers["rows"]
     assert policy["questions"] == ideal["questions"] == 16
@@ -76,7 +76,9 @@ def test_the_shipped_policy_is_evaluated_and_its_replay_gives_the_same_table_for
 
 def test_the_weights_before_training_play_on_an_engine_of_their_own(tmp_path: Path) -> None:
     trained, out = tmp_path / "trained", tmp_path / "out"
-    shutil.copytree(CHECKPOINT, trained)  # other weights as far as the evaluation knows, so that rows can be compared
+    shutil.copytree(
+        CHECKPOINT, trained
+    )  # the evaluation takes the copy for other weights, so that rows can be compared
     arguments = ["--limit", "8", "--baselines", ",".join(UNTRAINED), "--protocol", "full", "--out", str(out)]
     done = subprocess.run(
         [sys.executable, "-m", "cluster.cli", "evaluate", str(trained), *arguments],

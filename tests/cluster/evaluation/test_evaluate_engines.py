@@ -1,4 +1,4 @@
-"""`router-r1 evaluate --engines 2` as a user types it: engines that are killed, Ctrl-C, and what is left behind."""
+"""`router-r1 evaluate --engines 2` as a user types it: killed engines, Ctrl-C, and no processes left behind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CODE = "import sys; sys.argv[0] = 'router-r1'; from cluster.cli.app import main;
 LIMIT = 24
 POOL = "without:seen-polymath"
 ROWS = ("policy", f"policy @ {POOL}")
-# A call takes a second, and few are played at a time: there is a midst in which to strike.
+# A call takes a second, and only a few episodes play at a time, so that the tests can interrupt an evaluation.
 SLOW = ("candidates.latency_scale=1", "candidates.latency_lognormal=[1.0,1.5]")
 
 
@@ -47,12 +47,12 @@ def wait_for_items(program: Program, out: Path, count: int) -> None:
 
 
 def cores(program: Program) -> list[psutil.Process]:
-    """The processes of its engines."""
+    """The processes of the program's engines."""
     return [process for process in program.family() if "VLLM::EngineCore" in " ".join(command(process))]
 
 
 def wait_for_cores(program: Program) -> list[psutil.Process]:
-    """Both of them. Once, on a busy machine, a first look found none though episodes had ended."""
+    """Wait for both engine processes: on a busy machine a first look may find none although episodes have ended."""
     until = time.monotonic() + 10
     while len(found := cores(program)) != 2:
         family = [(process, command(process)) for process in program.family()]
@@ -62,7 +62,7 @@ def wait_for_cores(program: Program) -> list[psutil.Process]:
 
 
 def end(program: Program) -> str:
-    """Wait for a good end that leaves no process behind; what it said."""
+    """Wait for a successful end that leaves no process behind; return the output."""
     try:
         assert program.process.wait(600) == 0, program.output
     finally:
@@ -72,7 +72,7 @@ def end(program: Program) -> str:
 
 
 def check(out: Path, *rows: str) -> None:
-    """Every row has every question once, and each call was paid for once."""
+    """Check that every row has every question once, and that each call was paid once."""
     check_unique(out)
     two_hop_share = load_config("quickstart").data.two_hop_share
     questions = load_questions("full", ("world:heldout",), limit=LIMIT, two_hop_share=two_hop_share)
@@ -95,7 +95,9 @@ def check(out: Path, *rows: str) -> None:
 
 def test_an_engine_is_killed_and_the_other_plays_every_episode_to_its_end(tmp_path: Path) -> None:
     trained, out = tmp_path / "trained", tmp_path / "out"
-    shutil.copytree(CHECKPOINT, trained)  # other weights as far as it knows, so that `direct` has engines of its own
+    shutil.copytree(
+        CHECKPOINT, trained
+    )  # the evaluation takes the copy for other weights, so that `direct` has its own engines
     program = start(trained, out, "--baselines", "direct")
     try:
         wait_for_items(program, out, 4)
@@ -108,7 +110,7 @@ def test_an_engine_is_killed_and_the_other_plays_every_episode_to_its_end(tmp_pa
     assert re.search(r"rollout worker \d is lost \(Engine", said)
     check(out, *ROWS, "direct")
     assert not (out / "failures.jsonl").exists()
-    # No call was paid for twice, and none was left out.
+    # Each call was made and paid exactly once.
     spent = json.loads((out / "evaluation.json").read_text())["spent_usd"]
     assert spent == pytest.approx(sum(item["cost_usd"] for item in lines(out) if item["row"] in ROWS))
 
@@ -142,7 +144,7 @@ def test_ctrl_c_leaves_nothing_behind_and_one_engine_goes_on(tmp_path: Path) -> 
     [
         (("engine.start_timeout_s=0.5",), "rollout workers [0, 1] did not start its engine within 0.5 s"),
         (
-            ("placement.strategy=STRICT_SPREAD", "placement.timeout_s=3"),  # two machines, and there is one
+            ("placement.strategy=STRICT_SPREAD", "placement.timeout_s=3"),  # needs two machines, but there is one
             "Ray on this machine did not grant what was asked for",
         ),
     ],

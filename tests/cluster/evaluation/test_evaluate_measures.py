@@ -1,4 +1,4 @@
-"""What an evaluation counts as right: each row by its measure, and compared by one that both rows have."""
+"""Measures of an evaluation: each row has its own, and rows are compared by a measure that both have."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def test_judged_replies_are_not_compared_by_exact_match_and_their_baselines_keep
     options = dataclasses.replace(options, overrides=(*served, *of_data))
     out, _ = run(options)
     found = {name: (row["measure"], row["em_all"]) for name, row in numbers(out).items()}
-    assert found == {  # the policy repeats "red", which every fourth thing is
+    assert found == {  # the policy always answers "red", which is right for every fourth thing
         "policy": ("exact match", 0.25), "alone:GPT-3.5": ("judged", 0.0), "alone:BingChat": ("judged", 1.0),
     }  # fmt: skip
-    # The file tells no accepted answers, so that the policy and the replies have no measure in common.
+    # The file has no accepted answers, so the policy and the replies have no common measure.
     assert json.loads((out / "evaluation.json").read_text())["against"] == {}
     record(right=False)
     with pytest.raises(RunFolderError, match=r"baselines of another making \(replies was "):

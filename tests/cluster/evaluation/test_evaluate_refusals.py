@@ -1,4 +1,4 @@
-"""Evaluations of a policy whose model does not take a prompt: that is its own failure, and counts as wrong."""
+"""Evaluations of a policy whose model refuses a prompt: this is the policy's failure, and counts as wrong."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_what_the_policys_model_does_not_take_it_has_got_wrong(endpoints: Endpoi
     endpoints.not_taken = {f"thing {n}" for n in range(20)}
     with pytest.raises(EvaluateError, match=r"8 episodes in a row failed, .*against the rules"):
         run(chat(endpoints, tmp_path, 10, out=tmp_path / "none"))
-    assert not (tmp_path / "none" / "items.jsonl").exists()  # nothing of it is believed
+    assert not (tmp_path / "none" / "items.jsonl").exists()  # no refusal is counted as wrong
     out, _ = run(chat(endpoints, tmp_path, 3, out=tmp_path / "three"))
     assert (numbers(out)["policy"]["questions"], numbers(out)["policy"]["em_all"]) == (3, 0)
 

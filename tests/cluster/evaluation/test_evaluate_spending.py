@@ -1,4 +1,4 @@
-"""What an evaluation has spent on candidates, however often it was stopped: as their endpoints counted it."""
+"""The spending of an evaluation on candidates agrees with their endpoints' counts, even after interruptions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from actors.episodes.remote_model import RemoteModelError
 
 
 def paid(endpoints: Endpoints) -> float:
-    """USD of all that candidates were asked: 110 tokens a reply, refusals too, at the same price in and out."""
+    """USD of all requests to candidates: 110 tokens for each reply or refusal, at the same price in and out."""
     return 110 * (2.0 * endpoints.asked["alpha"] + 1.0 * endpoints.asked["beta"]) / 1e6
 
 

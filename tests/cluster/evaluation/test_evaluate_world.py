@@ -1,4 +1,4 @@
-"""`router-r1 evaluate world`: its rows are those of the world's own bench, and of play by hand."""
+"""`router-r1 evaluate world`: its rows agree with the world's bench and with direct play."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def chosen_at_random(question: Question, step: int, hop: Hop, world: World) -> E
 
 
 def cheapest_who_is_right(question: Question, step: int, hop: Hop, world: World) -> Expert:
-    """Or the cheapest of all, where nobody is."""
+    """The cheapest candidate that is right; the cheapest of all if none is."""
     prices = {
         each.name: each.cost_usd(count_tokens(hop.query), count_tokens(each.reply(hop, world)))
         for each in experts("seen")

@@ -1,4 +1,4 @@
-"""The evaluation's folder: what is damaged in it is named, with the line and the remedy."""
+"""The evaluation's folder: an error names the damaged file, the line and the remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pool variants of `router-r1 evaluate`: what the policy is shown, what calls cost, and each pool's own bounds."""
+"""Pool variants of `router-r1 evaluate`: the cards that the policy reads, the costs of calls, each pool's bounds."""
 
 from __future__ import annotations
 
@@ -38,13 +38,15 @@ LABELS = ["seen", "unseen", "unseen-unmeasured", "without:beta", "price:alpha=3"
 
 
 class Pools(Endpoints):
-    """`gamma`, which no card of training has, knows all colours, too. `wanderer` plays the world: it asks the first
-    card shown, and believes it."""
+    """The model `gamma`, which is not in the training, also knows all colours.
+
+    The model `wanderer` plays the world: it asks the first card of the menu and believes the reply.
+    """
 
     models = (*Endpoints.models, "gamma", "wanderer")
 
     def __init__(self) -> None:
-        self.prompts: list[str] = []  # that the policy began with
+        self.prompts: list[str] = []  # the first prompts of the policy's episodes
         super().__init__()
 
     async def reply(self, request: web.Request) -> web.Response:
@@ -113,7 +115,7 @@ def run(options: EvaluationOptions) -> tuple[Path, list[str]]:
 
 
 def pools_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """The rows of the pool table, by pool."""
+    """The rows of the pool table by pool."""
     numbers = json.loads((folder / "evaluation.json").read_text())
     return {row["pool"]: row for row in numbers["pools"]["rows"]}
 
@@ -154,7 +156,7 @@ def test_the_policy_reads_the_cards_of_each_variant_and_pays_their_prices(endpoi
     assert {item["calls"][0][0] for item in items["policy @ unseen"]} >= {"gamma"}
     with sqlite3.connect(out / "ledger.sqlite") as ledger:
         [[paid]] = ledger.execute("SELECT SUM(cost_nano) FROM ledger_calls")
-    assert paid / 1e9 == pytest.approx(really)  # what a change of price would cost is only reckoned
+    assert paid / 1e9 == pytest.approx(really)  # costs at changed prices are only computed, never paid
     assert json.loads((out / "evaluation.json").read_text())["spent_usd"] == pytest.approx(really)
 
 
@@ -193,7 +195,7 @@ def test_without_a_table_of_replies_the_bounds_are_left_open_and_a_note_says_why
         bounds = ("cheapest_right_em", "of_cheapest_right", "best_constant_training", "against_best_constant_training")
         assert all(row[name] is None for name in bounds)
     table = (out / "table.md").read_text()
-    assert "Note: cheapest right candidate and best constant in training are told where" in table
+    assert "Note: cheapest right candidate and best constant in training need a table of all" in table
     items = items_of(out)
     ours = {item["question"]: item["em"] for item in items["policy @ without:beta"]}
     gaps = [ours[item["question"]] - item["em"] for item in items["policy"]]
@@ -225,7 +227,7 @@ def test_where_everyone_was_asked_the_bounds_are_those_of_each_pool(endpoints: P
         assert found[pool]["best_constant_training"] == "alpha"
         assert found[pool]["of_cheapest_right"]["mean"] == pytest.approx(found[pool]["summary"]["em"]["mean"])
         assert found[pool]["against_best_constant_training"]["comparison"]["difference"]["mean"] < 0
-    assert found["without:alpha"]["of_cheapest_right"] is None  # nobody is right
+    assert found["without:alpha"]["of_cheapest_right"] is None  # no candidate is right
     assert found["without:alpha"]["best_constant_training"] == "beta"
     items = items_of(out)
     before, after = (
@@ -242,7 +244,7 @@ def test_stopped_in_its_midst_it_goes_on_and_asks_nobody_twice(endpoints: Pools,
     endpoints.asked.clear()
     endpoints.patience = 45
     with pytest.raises(RemoteModelError, match="refused the key"):
-        run(dataclasses.replace(options, concurrency=1))  # with more, a call under way is cut off and made anew
+        run(dataclasses.replace(options, concurrency=1))  # with more, a call in flight is cut off and made again
     before = sum(endpoints.asked[name] for name in ("alpha", "beta", "gamma"))
     assert 8 < before < 40
     endpoints.patience = None
@@ -253,7 +255,7 @@ def test_stopped_in_its_midst_it_goes_on_and_asks_nobody_twice(endpoints: Pools,
         ours, theirs = (pools_of(folder)[label] for folder in (out, whole))
         for row in (ours, theirs):
             for part in (row["summary"], *row["summary"]["by_set"].values()):
-                del part["latency_s"]  # of these two evaluations' own calls
+                del part["latency_s"]  # the two evaluations made different calls
         assert ours == theirs
     asked, table = Counter(endpoints.asked), (out / "table.md").read_text()
     run(options)
@@ -352,7 +354,7 @@ def test_recorded_replies_bound_each_pool(endpoints: Pools, tmp_path: Path) -> N
     bing = np.mean([right["BingChat"](n) for n in range(24)])
     assert [row["cheapest_right_em"] for row in found.values()] == pytest.approx([both, bing, both])
     assert [row["best_constant_training"] for row in found.values()] == ["ChatGPT-4", "BingChat", "ChatGPT-4"]
-    assert found["without:ChatGPT-4"]["of_cheapest_right"]["mean"] == pytest.approx(1.0)  # there is nobody else to ask
+    assert found["without:ChatGPT-4"]["of_cheapest_right"]["mean"] == pytest.approx(1.0)  # there is no other candidate
     before, after = found["seen"], found["price:ChatGPT-4=2"]
     assert after["best_constant_training_usd_per_1k"] == pytest.approx(2 * before["best_constant_training_usd_per_1k"])
     assert after["of_cheapest_right"] == before["of_cheapest_right"]
@@ -439,7 +441,7 @@ def test_the_worlds_policy_is_shown_only_prices_that_it_can_read() -> None:
         variants("price:alpha=0.1", whole_dollars=True)
     assert variants("price:alpha=30")[1].cards[0].price_out_usd_per_mtok == 60.0
     [_, same] = variants("price:alpha=1.1", whole_dollars=True)
-    assert same.notes == ("`price:alpha=1.1`: the prompt tells whole dollars, so the policy reads $2 as before",)
+    assert same.notes == ("`price:alpha=1.1`: the prompt states whole dollars, so the policy reads $2 as before",)
     assert variants("price:alpha=2", whole_dollars=True)[1].notes == ()
 
 

@@ -1,4 +1,4 @@
-"""Untrained rows of `router-r1 evaluate`: what the model reads, who it is, and that nothing is asked twice."""
+"""Untrained rows of `router-r1 evaluate`: the model, its prompts, and that no call is made twice."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_unknown_names_are_refused_with_those_that_there_are(endpoints: Endpoint
 
 
 def test_tables_have_no_model_that_plays(tmp_path: Path) -> None:
-    with pytest.raises(EvaluateError, match=r"--baselines direct,cot with world leaves no row, for no model plays"):
+    with pytest.raises(EvaluateError, match=r"--baselines direct,cot with world leaves no row, because no model plays"):
         run(EvaluationOptions("world", limit=3, baselines=("direct", "cot"), out=tmp_path / "none"))
     out, _ = run(EvaluationOptions("world", limit=3, baselines=("random", "cot"), out=tmp_path / "out", resamples=199))
     assert [row["name"] for row in numbers(out)["rows"]] == ["random"]
@@ -213,7 +213,7 @@ def test_tables_have_no_model_that_plays(tmp_path: Path) -> None:
 
 
 def trained(tmp_path: Path, recipe: str = "quickstart", *overrides: str) -> Target:
-    """A policy that was trained from what the recipe says."""
+    """A policy that was trained from the recipe's checkpoint."""
     checkpoint = tmp_path / "run" / "checkpoints" / "step_000004"
     write_checkpoint(checkpoint)
     config = load_config(recipe, overrides)
@@ -247,7 +247,7 @@ def test_what_a_checkpoint_was_trained_from_plays_in_the_form_that_it_can_read(t
         *cards, question = prompt.split("\n")
         assert (len(cards), question) == (len(CARDS), text)
     assert f"played by {CHECKPOINT.resolve()}, the policy.checkpoint of the configuration" in rows.notes[0]
-    assert rows.notes[1].startswith("direct, cot: the bare question, for the policy of episode.prompt=compact")
+    assert rows.notes[1].startswith("direct, cot: the bare question, because the policy of episode.prompt=compact")
 
 
 def test_where_prompts_are_read_each_row_has_its_own(tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_the_policy_is_its_own_player_where_nothing_was_trained(tmp_path: Path) 
 def test_weights_that_are_not_to_be_had_are_told(tmp_path: Path) -> None:
     rows = plan(trained(tmp_path, "quickstart", f"policy.checkpoint={tmp_path / 'gone'}"), "direct", "cot")
     assert (rows.rows, rows.episodes) == ((), ())
-    assert "direct, cot left out: the weights before training are not to be had (policy.checkpoint=" in rows.notes[0]
+    assert "direct, cot left out: the weights before training can't be found (policy.checkpoint=" in rows.notes[0]
 
 
 def test_another_model_does_not_go_on_with_them(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`router-r1 frontier`: points out of evaluations and runs, and the three files made of them."""
+"""`router-r1 frontier`: points from evaluations and runs, and the three files made from them."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_baselines_over_lambda_and_runs_over_alpha(world: Path, tmp_path: Path) 
     assert "Gap by exact match: from best_constant_training to cheapest_right." in page
     assert f"{world}: {own}" in Read(page).text
     assert "data:image/svg+xml;base64," in page
-    assert "runs tell neither pool nor sets" in done.output
+    assert "runs record neither pool nor sets" in done.output
 
 
 def test_published_rows_and_pools_stand_in_table_and_page_marked_as_such(world: Path, tmp_path: Path) -> None:
@@ -143,8 +143,8 @@ def test_policies_under_budgets_stand_beside_the_sweep_of_alpha(world: Path, tmp
     page = Read((tmp_path / "out" / "frontier.html").read_text(encoding="utf-8")).text
     for line in (
         "policy, budget=0.75 USD: 0.700 (0.600 - 0.800) for 0.75 USD per 1k, cheaper than every run of the sweep of",
-        "policy, budget=1.5 USD: 0.700 (0.600 - 0.850) for 1.5 USD per 1k, below, by no more than the interval can "
-        "tell, the 0.800 that the sweep of α",
+        "policy, budget=1.5 USD: 0.700 (0.600 - 0.850) for 1.5 USD per 1k, not clearly below the 0.800 that the sweep "
+        "of α reaches",
         "policy, budget=3.0 USD: 0.700 (0.600 - 0.750) for 3 USD per 1k, BELOW the 0.800 that the sweep of α",
     ):
         assert f"- {line}" in done.output
