@@ -1,7 +1,7 @@
-"""The episodes of a report: read from a run's `trajectories/*.md`, and the good, the bad and the dear picked out.
+"""The episodes of a report: reads a run's `trajectories/*.md`, and picks good, bad and expensive episodes.
 
-`cluster.runs.trajectory_text` writes these files. Words of candidates and policy stand in code blocks, whose fences are
-longer than any run of backticks in them, so that no reply can be taken for a line of the report.
+`cluster.runs.trajectory_text` writes these files. Texts of candidates and policy are in code blocks. Their fences are
+longer than any run of backticks in the text, so that no reply can be mistaken for a line of the report.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 from cluster.report.page import Part, ShownEpisode
 from cluster.runs.folder import step_files, step_of
 
-_FILES = 400  # the newest ones are read: what the policy did long ago is not what it does
-_LONGEST = 20_000  # characters of a text that are shown
+_FILES = 400  # only the newest files are read, because old episodes don't show the present policy
+_LONGEST = 20_000  # a longer text is cut to this many characters
 _PER_KIND = 2
 _HEAD = re.compile(r"# (?P<label>\S+) (?P<number>\d+): (?P<id>.*)")
 _USD = re.compile(r"\d+ calls, (\d+\.\d+) USD")
@@ -24,7 +24,7 @@ _REWARD = re.compile(r"(-?\d+\.\d+) = .*\(em (\d+(?:\.\d+)?), ")
 
 @dataclass(slots=True)
 class Told:
-    """An episode as its file tells it. Reward and exact match are None where it was not judged."""
+    """An episode, read from its file. Reward and exact match are None if it was not judged."""
 
     step: int
     label: str
@@ -33,7 +33,7 @@ class Told:
     parts: list[Part] = field(default_factory=list)
 
     def fact(self, name: str) -> str:
-        """What the file says of `name`; empty where it says nothing."""
+        """The file's text on `name`; empty if it has none."""
         return next((line.partition(": ")[2] for line in self.facts if line.startswith(f"{name}: ")), "")
 
     @property
@@ -61,7 +61,7 @@ class Told:
 
 
 def read_episodes(folder: Path) -> list[Told]:
-    """The episodes of a folder `trajectories/`, the oldest step first; none where there is no such folder."""
+    """The episodes of a folder `trajectories/`, the oldest step first; empty if the folder does not exist."""
     files = step_files(folder, ".md")[-_FILES:]
     return [
         told
@@ -71,7 +71,7 @@ def read_episodes(folder: Path) -> list[Told]:
 
 
 def parse_episodes(text: str, step: int) -> Iterator[Told]:
-    """The episodes of one file. What a crash cut short is shown as far as it goes."""
+    """The episodes of one file; an incomplete one, left by a crash, as far as it goes."""
     told: Told | None = None
     title, facts = "", list[str]()
     lines = iter(text.split("\n"))
@@ -100,8 +100,10 @@ def parse_episodes(text: str, step: int) -> Iterator[Told]:
 
 
 def telling_episodes(told: Sequence[Told]) -> list[ShownEpisode]:
-    """Some right ones that asked somebody, some wrong ones, and the dearest, of the newest quarter of the steps; no
-    question is shown twice. Held-out ones go before those of training, and many calls before few."""
+    """Examples from the newest quarter of the steps: right episodes with calls, wrong ones, and the most expensive.
+
+    No question is shown twice. Held-out questions are preferred to training questions, and many calls to few.
+    """
     judged = [each for each in told if each.em is not None]
     if not judged:
         return []
@@ -113,7 +115,7 @@ def telling_episodes(told: Sequence[Told]) -> list[ShownEpisode]:
     dear = sorted((e for e in fresh if e.cost_usd > 0), key=lambda e: -e.cost_usd)
     shown: list[ShownEpisode] = []
     seen: set[str] = set()
-    for why, those in (("Good: right", right), ("Bad: wrong", wrong), ("Dear: of those left, the dearest", dear)):
+    for why, those in (("Good: right", right), ("Bad: wrong", wrong), ("Expensive: the dearest of the others", dear)):
         fitting: dict[str, Told] = {}
         for each in those:
             if each.question_id not in seen:
@@ -136,6 +138,6 @@ def _episode(told: Told, why: str) -> ShownEpisode:
 
 
 def shortened(text: str) -> str:
-    """The text, or as much of it as is shown, and how much more there is."""
+    """The text; a long one is cut, with a note on how much is missing."""
     left_out = len(text) - _LONGEST
     return f"{text[:_LONGEST]}\n… {left_out:,} characters more" if left_out > 0 else text

@@ -1,4 +1,4 @@
-"""The findings of an evaluation: is the policy better than the obvious alternatives, at what price, and is it real."""
+"""The findings of an evaluation: is the policy better than its alternatives, at what price, and is this significant?"""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from benchmarks.evaluation.statistics import Comparison, Interval
 from cluster.evaluation.record import EvaluationRecord
 from cluster.report.run_tables import usd
 
-_LEVEL = 0.05  # p-values below tell rows apart
+_LEVEL = 0.05  # a difference with a smaller p-value is real
 _IDEAL = METHODS[CHEAPEST_RIGHT].name
-_LOST_ALARM = 0.05  # of a policy's episodes
+_LOST_ALARM = 0.05  # share of a policy's episodes
 # Baselines that ignore the question, or know the answer.
 _PLAIN = (RANDOM, "largest", "cheapest", BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT)
 
 
 def subject(record: EvaluationRecord) -> RowSummary:
-    """The row that the page is about: the first that a policy played, else the best router, else the best row."""
+    """The row that the page is about: the first policy row, else the best router, else the best row."""
     if record.policies:
         return record.policies[0]
     return (
@@ -38,24 +38,24 @@ def subject(record: EvaluationRecord) -> RowSummary:
 
 
 def best_constant(record: EvaluationRecord) -> RowSummary | None:
-    """The best constant in training; where there is no such row, the best constant in hindsight."""
+    """The row of the best constant in training, or if there is none, of the best constant in hindsight."""
     return _row(record, BEST_CONSTANT_TRAINING) or _best(_alone(record))
 
 
 def methods_shown(record: EvaluationRecord) -> list[str]:
-    """The rows, and the best constant that the sentences name; what these are is to be told beside them."""
+    """The methods that the page has to define: those of the rows, and the best constant in the sentences."""
     single = best_constant(record)
     return [*(row.name for row in record.rows), *([_constant_method(single)] if single else [])]
 
 
 def status(record: EvaluationRecord) -> str:
-    """What was asked of whom, in a line."""
+    """A line with questions, protocol and pool."""
     asked, protocol = record.about.get("asked", "questions unknown"), record.about.get("protocol", "unknown")
     return f"Finished · {asked} · protocol {protocol} · pool {record.pool}"
 
 
 def result(record: EvaluationRecord) -> list[str]:
-    """How often the subject is right and at what price; against the best constant, the best baseline, the
+    """Sentences on the subject's quality and price, compared with the best constant, the best baseline and the
     cheapest right candidate."""
     ours, single, ideal = subject(record), best_constant(record), _row(record, CHEAPEST_RIGHT)
     baseline = _best(_routers(record)) if record.policies else None
@@ -71,9 +71,9 @@ def result(record: EvaluationRecord) -> list[str]:
     if baseline is not None:
         said.append(_versus(record, ours, baseline, f"the best router among the baselines ({baseline.name})"))
     if single is None and baseline is None:
-        said.append("No baseline stands beside it, so that nothing is known of the alternatives.")
+        said.append("There is no baseline to compare with, so nothing is known about alternatives.")
     if baseline is not None or not record.policies:
-        said.append("The best router was picked by these very questions, which flatters it somewhat.")
+        said.append("The best router was picked on the same questions, so its result is somewhat too good.")
     hindsight = _best(_alone(record))
     if single is not None and hindsight is not None and hindsight.em.mean > single.em.mean:
         said.append(
@@ -86,7 +86,7 @@ def result(record: EvaluationRecord) -> list[str]:
 
 
 def figures(record: EvaluationRecord) -> list[tuple[str, str]]:
-    """The few numbers to see first, by their names."""
+    """The most important numbers, with their names."""
     ours, single, ideal = subject(record), best_constant(record), _row(record, CHEAPEST_RIGHT)
     found = [("Exact match" if record.policies else f"Exact match of {ours.name}", f"{percent(ours.em.mean)} %")]
     if single is not None:
@@ -101,7 +101,7 @@ def figures(record: EvaluationRecord) -> list[tuple[str, str]]:
 
 
 def alarms(record: EvaluationRecord) -> list[str]:
-    """What is wrong, in sentences: a policy that does not route or is no better than one candidate, lost episodes."""
+    """Sentences on problems: a policy that does not route or is no better than one candidate; lost episodes."""
     single, said = best_constant(record), list[str]()
     for row in record.policies:
         alarm = collapse_alarm(_evaluation(row), _constant(single), candidates=len(record.cards))
@@ -117,8 +117,11 @@ def alarms(record: EvaluationRecord) -> list[str]:
 
 
 def compare_rows(record: EvaluationRecord, ours: str, theirs: str) -> tuple[Comparison, bool] | None:
-    """A row against another, and whether the p-value is adjusted for all comparisons of the evaluation: as it was
-    compared there, else anew from the items. None where no question was answered by both."""
+    """The comparison of two rows, and whether its p-value is adjusted for all comparisons of the evaluation.
+
+    It is the evaluation's own comparison if there is one (adjusted), else a new one from the items. None if the rows
+    have no common question or measure.
+    """
     for row, other, sign in ((ours, theirs, 1), (theirs, ours, -1)):
         found = record.against.get(row)
         if found is not None and found.reference == other:
@@ -161,7 +164,7 @@ def _below(record: EvaluationRecord, ours: RowSummary, single: RowSummary | None
 
 def _real(found: tuple[Comparison, bool] | None) -> str:
     if found is None:
-        return "They answered no question in common, so that no test can tell them apart."
+        return "They have no common question, so no test can compare them."
     comparison, adjusted = found
     p = f"p = {comparison.p_value:.2g}, paired by question{', adjusted for all comparisons' if adjusted else ''}"
     return f"The difference is real ({p})." if comparison.p_value < _LEVEL else f"The difference may be chance ({p})."
@@ -218,7 +221,7 @@ def _candidate(row: RowSummary) -> str:
 
 
 def _routers(record: EvaluationRecord) -> list[RowSummary]:
-    """Baselines that choose by the question, and answer without knowing who is right."""
+    """Baselines that choose by the question, without knowing the answer."""
     return [
         row
         for row in record.rows

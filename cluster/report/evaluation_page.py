@@ -1,4 +1,4 @@
-"""The report of an evaluation: what its folder holds, put into a page that says the result first."""
+"""The report of an evaluation: the contents of its folder as a page that begins with the result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def evaluation_page(path: Path) -> Page:
     """The page of a finished evaluation.
 
     Raises:
-        RunFolderError: it is none, it is not finished, or a file of it is damaged.
+        RunFolderError: the folder holds no evaluation, an unfinished one, or a damaged file.
     """
     record = read_evaluation(path)
     return Page(
@@ -77,12 +77,12 @@ def _calls(record: EvaluationRecord) -> Section:
     if table is None:
         return Section("Calls", "calls", NOBODY_ASKED)
     several = {row.name: row.call_share for row in record.ranked if len(row.call_share) > 1}
-    plot = row_shares_plot(several, "share of the calls; rows that ask one candidate alone are left out")
+    plot = row_shares_plot(several, "share of the calls; rows that ask only one candidate are left out")
     return Section("Calls", "calls", tables=[table], plots=[plot] if plot else [])
 
 
 def _spending(record: EvaluationRecord) -> Section:
-    lead = f"The calls that this evaluation made cost {usd(record.spent_usd)}."
+    lead = f"The calls of this evaluation cost {usd(record.spent_usd)}."
     tables = [_by_row(record)]
     if (record.path / LEDGER).is_file():
         try:
@@ -105,8 +105,8 @@ def _by_row(record: EvaluationRecord) -> Table:
             for row in record.ranked]  # fmt: skip
     columns = [*text_columns("Row"), Column("Answers"), Column("Candidates", "USD"), Column("Its own tokens", "USD")]
     note = (
-        "What each row's answers cost at the cards' prices. Baselines that were played over replies which are there "
-        "already, and calls from a ledger, cost that much without being paid anew."
+        "The cost of each row's answers at the cards' prices. Baselines that were played on existing replies, and "
+        "calls from a ledger, have this cost too, but were not paid again."
     )
     return Table(
         "By row", columns, rows, note, frozenset(at for at, row in enumerate(record.ranked) if row == subject(record))
@@ -126,8 +126,8 @@ def _questions(record: EvaluationRecord) -> Section:
     row = subject(record).name
     episodes = telling_questions(record, row)
     lead = (
-        f"Some questions of {row}: right after asking, wrong (those first that some candidate has right), and the "
-        "dearest."
+        f"Some questions of {row}: answered rightly after calls, answered wrongly (first those that a candidate "
+        "answered rightly), and the most expensive."
         if episodes
         else f"No answer of {row} is in items.jsonl."
     )

@@ -1,4 +1,4 @@
-"""Frontiers (`router-r1 frontier`): points of evaluations and runs, as a table, a picture and a page."""
+"""Frontiers (`router-r1 frontier`): points of evaluations and runs, as a CSV file, a picture and a page."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def write_frontier(
     carried: Sequence[str] = (),
     quoted: Sequence[Quoted] = (),
 ) -> list[Standing]:
-    """Write `frontier.csv`, `frontier.png` and `frontier.html`, and return the methods' standings. Published rows
-    stand in the first and the last, marked as such.
+    """Write `frontier.csv`, `frontier.png` and `frontier.html`, and return the methods' standings.
 
     Args:
-        notes: what to be wary of.
-        carried: what the evaluations say of themselves.
+        notes: warnings about the comparison.
+        carried: the notes of the evaluations.
+        quoted: published rows, which the CSV file and the page show, marked as published.
 
     Raises:
         FrontierError: there are no points.
-        RunFolderError: they can't be written.
+        RunFolderError: the files can't be written.
     """
     found = standings(points)
     figure = draw(points, found)
@@ -61,7 +61,7 @@ def write_frontier(
 
 
 def describe(points: Sequence[Point], found: Sequence[Standing], notes: Sequence[str]) -> str:
-    """The standings in Markdown, how policies under budgets stand beside the sweep of α, and what the methods are."""
+    """In Markdown: the standings, policies with budgets compared with the sweep of α, and the methods' definitions."""
     budgets = "\n".join(f"- {line}" for line in _under_budgets(points))
     methods = "\n".join(f"- {line}" for line in definitions(standing.method for standing in found))
     told = "\n".join(f"Note: {note}" for note in (*_gaps(found), *notes))
@@ -69,7 +69,7 @@ def describe(points: Sequence[Point], found: Sequence[Standing], notes: Sequence
 
 
 def _under_budgets(points: Sequence[Point]) -> list[str]:
-    """How policies under budgets stand beside the sweep of α."""
+    """A line for each policy with a budget, compared with the sweep of α."""
     return [
         f"{beside.point.method.removesuffix(BY_BUDGET)}, {beside.point.knob}: {interval_text(beside.point.em)} for "
         f"{beside.point.usd_per_1k:.4g} USD per 1k, {_judged(beside)}"
@@ -82,22 +82,25 @@ def _judged(beside: BesideSweep) -> str:
         return "cheaper than every run of the sweep of α"
     words = {
         "above": "at or above",
-        "within": "below, by no more than the interval can tell,",
+        "within": "not clearly below",
         "below": "BELOW",
-        "none": "without a verdict beside",
+        "none": "not comparable with",
     }
-    return f"{words[beside.verdict]} the {beside.sweep:.3f} that the sweep of α reaches for as much"
+    return f"{words[beside.verdict]} the {beside.sweep:.3f} that the sweep of α reaches at this price"
 
 
 def _gaps(found: Sequence[Standing]) -> list[str]:
-    """Between which methods the gap is that others close a share of."""
+    """For each measure, the two methods at the ends of the gap."""
     pairs = {measure: gap_of(found, measure) for measure in dict.fromkeys(standing.measure for standing in found)}
     return [f"gap by {measure}: from {pair[0]} to {pair[1]}" for measure, pair in pairs.items() if pair]
 
 
 def _csv(points: Sequence[Point], quoted: Sequence[Quoted]) -> str:
-    """A line for each point. Published rows, whose price in the paper is another one, have none; their exact match is
-    the mean over the sets that are named in their source."""
+    """A line for each point.
+
+    Published rows have no price, because the paper counts prices in another way. Their exact match is the mean over
+    the data sets that their source names.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
@@ -115,7 +118,7 @@ def _csv(points: Sequence[Point], quoted: Sequence[Quoted]) -> str:
 
 
 def _standings_table(found: Sequence[Standing]) -> Table:
-    """The standings, the largest area first."""
+    """The table of standings, the largest area first."""
     gaps = "; ".join(_gaps(found))
     columns = [*text_columns("method", "measure"), Column("points"), Column("area"), Column("best"),
                Column("USD per 1k there"), Column("of the gap closed")]  # fmt: skip
@@ -127,7 +130,7 @@ def _standings_table(found: Sequence[Standing]) -> Table:
         ]
         for standing in found
     ]  # fmt: skip
-    note = "Area: mean quality of the convex hull over prices from 0 to the dearest point of all."
+    note = "Area: mean quality of the convex hull over prices from 0 to the highest price of all points."
     return Table("Methods", columns, rows, note + (f" {gaps[0].upper()}{gaps[1:]}." if gaps else ""))
 
 
@@ -139,7 +142,7 @@ def _points_table(points: Sequence[Point]) -> Table:
 
 
 def frontier_section(points: Sequence[Point], found: Sequence[Standing], quoted: Sequence[Quoted] = ()) -> Section:
-    """The methods' standings, all points and their picture; published rows beside them, which are not drawn."""
+    """The standings, all points and their picture; also the published rows, which are not drawn."""
     tables = [_standings_table(found), _points_table(points)]
     if quoted:
         sets = list(dict.fromkeys(name for row in quoted for name in row.scores))

@@ -1,4 +1,4 @@
-"""The plot of a frontier: each method's points with their intervals, and its hull."""
+"""The picture of a frontier: each method's points with their intervals, and its hull."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MARKS = "os^Dv"
-_HEIGHT, _NAME_HEIGHT = 5.0, 0.22  # inches; of the picture at least, and of a method's name beside it
+_HEIGHT, _NAME_HEIGHT = 5.0, 0.22  # inches: the lowest height of the picture, and the height of a name in the legend
 
 
 def draw(points: Sequence[Point], methods: Sequence[Standing]) -> Figure:
-    """Points with their intervals, and each method's hull; in the order of the standings."""
+    """Draw points with their intervals, and each method's hull; methods are in the order of the standings."""
     with figure_of(8, max(_HEIGHT, _NAME_HEIGHT * len(methods))) as figure:
         axis = figure.subplots()
         for number, method in enumerate(methods):

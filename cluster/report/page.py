@@ -1,7 +1,7 @@
-"""The report page: sections of tables, plots and episodes, rendered as one HTML file that asks nothing of any network.
+"""The report page: sections of tables, plots and episodes, rendered as one HTML file that loads nothing from a network.
 
-Nothing in it is trusted: the template escapes whatever it is given, plots are images (in which no script runs), and
-the page's own policy forbids scripts and requests.
+The page trusts none of its contents: the template escapes all texts, plots are images (in which no script runs), and
+the page's security policy forbids scripts and requests.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _TEMPLATE = Path(__file__).with_name("page.jinja")
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A picture, and what it shows in words, for whoever does not see it."""
+    """A picture, with a description for people who can't see it."""
 
     title: str
     svg: bytes
-    alt: str
+    alt: str  # the description
     note: str = ""
-    wide: bool = False  # as wide as the page, not half
+    wide: bool = False  # as wide as the page; others take half of it
 
     @property
     def uri(self) -> str:
@@ -34,7 +34,7 @@ class Plot:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A piece of an episode: its head, facts about it, and its text."""
+    """A part of an episode: its heading, facts about it, and its text."""
 
     title: str
     text: str
@@ -44,7 +44,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class ShownEpisode:
-    """A whole trajectory for people to read, and why it is shown."""
+    """An episode for people to read, and the reason for showing it."""
 
     title: str
     why: str
@@ -54,7 +54,7 @@ class ShownEpisode:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Text to look things up in, as it is: a configuration, lines of a log."""
+    """A text shown unchanged, such as a configuration or lines of a log."""
 
     title: str
     text: str
@@ -63,7 +63,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A chapter of the page. `anchor` is its place in the address."""
+    """A section of the page; `anchor` is its name in links."""
 
     title: str
     anchor: str
@@ -77,15 +77,15 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a report says: its title, the result in sentences, what to worry about, and its sections."""
+    """The contents of a report: its title, the result in sentences, warnings, and sections."""
 
     title: str
-    status: str  # a line below the title: what this is of, and how far it is
+    status: str  # a line below the title: subject and progress
     result: Sequence[str]
     alarms: Sequence[str] = ()
     sections: Sequence[Section] = ()
     foot: str = ""
-    figures: Sequence[tuple[str, str]] = field(default=())  # the few numbers to see first, with their names
+    figures: Sequence[tuple[str, str]] = field(default=())  # the most important numbers, with their names
 
 
 def render(page: Page) -> str:

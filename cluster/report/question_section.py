@@ -1,5 +1,4 @@
-"""The questions of an evaluation's report: the good, the bad and the dear picked out, with all that each row made of
-them."""
+"""The questions of an evaluation's report: picks good, bad and expensive examples, and shows every row's result."""
 
 from __future__ import annotations
 
@@ -18,8 +17,10 @@ QuestionKey = tuple[str, str]  # data set, id
 
 
 def telling_questions(record: EvaluationRecord, row: str) -> list[ShownEpisode]:
-    """Some questions that a row got right after asking somebody, some that it got wrong though a candidate was
-    right, and the dearest; none is shown twice.
+    """Examples of a row's questions, none of them twice.
+
+    These are questions that it answered rightly after calls, questions that it answered wrongly (first those that a
+    candidate answered rightly), and the most expensive ones.
 
     Raises:
         RunFolderError: a file of the folder is damaged.
@@ -50,7 +51,7 @@ def _picked(items: Sequence[Item], soluble: set[QuestionKey]) -> list[tuple[str,
     dear = sorted((i for i in items if i.cost_usd > 0), key=lambda item: -item.cost_usd)
     found: list[tuple[str, Item]] = []
     seen: set[QuestionKey] = set()
-    for why, those in (("Good: right", right), ("Bad: wrong", wrong), ("Dear: of those left, the dearest", dear)):
+    for why, those in (("Good: right", right), ("Bad: wrong", wrong), ("Expensive: the dearest of the others", dear)):
         fresh = [item for item in those if _place(item) not in seen][:_PER_KIND]
         seen |= {_place(item) for item in fresh}
         avoidable = f", and the {METHODS[CHEAPEST_RIGHT].name} is right"
@@ -74,7 +75,7 @@ def _episode(why: str, item: Item, question: Question | None, others: Sequence[I
         )
     if others:
         lines = "\n".join(f"{other.row}: {_told(other)}" for other in others)
-        parts.append(Part("What the other rows made of it", lines, folded=True))
+        parts.append(Part("Results of the other rows", lines, folded=True))
     title = question.text if question is not None else item.question
     return ShownEpisode(title, f"{why} · {item.dataset}", facts, parts)
 

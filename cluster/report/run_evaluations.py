@@ -1,5 +1,4 @@
-"""The evaluations of a run, in its report: those that lie in its folder or beside it, their frontier, and the paper's
-rows on the run's data sets."""
+"""The evaluations in a run's report: those in or next to its folder, their frontier, and the paper's rows."""
 
 from __future__ import annotations
 
@@ -29,8 +28,10 @@ _FOLDER = "evaluations"
 
 
 def evaluation_sections(record: RunRecord) -> list[Section]:
-    """A section for each evaluation of the run, and one with the frontier of all; of the run's own where there are no
-    others. None where nothing was evaluated."""
+    """A section for each evaluation of the run, and one with the frontier of all.
+
+    Without evaluations, the frontier shows the run's own results. The list is empty if there are no results.
+    """
     found, faults = _evaluations(record)
     sections = [_section(number, each) for number, each in enumerate(found, 1)]
     if faults:
@@ -40,7 +41,7 @@ def evaluation_sections(record: RunRecord) -> list[Section]:
 
 
 def published_table(record: RunRecord) -> Table | None:
-    """The paper's rows where it has numbers for the run's data sets; None where it has none."""
+    """The paper's rows for the run's data sets; None if the paper has no numbers for them."""
     sources = setting(record.config, "data.eval")
     named = [name for source in sources or () for name in _sets(str(source))]
     sets = [name for name in dict.fromkeys(named) if name in SETS]
@@ -50,7 +51,7 @@ def published_table(record: RunRecord) -> Table | None:
 
 
 def _sets(source: str) -> list[str]:
-    """The data sets of a source of questions: its name, or what a file says of its rows."""
+    """The data sets of a source of questions: its name, or the data sets in a file's rows."""
     if is_named(source):
         return [source.removeprefix("flashrag:").partition("/")[0]]
     try:
@@ -61,7 +62,7 @@ def _sets(source: str) -> list[str]:
 
 
 def _evaluations(record: RunRecord) -> tuple[list[EvaluationRecord], list[str]]:
-    """The run's evaluations, and what is wrong with those that can't be shown."""
+    """The run's evaluations, and error messages for those that can't be shown."""
     found, faults = [], []
     for folder in _folders(record.folder.path.resolve()):
         try:
@@ -72,8 +73,10 @@ def _evaluations(record: RunRecord) -> tuple[list[EvaluationRecord], list[str]]:
 
 
 def _folders(run: Path) -> list[Path]:
-    """Folders of evaluations within the run's, and those beside it in which one of its checkpoints played. These are
-    told by the run's name, for the folders may have moved."""
+    """The evaluations in the run's folder, and those next to it that evaluated one of its checkpoints.
+
+    The latter are recognised by the run's name, not its path, because folders may have moved.
+    """
     inside = [path for path in sorted((run / _FOLDER).glob("*")) if is_evaluation(path)]
     beside = [path for path in sorted((run.parent / _FOLDER).glob("*")) if is_evaluation(path)]
     return [*inside, *(path for path in beside if Path(target_of(path)).parent.parent.name == run.name)]

@@ -1,4 +1,4 @@
-"""The findings of a run: its result in sentences and figures, and what is wrong with it."""
+"""The findings of a run: its result in sentences and numbers, and its problems."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from cluster.episodes.candidates import RunCards
 from cluster.report.run_tables import usd
 from cluster.runs.record import RunRecord, setting
 
-_VOID_ALARM = 0.05  # of the held-out episodes
+_VOID_ALARM = 0.05  # share of the held-out episodes
 
 
 def best_constant(record: RunRecord, cards: RunCards) -> Constant | None:
-    """The best constant policy: as the run measured it, else by the cards' accuracy on sets of the same name."""
+    """The best constant policy: the run's own measurement, or else by the accuracies on the cards."""
     single = record.evaluations.get(BEST_CONSTANT_HINDSIGHT)
     if single is not None and len(single.call_share) == 1:
         return measured_constant(single)
@@ -36,7 +36,7 @@ def best_constant(record: RunRecord, cards: RunCards) -> Constant | None:
 
 
 def status(record: RunRecord) -> str:
-    """How far the run is, in a line."""
+    """A line with the run's state and progress."""
     planned = record.summary.get("steps") or setting(record.config, "run.steps")
     took = f" · {_duration(record.seconds)}" if record.seconds is not None else ""
     recipe = f" · recipe {record.recipe}" if record.recipe else ""
@@ -45,15 +45,13 @@ def status(record: RunRecord) -> str:
 
 
 def result(record: RunRecord) -> list[str]:
-    """The result in two sentences: how often it is right, and at what price."""
+    """The result in two sentences, on quality and price."""
     found = record.evaluations
     before, after = found.get("before"), found.get("after")
     spent = f" The run spent {usd(record.usd)} on candidates." if record.usd is not None else ""
     if after is None or record.step == 0:
         known = f" Before training it answers {_right(before)} %{_of_questions(before)} exactly." if before else ""
-        return [
-            f"Nothing is known yet of what training achieves: no evaluation was made after a step of it.{known}{spent}"
-        ]
+        return [f"Nothing is known yet about the effect of training: no evaluation has followed a step.{known}{spent}"]
     step = record.summary.get("after_step", record.step) if record.summary else record.evaluated[-1]["step"]
     quality = f"After {step} steps the policy answers {_right(after)} %{_of_questions(after)} exactly"
     price = f"The candidates' price of 1,000 questions is {_price(after)}"
@@ -69,7 +67,7 @@ def result(record: RunRecord) -> list[str]:
 
 
 def figures(record: RunRecord) -> list[tuple[str, str]]:
-    """The few numbers to see first, by their names."""
+    """The most important numbers, with their names."""
     found = record.evaluations
     ideal, constant = METHODS[MOST_COMPETENT].name, METHODS[BEST_CONSTANT_HINDSIGHT].name
     names = ((BEFORE, "Exact match before"), (AFTER, "Exact match after"), (MOST_COMPETENT, ideal.capitalize()),
@@ -88,21 +86,21 @@ def figures(record: RunRecord) -> list[tuple[str, str]]:
 
 
 def alarms(record: RunRecord, cards: RunCards, constant: Constant | None) -> list[str]:
-    """What is wrong, in sentences: a policy that has ceased to route, voided episodes, skipped batches."""
+    """Sentences on problems: a policy that has stopped routing, void episodes, skipped batches."""
     said = []
     after, unseen = record.evaluations.get("after"), record.evaluations.get("after_unseen")
     if after is not None and record.step > 0:
         said.append(collapse_alarm(after, constant if after.questions else None, candidates=len(cards.seen)))
         if (share := after.void / max(after.void + after.questions, 1)) > _VOID_ALARM:
-            said.append(f"{share:.0%} of the held-out episodes were voided by infrastructure, and are in no number.")
-    elif record.trained:  # nothing was evaluated yet: the last batch tells at least of its calls
+            said.append(f"{share:.0%} of the held-out episodes failed for technical reasons, and are in no number.")
+    elif record.trained:  # without an evaluation, the calls of the last batch can still be judged
         said.append(collapse_alarm(_batch(record)))
     single = record.evaluations.get(BEST_CONSTANT_HINDSIGHT + UNSEEN)
     if unseen is not None and single is not None and len(single.call_share) == 1:
         alarm = collapse_alarm(unseen, measured_constant(single))
         said.append(alarm and f"With candidates never seen in training: {alarm}")
     if bad := sum(row.get("learner/bad_steps") or 0 for row in record.rows):
-        said.append(f"Batches skipped, for a reward, loss or gradient was not finite: {bad:.0f}.")
+        said.append(f"Batches skipped because a reward, loss or gradient was not finite: {bad:.0f}.")
     return [each for each in said if each]
 
 
@@ -125,7 +123,7 @@ def _of_questions(each: Evaluation) -> str:
 
 
 def _named(key: str, each: Evaluation) -> str:
-    """The candidate that a constant choice is of."""
+    """The name of the candidate of a constant choice, in brackets."""
     return f" ({next(iter(each.call_share))})" if key == BEST_CONSTANT_HINDSIGHT and len(each.call_share) == 1 else ""
 
 

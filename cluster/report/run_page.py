@@ -1,4 +1,4 @@
-"""The report of a run: what its folder holds, put into a page that says the result first."""
+"""The report of a run: the contents of its folder as a page that begins with the result."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _CURVES_LEAD = "Faint lines are single steps, bold ones running means over a ten
 
 
 def run_page(path: Path) -> Page:
-    """The page of a run that is finished, going on or was stopped; what is not there yet is said to be missing.
+    """The page of a run that is finished, still running or stopped; it says which parts are missing yet.
 
     Raises:
-        RunFolderError: it is no run folder, or a file of it is damaged.
+        RunFolderError: the folder holds no run, or a damaged file.
     """
     record = read_record(path)
     cards = run_cards(record)
@@ -64,7 +64,7 @@ def run_page(path: Path) -> Page:
         ],
         foot=f"Written {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC by router-r1 report, from the files of the "
         "run's folder. Intervals are Wilson's, at 95 %. Metrics are explained in cluster/runs/metrics.py; "
-        "router-r1 ledger stats tells more of the calls.",
+        "router-r1 ledger stats shows more about the calls.",
     )
 
 
@@ -133,7 +133,7 @@ def _log(record: RunRecord) -> Section:
     lead = f"{_count(warnings, 'warning')} and {_count(len(trouble) - warnings, 'error')} in log.txt."
     stalls = len(list(record.folder.stalls_path.glob("*"))) if record.folder.stalls_path.is_dir() else 0
     if stalls:
-        lead += f" {_count(stalls, 'file')} of stacks of what hung in stalls/."
+        lead += f" {_count(stalls, 'file')} in stalls/ with the stacks of hanging processes."
     shown = [masked(line) for _, line in trouble[-_LINES_SHOWN:]]
     title = "All of them" if len(shown) == len(trouble) else f"The last {len(shown)} of them"
     return Section("Log", "log", lead, listings=[Listing(title, "\n".join(shown))] if shown else [])
@@ -143,7 +143,7 @@ def _configuration(record: RunRecord) -> Section:
     files = [record.folder.config_file, *sorted(record.folder.path.glob("config.*.yaml"))]
     lead = "As it was resolved. It holds no secrets: keys come from the environment."
     if len(files) > 1:
-        lead += " The run went on with changed settings; config.1.yaml, … are what it had before."
+        lead += " The run continued with changed settings; config.1.yaml, … hold the earlier ones."
     listings = [Listing(file.name, masked(file.read_text(encoding="utf-8", errors="replace"))) for file in files]
     return Section("Configuration", "configuration", lead, listings=listings)
 

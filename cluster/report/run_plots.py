@@ -13,12 +13,12 @@ from cluster.tracking.drawing import COLOURS, drawing, spans, svg_of
 
 Row = Mapping[str, Any]
 
-_SMOOTHED_FROM = 30  # points of a line, from which on its running mean is drawn before it
+_SMOOTHED_FROM = 30  # a line with so many points gets a running mean
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A metric to draw, and what it is called; `dots` for what was measured now and then; a sum is not smoothed."""
+    """A metric to draw and its label; `dots` marks single measurements; `smooth` is off for running totals."""
 
     key: str
     name: str
@@ -28,7 +28,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What goes into one plot."""
+    """The contents of one plot."""
 
     title: str
     unit: str
@@ -95,7 +95,7 @@ PHASES = (
 
 
 def curves(rows: Sequence[Row], charts: Sequence[Chart]) -> tuple[list[Plot], list[str]]:
-    """A plot for each chart of which there is a number, and the titles of those whose numbers are all 0."""
+    """A plot for each chart with numbers that are not all 0, and the titles of the charts whose numbers are all 0."""
     told = {chart: [_points(rows, line.key)[1] for line in chart.lines] for chart in charts}
     known = [chart for chart, lines in told.items() if any(len(values) for values in lines)]
     zero = [chart for chart in known if not any(values.any() for values in told[chart])]
@@ -104,7 +104,7 @@ def curves(rows: Sequence[Row], charts: Sequence[Chart]) -> tuple[list[Plot], li
 
 
 def curve(rows: Sequence[Row], chart: Chart) -> Plot | None:
-    """Lines over the steps; None where no row has any of them."""
+    """The plot of a chart over the steps; None if no row has its metrics."""
     told = [(line, *_points(rows, line.key)) for line in chart.lines]
     told = [(line, steps, values) for line, steps, values in told if len(steps)]
     if not told:
@@ -132,7 +132,7 @@ def curve(rows: Sequence[Row], chart: Chart) -> Plot | None:
 
 
 def phase_plot(rows: Sequence[Row]) -> Plot | None:
-    """Seconds of each phase, over the steps, one upon the other."""
+    """Stacked bars of each phase's seconds over the steps; None without timings."""
     having = [row for row in rows if row.get("time/step_s") is not None]
     if not having:
         return None
@@ -159,7 +159,7 @@ def _points(rows: Sequence[Row], key: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:
-    """The mean of a tenth of the values around each; at the ends of those that there are."""
+    """For each value, the mean of the surrounding tenth of all values; fewer at the ends."""
     half = max(1, len(values) // 20)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     at = np.arange(len(values))

@@ -1,4 +1,4 @@
-"""The tables of a run's report: evaluations, their course, spending by candidate, and what was trained."""
+"""The tables of a run's report: evaluations, their course, spending by candidate, and settings."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _EVALUATION = (
 
 
 def usd(amount: float) -> str:
-    """Dollars to the cent, small amounts to three digits."""
+    """Dollars to the cent; small amounts with three significant digits."""
     if amount == 0 or amount >= 10:
         return f"${amount:,.2f}"
     return f"${amount:.2f}" if amount >= 1 else f"${amount:.3g}"
 
 
 def evaluation_table(title: str, found: Mapping[str, Evaluation], steps: Mapping[str, Any]) -> Table:
-    """A row for each evaluation, in the order of the summary; `steps` says after which step the policy's were made."""
+    """A row for each evaluation, in the order of the summary; `steps` gives the step of the policy's evaluations."""
     order = [name for name in OF_RUN if name in found] + [name for name in found if name not in OF_RUN]
     rows = []
     for name in order:
@@ -67,12 +67,12 @@ def evaluation_table(title: str, found: Mapping[str, Evaluation], steps: Mapping
     note = ""
     if void := {_words(name): found[name].void for name in order if found[name].void}:
         told = ", ".join(f"{count:,} ({words})" for words, count in void.items())
-        note = f"Voided by infrastructure, and in no number, episodes: {told}."
+        note = f"Episodes that failed for technical reasons, and are in no number: {told}."
     return Table(title, _EVALUATION, rows, note, highlight)
 
 
 def course_table(record: RunRecord, constant: Constant | None, candidates: int | None) -> Table | None:
-    """The evaluations in the course of training, with the collapse watch; None where there are no more than two."""
+    """The evaluations during training, with the collapse watch; None if there are only two or fewer."""
     if len(record.evaluated) <= 2:
         return None
     columns = (
@@ -95,10 +95,10 @@ def course_table(record: RunRecord, constant: Constant | None, candidates: int |
                 _fixed(math.exp(call_entropy(each.call_share)) if each.call_share else 0.0, 1),
                 top,
                 percent(each.call_share[top]) if top is not None else None,
-                ("alarm" if alarm else "well") if version else None,  # untrained, it has nothing to lose
+                ("alarm" if alarm else "well") if version else None,  # an untrained policy can't collapse
             )
         )
-    against = "none, for no constant choice is known"
+    against = "none, because no constant choice is known"
     if constant is not None:
         method = METHODS[constant.method]
         against = f"the {method.name}, which {method.meaning}: {constant.model} ({percent(constant.em)} %)"
@@ -106,8 +106,10 @@ def course_table(record: RunRecord, constant: Constant | None, candidates: int |
 
 
 def candidates_table(record: RunRecord, cards: RunCards) -> Table:
-    """What each candidate costs, was paid and is asked, the dearest first; the evaluation with those that training
-    never saw tells how often they are asked."""
+    """Each candidate's prices, spending and shares of the calls; the highest spending comes first.
+
+    The shares of candidates that training never saw are those of the evaluation with them.
+    """
     spent, source = _spent(record)
     before, after, unseen = (record.evaluations.get(name) for name in ("before", "after", "after_unseen"))
     trained = record.trained[-1] if record.trained else {}
@@ -138,12 +140,12 @@ def candidates_table(record: RunRecord, cards: RunCards) -> Table:
     )  # fmt: skip
     pool = f" The candidates of training are pool {fingerprint(list(cards.seen.values()))}." if cards.seen else ""
     if cards.unseen:
-        source += " The last were never seen in training; their calls are those of the evaluation with them."
+        source += " The last ones were never seen in training; their calls are those of the evaluation with them."
     return Table("By candidate", columns, rows, f"{source} {cards.note}{pool}", frozenset([len(rows) - 1]))
 
 
 def settings_table(record: RunRecord, cards: RunCards) -> Table:
-    """The settings that say what was trained, on what, against whom."""
+    """The most important settings: policy, questions, candidates, rewards and learner."""
 
     def told(path: str) -> str | None:
         value = setting(record.config, path)
@@ -191,7 +193,7 @@ def _fixed(value: float, digits: int) -> str | None:
 
 
 def _paid(record: RunRecord) -> dict[str, float]:
-    """USD by candidate as the last row of metrics has it."""
+    """USD by candidate, from the last row of metrics."""
     prefix = "cost/usd/"
     told = [row for row in record.rows if any(key.startswith(prefix) for key in row)]
     return (
@@ -202,9 +204,11 @@ def _paid(record: RunRecord) -> dict[str, float]:
 
 
 def _spent(record: RunRecord) -> tuple[dict[str, float], str]:
-    """USD by candidate, and where that is from: the run's ledger where it is in the folder, else the metrics."""
+    """USD by candidate, and its source: the ledger in the run's folder if there is one, else the metrics."""
     paid = _paid(record)
-    if record.folder.ledger_file.is_file() and (record.folder.path / RUN_ID).is_file():  # an id is not made here
+    if (
+        record.folder.ledger_file.is_file() and (record.folder.path / RUN_ID).is_file()
+    ):  # reading the id must not create one
         from actors.ledger.database import existing_ledger
         from actors.ledger.report import spend
 
@@ -212,8 +216,8 @@ def _spent(record: RunRecord) -> tuple[dict[str, float], str]:
             with existing_ledger(record.folder.path) as connection:
                 found = {row["model"]: row["cost_usd"] for row in spend(connection, ["model"], record.folder.run_id)}
         except LedgerError as error:
-            logger.warning("spending is taken from the metrics, for the ledger can't be read: %s", error)
+            logger.warning("spending is taken from the metrics, because the ledger can't be read: %s", error)
         else:
             if found:
                 return dict.fromkeys(paid, 0.0) | found, "Dollars are those of the run's calls in ledger.sqlite."
-    return paid, "Dollars are those of the last step's metrics; what was spent after it is not in them."
+    return paid, "Dollars are those of the last step's metrics; later spending is not included."

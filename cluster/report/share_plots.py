@@ -1,4 +1,4 @@
-"""The share plots of a report: who is asked how often, over a run's steps and by the rows of an evaluation."""
+"""The share plots of a report: each candidate's share of the calls, over a run's steps or by an evaluation's rows."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cluster.tracking.drawing import COLOURS, drawing, spans, svg_of
 
 Row = Mapping[str, Any]
 
-_BARS = 12  # evaluations up to which their shares are drawn as bars
-_OTHERS = "#c8cdd2"  # the candidates that no colour is left for
+_BARS = 12  # up to this many steps, shares are drawn as bars
+_OTHERS = "#c8cdd2"  # the colour of all candidates without a colour of their own
 
 
 def share_plots(rows: Sequence[Row]) -> list[Plot]:
-    """Who is asked, in the batches of training and by the evaluations; a candidate has the same colour in both."""
+    """Shares in training batches and in evaluations; a candidate has the same colour in both plots."""
     wanted = (
         ("rollout/call_share/", "Calls by candidate, training", "share of a batch's calls"),
         ("eval/call_share/", "Calls by candidate, held-out questions", "share of the calls"),
@@ -34,7 +34,7 @@ def share_plots(rows: Sequence[Row]) -> list[Plot]:
 
 
 def row_shares_plot(shares: Mapping[str, Mapping[str, float]], note: str = "") -> Plot | None:
-    """Who is asked by each row of an evaluation, the first at the top; None where nobody is asked by any."""
+    """Shares of each row of an evaluation, the first row at the top; None if no row makes calls."""
     rows = {name: row for name, row in shares.items() if row}
     if not rows:
         return None
@@ -71,7 +71,7 @@ def row_shares_plot(shares: Mapping[str, Mapping[str, float]], note: str = "") -
 
 
 def _shares(rows: Sequence[Row], prefix: str) -> list[tuple[float, dict[str, float]]]:
-    """Steps, and the shares by candidate of those that have any."""
+    """The steps that have shares, with the shares by candidate."""
     found = []
     for row in rows:
         shares = {key.removeprefix(prefix): float(row[key] or 0.0) for key in row if key.startswith(prefix)}
@@ -92,7 +92,7 @@ def _share_plot(
     table = np.array([spans(np.array(line)) for line in lines])
     steps = spans(np.array([step for step, _ in shares]))
     with drawing(wide=True) as (figure, axis):
-        if len(steps) <= _BARS:  # between few there is nothing to be drawn
+        if len(steps) <= _BARS:  # too few for an area plot
             places = np.arange(len(steps))
             bottoms = np.cumsum(table, axis=0) - table
             for label, colour, line, bottom in zip(labels, colours, table, bottoms, strict=True):

@@ -1,4 +1,4 @@
-"""Evaluations for the tests of reports, made as they are: of a policy at a loopback endpoint, and of the world."""
+"""Real evaluations for the tests of reports: of a policy at a loopback endpoint, and of the world."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EVIL = "</pre><script>alert(1)</script><img src=//evil.example/a.png onerror=ale
 
 
 def evaluate_world(out: Path, **changes: Any) -> Path:
-    """Baselines alone, over the embedded world."""
+    """An evaluation of baselines only, on the embedded world."""
     names = ("alone", "random", "best_constant_training", "best_utility", "knn", "cheapest_right")
     asked = {"limit": 40, "baselines": names, "lambdas": (0.0, 0.5), "out": out, "resamples": FEW} | changes
     with pytest.MonkeyPatch.context() as patch:
@@ -28,8 +28,10 @@ def evaluate_world(out: Path, **changes: Any) -> Path:
 
 
 def chat(endpoints: Endpoints, folder: Path, **changes: Any) -> EvaluationOptions:
-    """A policy over two candidates, asked about `nq`, which the paper has numbers of, and a set of ours; what is asked
-    tries to break out of the page."""
+    """A policy with two candidates, evaluated on `nq`, for which the paper has numbers, and on a set of our own.
+
+    The questions try to break out of the page.
+    """
     sources = []
     for name, numbers in (("nq", range(8)), ("mine", range(20, 28)), ("train", range(100, 130))):
         rows = [

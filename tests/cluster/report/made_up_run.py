@@ -26,7 +26,7 @@ UNSEEN = Evaluation(200, 0.8, 0.8, 0.4, 1.5, {"unseen-chef": 1.0})
 
 
 def make_folder(parent: Path, *overrides: str) -> RunFolder:
-    """A run that has only begun."""
+    """A run that has just begun."""
     return RunFolder.create(
         load_config("quickstart", [f"run.folder={parent}", "run.name=made", *overrides]), "quickstart"
     )
@@ -48,7 +48,7 @@ def make_run(parent: Path) -> RunFolder:
 
 
 def summary() -> dict[str, Any]:
-    """What a run writes at its end."""
+    """The summary that a run writes at its end."""
     found = {"before": BEFORE, "after": AFTER, "most_competent": COMPETENT,
              "best_constant_hindsight": SINGLE, "random": RANDOM,
              "after_unseen": UNSEEN}  # fmt: skip
@@ -83,7 +83,7 @@ def spent_row(step: int) -> dict[str, Any]:
 
 
 def told(number: int, *, right: bool, reply: str = "it is Ada .") -> Trajectory:
-    """An episode that was judged, with a question of its own."""
+    """A judged episode with its own question."""
     made = make_trajectory(reply=reply)
     assert made.reward is not None
     fields = {name: getattr(made, name) for name in Trajectory.__slots__}
@@ -93,7 +93,7 @@ def told(number: int, *, right: bool, reply: str = "it is Ada .") -> Trajectory:
 
 
 def stop_short(folder: RunFolder, step: int) -> None:
-    """As if the run had been stopped after a step."""
+    """Make the folder look like that of a run that was stopped after a step."""
     folder.summary_file.unlink()
     rows = [row for row in folder.read_metrics() if row["step"] <= step]
     folder.metrics_file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

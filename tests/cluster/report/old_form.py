@@ -1,4 +1,4 @@
-"""Runs and evaluations as they were written before each method had one name, for tests of reading them."""
+"""Runs and evaluations in the form from before each method had one name, for tests that read them."""
 
 from __future__ import annotations
 

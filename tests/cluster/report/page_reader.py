@@ -1,4 +1,4 @@
-"""Reads a report's page in tests: its tags, links and tables as text, and what a headless browser makes of it."""
+"""Reads a report's page in tests: its tags, links and tables as text, and its appearance in a headless browser."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BROWSER = "no headless Chromium here; Debian's package chromium-headless-shell h
 
 
 class Read(HTMLParser):
-    """What of a page matters here: its tags, what it links to, and its tables as text."""
+    """The tags, links, text and tables of a page."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Read(HTMLParser):
 
 
 def check_asks_nothing(read: Read) -> None:
-    """Nothing in a page makes a browser load or run anything."""
+    """Check that nothing in a page makes a browser load or run anything."""
     assert read.links
     assert not [link for link in read.links if not link.startswith(("data:image/svg+xml;base64,", "#"))]
     assert not {"script", "link", "iframe", "object", "embed", "base", "form", "video", "audio"} & set(read.tags)
@@ -66,11 +66,12 @@ def check_asks_nothing(read: Read) -> None:
 
 
 def show(html: str, folder: Path, cell: str) -> dict[str, Any]:
-    """What a browser says of a page that it shows: pictures `drawn` of those `there`, what it `loaded`, the text of the
-    `cell` that a selector names and how it is aligned (`side`), and how far the page hangs out at the side (`wide`).
+    """A browser's facts about the page that it shows.
 
-    The page is asked itself. Scripts are forbidden in it, so that the question goes into a copy without that rule; of
-    the page as it is, `requests` are those that the browser's own network log tells of.
+    These are the number of pictures `drawn` and of those `there`, the resources that it `loaded`, the text of the
+    `cell` that a selector names, that cell's alignment (`side`), and how far the page is wider than the window
+    (`wide`). They come from a script in a copy of the page, because the page itself forbids scripts. `requests` are
+    those of the unchanged page, from the browser's network log.
     """
     assert CHROMIUM is not None
     page, copy, log, picture = (folder / name for name in ("page.html", "asked.html", "net.json", "page.png"))

@@ -35,8 +35,10 @@ from cluster.training.summary import summarise_run
 
 
 def undefined(text: str, rows: Iterable[str] = ()) -> list[str]:
-    """The methods that a text names, and those behind its rows, without their definition. Names of one common word,
-    such as `cheapest`, are looked for among the rows alone."""
+    """The methods that a text or its rows name without their definition.
+
+    Names that are a common word, such as `cheapest`, are searched only in the rows.
+    """
     plain = " ".join(text.lower().split())
     named = [
         method
@@ -92,7 +94,9 @@ def test_the_page_the_table_and_the_numbers_of_an_evaluation(world: Path, tmp_pa
     assert undefined(Read(render(evaluation_page(world))).text, rows) == []
     assert undefined((world / "table.md").read_text(encoding="utf-8"), rows) == []
     assert numbers["methods"] == {method.key: method.meaning for method in methods_of(rows)}
-    without = evaluate_world(tmp_path, limit=10, baselines=("alone", "knn"))  # its page names the best in hindsight
+    without = evaluate_world(
+        tmp_path, limit=10, baselines=("alone", "knn")
+    )  # its page names the best constant in hindsight
     text = Read(render(evaluation_page(without))).text
     assert "best constant in hindsight" in text
     assert undefined(text, ["alone", "knn"]) == []

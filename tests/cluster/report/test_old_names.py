@@ -41,7 +41,7 @@ def old(today: Path, tmp_path: Path) -> Path:
 
 
 def page_text(text: str) -> str:
-    """Without the moment of its writing and the pictures' bytes."""
+    """The page without the time of its writing and the bytes of its pictures."""
     return re.sub(r"Written [-\d: ]+ UTC|data:image/svg\+xml;base64,[^\"]+", "", text)
 
 
@@ -67,7 +67,7 @@ def test_the_frontier_of_an_old_evaluation_is_that_of_today(today: Path, old: Pa
 
 def test_an_old_evaluation_goes_on_to_the_table_of_today_and_makes_no_item_twice(today: Path, old: Path) -> None:
     lines = (old / "items.jsonl").read_bytes().splitlines(keepends=True)
-    (old / "items.jsonl").write_bytes(b"".join(lines[:-5]))  # as if it had been killed before its last answers
+    (old / "items.jsonl").write_bytes(b"".join(lines[:-5]))  # the state after a kill before its last answers
     names = ("alone", "random", "best_constant", "best_utility", "knn", "oracle")
     evaluate_world(old, baselines=names)
     again = (old / "items.jsonl").read_bytes().splitlines(keepends=True)

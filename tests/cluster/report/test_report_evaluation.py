@@ -1,4 +1,4 @@
-"""The page of an evaluation: its tables are the evaluation's numbers, its sentences too, and nothing in it is run."""
+"""The page of an evaluation: tables and sentences hold the evaluation's numbers, and nothing in it is executed."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def shown(interval: dict[str, Any]) -> str:
 
 
 def table(read: Read, *head: str) -> dict[str, list[str]]:
-    """The one table whose columns begin so: its rows by their first cell."""
+    """The only table whose columns begin so, as rows by first cell."""
     [found] = [each for each in read.tables if tuple(each[0][: len(head)]) == head]
     assert len({row[0] for row in found}) == len(found)
     return {row[0]: row[1:] for row in found[1:]}
@@ -77,7 +77,7 @@ def table(read: Read, *head: str) -> dict[str, list[str]]:
 def test_the_table_of_rows_has_the_evaluation_s_numbers(which: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(which)
     numbers = numbers_of(folder)
-    right = {"policy": "Right%", "world": "Exact match%"}[which]  # replies of everyone are scored by another measure
+    right = {"policy": "Right%", "world": "Exact match%"}[which]  # candidates' replies have another measure
     rows = table(Read(render(evaluation_page(folder))), "Row", right, "95 % interval%")
     assert rows.keys() == {row["name"] for row in numbers["rows"]}
     for row in numbers["rows"]:
@@ -209,7 +209,7 @@ def test_a_policy_alone_is_not_said_to_be_better_than_anything(policy: Path, tmp
     (folder / "evaluation.json").write_text(json.dumps(numbers), encoding="utf-8")
     said = result(read_evaluation(folder))
     assert len(said) == 2
-    assert said[1].startswith("No baseline stands beside it")
+    assert said[1].startswith("There is no baseline to compare with")
     assert "All rows, the best first" in Read(render(evaluation_page(folder))).text
 
 
@@ -221,7 +221,7 @@ def test_baselines_alone_are_compared_among_themselves(world: Path) -> None:
     assert f"{best.name} answers {percent(best.em.mean)} % of 40 questions" in said
     p = numbers_of(world)["against"][best.name]["p_holm"]
     assert f"The difference {'is real' if p < 0.05 else 'may be chance'} (p = {p:.2g}, paired by question, adj" in said
-    assert "The best router was picked by these very questions" in said
+    assert "The best router was picked on the same questions" in said
     assert alarms(record) == []
 
 

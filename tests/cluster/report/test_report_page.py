@@ -1,4 +1,4 @@
-"""The report page: one file that asks nothing of any network, whose tables, plots and warnings are a run's own."""
+"""The report page: one file that loads nothing from a network, with the tables, plots and warnings of its run."""
 
 from __future__ import annotations
 
@@ -188,15 +188,17 @@ def test_what_is_wrong_is_said_first(tmp_path: Path, after: object, sentence: st
 def test_skipped_batches_are_told(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
     folder.append_metrics({"step": 1, **training_row(1), "learner/bad_steps": 1.0})
-    assert alarms_of(folder.path)[-1].startswith("Batches skipped, for a reward, loss or gradient was not finite: 1.")
+    assert alarms_of(folder.path)[-1].startswith(
+        "Batches skipped because a reward, loss or gradient was not finite: 1."
+    )
 
 
 def test_a_run_that_has_only_begun_has_a_page_that_says_so(tmp_path: Path) -> None:
-    make_folder(tmp_path)  # and its lock let go
+    make_folder(tmp_path)  # and release its lock
     gc.collect()
     found = Read(render(run_page(tmp_path / "made")))
     assert "Stopped before its end · step 0 of" in found.text
-    assert "Nothing is known yet of what training achieves" in found.text
+    assert "Nothing is known yet about the effect of training" in found.text
     assert "No evaluation was made yet" in found.text
     assert "No step of training has ended yet." in found.text
     assert not found.pictures
@@ -212,7 +214,7 @@ def test_a_run_stopped_before_an_evaluation_shows_its_curves_and_is_watched_all_
 
 
 def test_a_run_that_is_going_on_says_so_and_is_left_alone(tmp_path: Path) -> None:
-    folder = make_run(tmp_path)  # holds its lock until it is closed
+    folder = make_run(tmp_path)  # it holds the lock until it is closed
     stop_short(folder, STEPS // 2)
     before = sorted((path, path.stat().st_mtime_ns) for path in folder.path.rglob("*"))
     record = read_record(folder.path)
@@ -274,5 +276,5 @@ def test_a_browser_shows_it_and_asks_for_nothing(html: str, tmp_path: Path) -> N
     assert answer["loaded"] == []
     assert answer["cell"] == "87.5"
     assert answer["side"] == "right"
-    assert answer["wide"] <= 0  # nothing hangs out at the side
+    assert answer["wide"] <= 0  # the page is not wider than the window
     assert not answer["requests"]

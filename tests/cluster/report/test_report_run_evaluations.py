@@ -1,4 +1,4 @@
-"""The evaluations of a run within its page, the paper's rows on its data sets, and its pool."""
+"""The evaluations in a run's page, the paper's rows for its data sets, and its pool."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def place(world: Path, folder: Path, target: Path) -> Path:
-    """The evaluation, as if a checkpoint had played the row of random routing."""
+    """Copy the evaluation, with random routing's row changed into that of a checkpoint's policy."""
     shutil.copytree(world, folder)
     asked = json.loads((folder / "asked.json").read_text(encoding="utf-8"))
     (folder / "asked.json").write_text(json.dumps(asked | {"target": str(target)}), encoding="utf-8")
@@ -62,7 +62,7 @@ def test_evaluations_in_the_run_s_folder_and_beside_it_are_sections(world: Path,
     assert {cells[0] for cells in points[0][1:]} == {
         "policy",
         "cheapest_right",
-    }  # of the evaluations, not of the summary
+    }  # points of the evaluations, not of the summary
 
 
 def test_without_evaluations_the_frontier_is_that_of_the_summary(tmp_path: Path) -> None:
