@@ -1,12 +1,12 @@
-"""The public surface of Router-R1, the trainer: what other programs may build on (`docs/public_surface.md`).
+"""The public surface of Router-R1, the trainer: the names that other programs may use (`docs/public_surface.md`).
 
     import router_r1
 
     run = router_r1.train("quickstart", ["run.steps=10"])
     table = router_r1.evaluate(router_r1.EvaluationOptions(str(run), baselines=("random", "knn")))
 
-Importing it takes half a second: torch, Ray and vLLM are imported by the functions that need them. Training and
-answering start processes, so a script needs the usual `if __name__ == "__main__":` around what it does.
+Importing it takes half a second, because torch, Ray and vLLM are imported only by the functions that need them.
+Training and answering start processes, so a script needs the usual `if __name__ == "__main__":` around its code.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ __all__ = [
     "train",
 ]
 
-# Names whose modules import more than a description needs; each is imported when it is first used.
+# Names whose modules import heavy libraries; each is imported at its first use.
 _LATE = {
     "Ask": ("cluster.players.responder", "Ask"),
     "CandidateCaller": ("actors.pool.caller", "CandidateCaller"),
@@ -87,7 +87,7 @@ def __dir__() -> list[str]:
 
 
 def load_questions(source: str, limit: int | None = None) -> list[Question]:
-    """The questions of a source as `data.train` takes it: a file, a set by name, `world:train` or `world:heldout`.
+    """The questions of a source, named as in `data.train`: a file, a set by name, `world:train` or `world:heldout`.
 
         questions = router_r1.load_questions("questions.csv:id=#:question=query:answers=gold", limit=100)
 
@@ -112,20 +112,20 @@ def train(
         run = router_r1.train(resume=run, overrides=["run.steps=20"])
 
     Args:
-        recipe: the name of a recipe, or a YAML file; none with `resume`.
+        recipe: the name of a recipe, or a YAML file; None with `resume`.
         overrides: `dotted.key=value`, as on the command line.
-        resume: the folder of a run, or the URL of its mirror, to go on from its newest checkpoint.
-        force: go on even with settings that change the course of learning.
+        resume: the folder of a run, or the URL of its mirror; training continues from its newest checkpoint.
+        force: continue even with settings that change the course of learning.
 
     Raises:
-        ConfigError: the recipe or an override can't be used. Others say in their message what to do, too.
-        KeyboardInterrupt: Ctrl-C; what was learnt is saved.
+        ConfigError: the recipe or an override can't be used. The messages of other errors also state the remedy.
+        KeyboardInterrupt: Ctrl-C; the progress is saved.
     """
     from cluster.session.logs import quiet_libraries
     from cluster.training.plan import plan_run
 
     recipe, config, goes_on = plan_run(recipe, overrides, None if resume is None else str(resume))
-    quiet_libraries()  # before they are imported
+    quiet_libraries()  # before their import
     from cluster.training.loop import train as train_configured
 
     return train_configured(config, recipe, resume=goes_on, force=force)
@@ -142,12 +142,16 @@ def evaluate(
         print((folder / "table.md").read_text())
 
     Args:
-        say: hears notes, a line each.
-        told: hears of progress: answers that are there, all that are wanted, dollars spent.
+        say: is called with each note, one line.
+        told: is called on progress, with the number of finished answers, the number of all answers, and dollars spent.
+
+    Raises:
+        EvaluateError: options contradict each other, or there is no result. The messages of this and other errors
+            state the remedy.
     """
     from cluster.session.logs import quiet_libraries
 
-    quiet_libraries()  # before they are imported
+    quiet_libraries()  # before their import
     from cluster.evaluation.evaluate import evaluate as evaluate_target
 
     return evaluate_target(options, say, told or (lambda done, wanted, usd: None))
@@ -157,21 +161,21 @@ def evaluate(
 async def open_policy(
     policy: str | Path, recipe: str = "quickstart", overrides: Sequence[str] = ()
 ) -> AsyncIterator[Responder]:
-    """Start the policy of a run, of a checkpoint or of the world, with its candidates; all of it ends with the block.
+    """Start the policy of a run, of a checkpoint or of the world, with its candidates; both end with the block.
 
         async with router_r1.open_policy("runs/NAME") as policy:
             trajectory = await policy.respond(router_r1.Ask("what is the comet of lanu ?"))
             print(trajectory.transcript.answer, trajectory.transcript.cost_usd)
 
-    Questions may be asked concurrently. `recipe` tells what a checkpoint without a run does not.
+    Questions may be asked concurrently. `recipe` gives the settings that a checkpoint without a run lacks.
 
     Raises:
-        ConfigError: the run's configuration, the recipe or an override can't be used. Others say in their message
-            what to do, too.
+        ConfigError: the run's configuration, the recipe or an override can't be used. The messages of other errors
+            also state the remedy.
     """
     from cluster.session.logs import quiet_libraries
 
-    quiet_libraries()  # before they are imported
+    quiet_libraries()  # before their import
     from cluster.episodes.candidates import start_candidates
     from cluster.players.responder import Responder, open_source
 

@@ -1,4 +1,4 @@
-"""The public surface: its names and signatures are pinned here, and importing it stays light."""
+"""The public surface: pinned names and signatures, and a light import."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 import router_r1
 
-# What `docs/public_surface.md` promises. A name or an argument that goes or changes its meaning needs a new version.
+# The promise of `docs/public_surface.md`: removing or changing a name or an argument needs a new version.
 TYPES = {
     "Ask": "(question, sampling, seed, max_tokens)",
     "CallRequest": "(model, requested, query, question_id, max_tokens, seed, step, episode, turn, index)",
@@ -58,7 +58,7 @@ METHODS = {
     "Judge.judge_text": "(self, text, answers, raw_cost, *, question)",
     "Responder.respond": "(self, ask, observer)",
 }
-SETTINGS = ("Config", "ModelCard", "PoolSettings")  # their fields are told by `train --keys` and in a card's errors
+SETTINGS = ("Config", "ModelCard", "PoolSettings")  # `train --keys` and the errors of cards document their fields
 VALUES = {
     "CallStatus": ["ok", "invalid_route", "refused", "timeout", "provider_error", "over_budget"],
     "StopReason": ["answered", "no_action", "out_of_rounds", "out_of_tokens", "void"],
@@ -67,7 +67,7 @@ ERRORS = ("CardError", "ConfigError", "QuestionError")
 
 
 def shown(signature: inspect.Signature) -> str:
-    """The signature's names without types and defaults."""
+    """The names in a signature, without types and defaults."""
     bare = [each.replace(annotation=each.empty, default=each.empty) for each in signature.parameters.values()]
     return str(inspect.Signature(bare))
 

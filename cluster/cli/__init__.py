@@ -1,1 +1,1 @@
-"""The command line: one file for each command. Nothing else imports typer, and nothing imports this room."""
+"""The command line: one file for each command. No other room imports typer, and none imports this room."""

@@ -1,4 +1,4 @@
-"""`python -m cluster.cli`: the command line where the console script is not installed."""
+"""`python -m cluster.cli`: the command line without the installed script `router-r1`."""
 
 from cluster.cli.app import main
 

@@ -1,4 +1,4 @@
-"""The command line: `router-r1`. Heavy libraries are imported by the commands that need them, not before."""
+"""The command line: `router-r1`. Only the commands that need heavy libraries import them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 from cluster.session.one_root import check_packages
 
-check_packages()  # first: an import below would run the file that is in the way
+check_packages()  # before the other imports, which would run a foreign file with a package's name
 
 from actors.errors import ExplainedError  # noqa: E402
 from cluster.cli import (  # noqa: E402
@@ -79,7 +79,7 @@ def _options(
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
-    """Options of the command line itself; its help stands at `app`."""
+    """Options of the command line itself; its help text is in `app`."""
 
 
 def main() -> None:
@@ -95,11 +95,11 @@ def main() -> None:
 
 
 def _explanations(error: BaseException) -> list[str] | None:
-    """The messages of errors that explain themselves, also out of a group or a Ray task; None for any other."""
+    """The messages of errors that explain themselves, also inside a group or a Ray task's error; None for others."""
     if isinstance(error, BaseExceptionGroup):
         found = [_explanations(inner) for inner in error.exceptions]
         return None if None in found else list(dict.fromkeys(m for part in found for m in part or ()))
-    cause = getattr(error, "cause", None)  # of a RayTaskError, whose own text is a remote traceback
+    cause = getattr(error, "cause", None)  # a RayTaskError has one; its own text is a remote traceback
     for candidate in (cause, error):
         if isinstance(candidate, ExplainedError):
             return [str(candidate)]

@@ -1,4 +1,4 @@
-"""`router-r1 bench`: figures against their targets."""
+"""`router-r1 bench`: measures figures and compares them with their targets."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def bench(
     name: Annotated[str, typer.Argument(help="caller, score, startup, world, …")],
     json_: Annotated[bool, typer.Option("--json", help="Print rows as JSON.")] = False,
 ) -> None:
-    """Measure figures against their targets.
+    """Measure figures and compare them with their targets.
 
-    Prints a row per figure; exits with 1 where a target does not hold.
+    Prints a row for each figure; exits with 1 if a target is missed.
     """
     from benchmarks.benches.figures import report
     from cluster.benches.suite import run_bench
@@ -26,6 +26,6 @@ def bench(
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # progress, on standard error
 
     with stoppable():
-        with contextlib.redirect_stdout(sys.stderr):  # libraries print, too, and the rows should stand alone
+        with contextlib.redirect_stdout(sys.stderr):  # libraries print, too; stdout is for the rows only
             figures = run_bench(name)
         raise typer.Exit(report(figures, sys.stdout, as_json=json_))

@@ -1,4 +1,4 @@
-"""`router-r1 data`: the training set, built and looked over; what reads data is imported by the commands."""
+"""`router-r1 data`: builds a training set, and shows any source. The commands import the readers of data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ app = typer.Typer(
 
 
 class Drop(StrEnum):
-    """What may be dropped before questions are drawn."""
+    """Kinds of questions that can be dropped before the draw."""
 
     DUPLICATES = "duplicates"
     OVERLAP = "overlap"
@@ -32,28 +32,30 @@ class Drop(StrEnum):
 
 @app.command()
 def prepare(
-    file: Annotated[Path, typer.Argument(help="JSONL file to write; its report is written beside it.")],
+    file: Annotated[Path, typer.Argument(help="JSONL file to write; its report goes into the same folder.")],
     source: Annotated[
         list[str] | None,
-        typer.Option("--from", help="A source; may be repeated. nq/train, hotpotqa/train if not given."),
+        typer.Option("--from", help="A source; may be repeated. Default: nq/train and hotpotqa/train."),
     ] = None,
     count: Annotated[
-        list[int] | None, typer.Option(help="Questions of each source: once for all, or once for each.", min=1)
+        list[int] | None, typer.Option(help="Questions of each source: one number for all, or one for each.", min=1)
     ] = None,
     against: Annotated[list[str] | None, typer.Option(help="A test set to compare with; may be repeated.")] = None,
-    drop: Annotated[list[Drop] | None, typer.Option(help="Drop these before drawing; may be repeated.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the draw and the order.")] = 42,
+    drop: Annotated[
+        list[Drop] | None, typer.Option(help="Drop such questions before the draw; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the draw and of the order.")] = 42,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Build a training set: the paper's 7,000 questions of NQ and 7,000 of HotpotQA, or of your sources.
 
     A source is one of nq, triviaqa, popqa, hotpotqa, 2wikimultihopqa, musique, bamboogle, with /SPLIT or without
-    (test, else dev), or a file: JSON lines, .csv, .tsv or .parquet, its columns named behind it where they are not
-    id, question and answers.
+    (then test, or dev if there is no test split), or a file: JSON lines, .csv, .tsv or .parquet. If its columns are not
+    called id, question and answers, name them after the file, as in the example.
 
-    Questions are duplicates, or overlap with a test set, where their texts agree but for case, punctuation and
-    spaces. Questions without an answer are left out and counted. A source with too few gives all it has.
+    Questions are duplicates, or overlap with a test set, if their texts differ only in case, punctuation and spaces.
+    Questions without an answer are left out and counted. A source with too few questions gives all that it has.
 
     \b
     Examples:
@@ -85,16 +87,16 @@ def prepare(
         typer.echo(document)
         return
     _show_report(report)
-    typer.echo(f"{file}: {report.questions:,} questions; {report_file.name} beside it tells more")
+    typer.echo(f"{file}: {report.questions:,} questions; for more see {report_file.name} in the same folder")
 
 
 @app.command()
 def show(
     source: Annotated[str, typer.Argument(help="A set, SET/SPLIT, a file, world:train or world:heldout.")],
     rows: Annotated[int, typer.Option(help="Questions to print.", min=0)] = 5,
-    limit: Annotated[int | None, typer.Option(help="Questions to read; all, if not given.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option(help="Questions to read; all if not given.", min=1)] = None,
 ) -> None:
-    """Show a source's first questions, and how many it has by data set and hop count.
+    """Show a source's first questions, and the number of its questions by data set and hop count.
 
     \b
     Examples:
@@ -131,7 +133,7 @@ def _show_report(report: Report) -> None:
         print_table(Table("", [*text_columns("also in"), *map(Column, parts)], rows))
     for found in report.sources:
         if found.taken < found.asked:
-            _warn(f"{found.source}: {found.asked:,} questions were asked for, {found.taken:,} could be had")
+            _warn(f"{found.source}: {found.asked:,} questions were wanted, but there are only {found.taken:,}")
     if report.duplicates_left:
         _warn(f"{report.duplicates_left:,} duplicates are in the set; --drop duplicates leaves them out")
     for test, number in report.overlap_left.items():
@@ -140,13 +142,13 @@ def _show_report(report: Report) -> None:
 
 
 def _short(source: str) -> str:
-    """A source's name for a table: of a file, that without its folder."""
+    """A source's name for a table; a file is named without its folder."""
     name = Path(source).name
     return name if "." in name else source
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file that appears complete or not at all."""
+    """Write a file whole or not at all."""
     from actors.questions import QuestionError
     from actors.whole_files import write_whole
 

@@ -20,18 +20,20 @@ def demonstrate(
     ],
     model: Annotated[str, typer.Option(help="Name of the teacher at that endpoint.")],
     out: Annotated[Path, typer.Option(help="JSONL file to append demonstrations to.")],
-    episodes: Annotated[int, typer.Option(help="Episodes to play, in all.", min=1)] = 100,
-    min_reward: Annotated[float, typer.Option(help="Keep episodes of this reward or more.")] = 0.5,
+    episodes: Annotated[
+        int, typer.Option(help="Episodes to play in total, including those of earlier commands.", min=1)
+    ] = 100,
+    min_reward: Annotated[float, typer.Option(help="Keep episodes with this reward or more.")] = 0.5,
     api_key_env: Annotated[str | None, typer.Option(help="Environment variable that holds the teacher's key.")] = None,
-    concurrency: Annotated[int, typer.Option(help="Episodes under way at a time.", min=1)] = 16,
+    concurrency: Annotated[int, typer.Option(help="Episodes to play at the same time.", min=1)] = 16,
     timeout_s: Annotated[float, typer.Option(help="Deadline for one reply of the teacher.", min=0.1)] = 120.0,
     price_in: Annotated[float, typer.Option(help="Teacher's USD per million tokens read.", min=0)] = 0.0,
     price_out: Annotated[float, typer.Option(help="Teacher's USD per million tokens written.", min=0)] = 0.0,
 ) -> None:
-    """Let another model play the policy, and keep what scores well as demonstrations.
+    """Let another model play the policy, and keep its episodes with a high reward as demonstrations.
 
-    The teacher plays the episodes of training: the recipe's questions, rules, candidates and reward. What it played
-    is remembered beside the file, so that the same command goes on where it was stopped.
+    The teacher plays the episodes of training, with the recipe's questions, rules, candidates and reward. A second
+    file next to the output remembers all played episodes, so that the same command continues where it was stopped.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`router-r1 evaluate`: a policy and the baselines on the same questions, to one table."""
+"""`router-r1 evaluate`: a policy and baselines on the same questions, in one table."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def evaluate(
     target: Annotated[
         str,
         typer.Argument(
-            help="A run folder or checkpoint; the URL of an OpenAI-compatible endpoint; `recorded:FILE` or `world`: "
-            "baselines alone."
+            help="A run folder or checkpoint; the URL of an OpenAI-compatible endpoint; or, for baselines only, "
+            "`recorded:FILE` or `world`."
         ),
     ],
     datasets: Annotated[
         list[str] | None,
         typer.Option(
             help="Sets (nq, hotpotqa/dev, …, `seven` for the paper's), files or world:heldout; may be repeated, or "
-            "separated by commas. Those of the recipe if left out."
+            "separated by commas. Default: those of the recipe."
         ),
     ] = None,
     protocol: Annotated[
@@ -37,22 +37,27 @@ def evaluate(
         typer.Option(help="paper: 500 of each set, seed 42, one sample at temperature 1. full: whole sets, greedy."),
     ] = "paper",
     samples: Annotated[
-        int | None, typer.Option(help="Samples at temperature 1, for pass@k and spread; with full, besides.", min=1)
+        int | None,
+        typer.Option(
+            help="Samples at temperature 1, for pass@k and spread; with full, in addition to the greedy one.", min=1
+        ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Ask the first so many of each set.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option(help="Ask only the first questions of each set, so many.", min=1)] = None,
     budget: Annotated[
         list[float] | None,
-        typer.Option(help="USD that an episode may cost, told to the policy; may be repeated: a row for each."),
+        typer.Option(help="USD that an episode may cost, stated in the prompt; may be repeated: a row for each."),
     ] = None,
     baselines: Annotated[
         list[str] | None,
         typer.Option(
             help="all, none, or names; may be repeated, or separated by commas. direct, cot and prompt_only are played "
-            "by the policy.checkpoint before training, or by the model at the URL; the others choose by replies."
+            "by the policy.checkpoint before training, or by the model at the URL; the others are played on a table of "
+            "the candidates' replies."
         ),
     ] = None,
     lambda_: Annotated[
-        list[float] | None, typer.Option("--lambda", help="Weight of cost of the baselines; may be repeated.", min=0)
+        list[float] | None,
+        typer.Option("--lambda", help="Weight of cost in the baselines' choice; may be repeated.", min=0),
     ] = None,
     embedding: Annotated[
         str,
@@ -64,19 +69,25 @@ def evaluate(
     pool: Annotated[
         list[str] | None,
         typer.Option(
-            help="Play with other candidates, too, beside those trained with (seen): unseen, unseen-unmeasured (their "
-            "cards tell no accuracy), without:NAME, price:NAME=FACTOR; may be repeated."
+            help="Also play with other candidates than those of the training (seen): unseen, unseen-unmeasured (with "
+            "no accuracy on their cards), without:NAME, price:NAME=FACTOR; may be repeated."
         ),
     ] = None,
     against: Annotated[str | None, typer.Option(help="Row that the others are compared with.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the evaluation; runs/evaluations/… if left out.")] = None,
-    recipe: Annotated[str, typer.Option(help="Recipe for what the target does not tell.")] = "quickstart",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the evaluation. Default: one in runs/evaluations.")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="Recipe for the settings that the target lacks.")] = "quickstart",
     set_: Annotated[list[str] | None, typer.Option("--set", help="`dotted.key=value`, may be repeated.")] = None,
     model: Annotated[str | None, typer.Option(help="Name of the model at a URL.")] = None,
-    api_key_env: Annotated[str | None, typer.Option(help="Environment variable that holds its key.")] = None,
-    price_in: Annotated[float, typer.Option(help="Its USD per million tokens read.", min=0)] = 0.0,
-    price_out: Annotated[float, typer.Option(help="Its USD per million tokens written.", min=0)] = 0.0,
-    timeout_s: Annotated[float, typer.Option(help="Deadline for one reply of it.", min=0.1)] = 120.0,
+    api_key_env: Annotated[
+        str | None, typer.Option(help="Environment variable that holds the key of that URL.")
+    ] = None,
+    price_in: Annotated[float, typer.Option(help="USD per million tokens that model reads.", min=0)] = 0.0,
+    price_out: Annotated[float, typer.Option(help="USD per million tokens that model writes.", min=0)] = 0.0,
+    timeout_s: Annotated[
+        float, typer.Option(help="Deadline for one reply of that model, in seconds.", min=0.1)
+    ] = 120.0,
     engines: Annotated[
         int,
         typer.Option(
@@ -85,24 +96,29 @@ def evaluate(
             min=1,
         ),
     ] = 1,
-    concurrency: Annotated[int | None, typer.Option(help="Episodes under way at a time.", min=1)] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Episodes to play at the same time.", min=1)] = None,
     ask_everyone: Annotated[
         bool,
-        typer.Option("--ask-everyone", help="Ask every candidate every question, for baselines over a live pool."),
+        typer.Option("--ask-everyone", help="Send every question to every candidate, for baselines with a live pool."),
     ] = False,
-    fit_questions: Annotated[int, typer.Option(help="Training questions that everyone is asked, too.", min=1)] = 200,
-    max_usd: Annotated[float, typer.Option(help="Ask for --yes where asking everyone may cost more.", min=0)] = 1.0,
-    yes: Annotated[bool, typer.Option("--yes", help="Ask everyone whatever it may cost.")] = False,
+    fit_questions: Annotated[
+        int, typer.Option(help="Training questions to send to everyone, too, for baselines to learn from.", min=1)
+    ] = 200,
+    max_usd: Annotated[
+        float, typer.Option(help="Refuse to ask everyone without --yes if it may cost more.", min=0)
+    ] = 1.0,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask everyone even if it may cost more than --max-usd.")] = False,
     published: Annotated[
-        Literal["qwen", "llama", "all", "none"], typer.Option(help="Rows of the paper to show beside, by base model.")
+        Literal["qwen", "llama", "all", "none"],
+        typer.Option(help="Which of the paper's rows to show, too, by base model."),
     ] = "qwen",
     seed: Annotated[int, typer.Option(help="Seed of the baselines, and of the split of recorded replies.")] = 0,
 ) -> None:
     """Evaluate a policy and the baselines on the same questions.
 
-    Tells exact match, F1, dollars, calls, tokens and latency, by data set and hop count, with intervals and paired
-    tests. Every answer is written down as it comes: the same command goes on where it was stopped, and pays for no
-    call twice.
+    The table shows exact match, F1, dollars, calls, tokens and latency, by data set and hop count, with intervals and
+    paired tests. Every answer is saved at once: the same command continues where it was stopped, and pays for no call
+    twice.
 
     \b
     Examples:
@@ -160,7 +176,7 @@ def evaluate(
 
 
 def _listed(values: list[str] | None) -> tuple[str, ...]:
-    """Values given one by one or separated by commas; a comma in a file's name is no separator where it exists."""
+    """Values given one by one or separated by commas; commas in the name of an existing file don't separate."""
     parts = [part for value in values or () for part in ([value] if Path(value).is_file() else value.split(","))]
     if any(not part.strip() for part in parts):
         fail(f"{', '.join(values or ())}: an empty name between commas; remove it")
@@ -169,7 +185,7 @@ def _listed(values: list[str] | None) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _table_alone() -> Iterator[None]:
-    """Send what engines and their processes write to standard output to standard error: the table stands alone."""
+    """Redirect the output of engines and their processes to standard error, so that stdout holds only the table."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
@@ -182,7 +198,7 @@ def _table_alone() -> Iterator[None]:
 
 
 class _Progress:
-    """A bar on a terminal; elsewhere a line now and then."""
+    """Shows a progress bar on a terminal; elsewhere prints a line from time to time."""
 
     def __init__(self) -> None:
         from rich.console import Console

@@ -1,4 +1,4 @@
-"""`router-r1 frontier`: quality against dollars, of evaluations and runs; what draws is imported by the command."""
+"""`router-r1 frontier`: quality against dollars, of evaluations and runs. The command imports the drawing code."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from cluster.cli.output import stoppable
 
 
 def frontier(
-    folders: Annotated[list[Path], typer.Argument(help="Evaluation folders, run folders, any number of them.")],
+    folders: Annotated[list[Path], typer.Argument(help="Evaluation folders and run folders, any number of them.")],
     out: Annotated[Path, typer.Option(help="Folder for frontier.csv, frontier.png and frontier.html.")] = Path(
         "runs/frontier"
     ),
 ) -> None:
     """Draw quality against dollars: baselines over λ, policies over α and budgets.
 
-    Prints the area under each method's frontier, and how much it closes of the gap between a constant
-    choice and the best one: of evaluations from best_constant_training to cheapest_right, of runs from
-    best_constant_hindsight to most_competent. Each method is defined below the table and on the page.
-    A policy under budgets stands beside what the sweep of α reaches for as much, on its convex hull.
-    What is right by another measure than exact match stands apart. Evaluations' own notes are repeated. Rows of the
-    paper on the same data sets stand in the table and the page, marked as published and not drawn: their candidates
-    and prices were others.
+    Prints the area under each method's frontier, and how much of a gap the method closes. For evaluations the gap is
+    from best_constant_training to cheapest_right, for runs from best_constant_hindsight to most_competent. Each method
+    is defined below the table and on the page. A policy with budgets is compared with the quality that the convex hull
+    of the sweep of α reaches at the same price. Results with another measure than exact match have their own rows. The
+    notes of the evaluations are repeated. The paper's rows for the same data sets are in the CSV file and on the page,
+    marked as published; they are not drawn, because their candidates and prices were different.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`router-r1 ledger`: what the candidate calls of runs came to; SQLAlchemy is imported by the commands."""
+"""`router-r1 ledger`: the candidate calls of runs and their costs. The commands import SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 app = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
-    help="The ledger of candidate calls: what they cost, how they went, their export and pruning.",
+    help="The ledger of candidate calls: their costs and results, their export and pruning.",
 )
 
 
-# What fits a terminal; --json has the rest.
+# The columns that fit on a terminal; --json shows all.
 _STATS_COLUMNS = ("model", "calls", "failure_rate", "cost_usd", "latency_p50_s", "latency_p90_s", "latency_p99_s")
 
 
 class Key(StrEnum):
-    """What costs may be summed by."""
+    """Keys to sum costs by."""
 
     MODEL = "model"
     RUN = "run"
@@ -48,10 +48,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def stats(where: Where, run: Run = None, json_: Json = False) -> None:
     """Show calls and spending by model and day, hit rate, latencies and failures.
 
-    Failed calls are those without a reply: timeouts, provider errors, cancelled ones. A refusal is a reply, and
-    charged. Latencies are of calls with a reply, retries included. The hit rate is that of the modes `cache` and
-    `replay`. An open call is under way, or its process was killed; its money stays reserved until it is asked
-    again. --json tells more: tokens, attempts, hedged calls, calls whose tokens were estimated.
+    Failed calls are those without a reply: timeouts, provider errors, cancelled calls. A refusal is a reply, and is
+    charged. Latencies are those of calls with a reply, including retries. The hit rate is that of the modes `cache` and
+    `replay`. An open call is in flight, or its process was killed; then its money stays reserved until the call is made
+    again. --json shows more: tokens, attempts, hedged calls, calls whose tokens were estimated.
 
     \b
     Examples:
@@ -80,13 +80,13 @@ def stats(where: Where, run: Run = None, json_: Json = False) -> None:
 @app.command()
 def cost(
     where: Where,
-    by: Annotated[list[Key] | None, typer.Option(help="What to sum by; may be repeated. Model, if not given.")] = None,
+    by: Annotated[list[Key] | None, typer.Option(help="Key to sum by; may be repeated. Default: model.")] = None,
     run: Run = None,
     json_: Json = False,
 ) -> None:
-    """Sum what calls cost, by model, run, step or day (of UTC).
+    """Sum the costs of calls, by model, run, step or day (UTC).
 
-    Reserved is what calls that are still open may come to cost.
+    Reserved is the money that calls that are still open may cost.
 
     \b
     Examples:
@@ -111,9 +111,9 @@ def export(
     run: Run = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
-    """Write all calls to a Parquet, CSV or JSON-lines file, a row each.
+    """Write all calls to a Parquet, CSV or JSON-lines file, one row for each.
 
-    With requests and replies, statuses, tokens, dollars, and the place in the run.
+    A row has request and reply, status, tokens, dollars, and the call's place in the run.
 
     \b
     Example:
@@ -132,17 +132,19 @@ def export(
 @app.command()
 def prune(
     where: Where,
-    older_than: Annotated[float, typer.Option(metavar="DAYS", help="Prune calls begun longer ago; 1 at least.", min=1)],
+    older_than: Annotated[
+        float, typer.Option(metavar="DAYS", help="Prune calls that began longer ago than this; at least 1.", min=1)
+    ],
     keep_rows: Annotated[
-        bool, typer.Option("--keep-rows", help="Keep rows and costs; drop only requests and replies.")
+        bool, typer.Option("--keep-rows", help="Keep rows and costs; remove only requests and replies.")
     ] = False,
-    keep_run: Annotated[list[str] | None, typer.Option(help="Leave this run alone; may be repeated.")] = None,
+    keep_run: Annotated[list[str] | None, typer.Option(help="Keep all calls of this run; may be repeated.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
 ) -> None:
-    """Remove old calls, to make the ledger smaller.
+    """Remove old calls to make the ledger smaller.
 
-    A run with a call in the last day is live, and keeps all that it has: its reservations, its sums and its
-    replies are in use. Pruned calls can't be replayed, and are paid for when they are asked again.
+    A run with a call in the last day is live. All its calls stay, because its reservations, sums and replies are in
+    use. Pruned calls can't be replayed; if they are made again, they are paid again.
 
     \b
     Examples:
@@ -155,7 +157,7 @@ def prune(
     with existing_ledger(where) as connection:
         pruning = ledger_pruning.plan(connection, older_than, texts_only=keep_rows, keep_runs=tuple(keep_run or ()))
         if pruning.live_runs:
-            typer.echo(f"kept, for they are live: {', '.join(pruning.live_runs)}")
+            typer.echo(f"kept because they are live: {', '.join(pruning.live_runs)}")
         if not pruning.calls:
             typer.echo("nothing to prune")
             return

@@ -1,4 +1,4 @@
-"""What commands put out: tables, and one message with its exit code where they fail or are stopped."""
+"""The output of commands: tables, and a message with its exit code after a failure or a stop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PIPED_WIDTH = 240
 
 @contextlib.contextmanager
 def stoppable(saved: Callable[[], str] | None = None) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into a message and the shell's exit code for them."""
+    """Turn Ctrl-C and SIGTERM into a message and the usual exit code; `saved` says where the results are."""
     try:
         yield
     except KeyboardInterrupt:
@@ -27,13 +27,13 @@ def stoppable(saved: Callable[[], str] | None = None) -> Iterator[None]:
 
 
 def fail(message: str) -> NoReturn:
-    """Say what is wrong, and end with exit code 2."""
+    """Print an error message, and end with exit code 2."""
     typer.secho(f"error: {message}", fg="red", err=True)
     sys.exit(2)
 
 
 def print_table(table: Table, *, framed: bool = True) -> None:
-    """Print a table to standard output, its title above it; nothing where it has no rows."""
+    """Print a table with its title to standard output; print nothing if it has no rows."""
     if not table.rows:
         return
     from rich.box import HEAVY_HEAD
@@ -46,7 +46,9 @@ def print_table(table: Table, *, framed: bool = True) -> None:
         name = f"{column.name}, {column.unit}" if column.unit else column.name
         grid.add_column(Text(name), justify="right" if column.numeric else "left")
     for row in table.rows:
-        grid.add_row(*(Text(UNKNOWN if cell is None else cell) for cell in row))  # not markup: brackets stay
+        grid.add_row(
+            *(Text(UNKNOWN if cell is None else cell) for cell in row)
+        )  # as plain text: rich would take brackets for markup
     console = Console(file=sys.stdout)
     # When output is piped, use a wide table so that no cell wraps or is truncated.
     Console(file=sys.stdout, width=console.width if console.is_terminal else _PIPED_WIDTH).print(grid)

@@ -12,7 +12,7 @@ from cluster.cli.output import stoppable
 RunOrCheckpoint = Annotated[
     str, typer.Argument(help="A run folder (its latest checkpoint), a checkpoint folder, or `world`.")
 ]
-FromRecipe = Annotated[str, typer.Option(help="Recipe for what a checkpoint without a run does not tell.")]
+FromRecipe = Annotated[str, typer.Option(help="Recipe for the settings that a checkpoint without a run lacks.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="`dotted.key=value`, may be repeated.")]
 
 
@@ -61,7 +61,7 @@ def serve(
 
 
 def _check_policy(run_or_checkpoint: str) -> None:
-    """Tell of a wrong path at once, not after the seconds that the engine's import takes."""
+    """Report a wrong path at once, before the import of the engine, which takes seconds."""
     from cluster.runs.checkpoint_folder import resolve_checkpoint_folder
     from cluster.runs.policy_checkpoints import NAMED
 

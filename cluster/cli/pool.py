@@ -1,4 +1,4 @@
-"""`router-r1 pool`: the candidate pool from the command line. What asks a candidate is imported when it asks."""
+"""`router-r1 pool`: the candidate pool from the command line. Only the commands that make calls import the callers."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ app = typer.Typer(
     help="The candidate LLMs: list, check, probe and measure the cards of a pool.",
 )
 
-_STALE_DAYS = 180  # prices read longer ago are worth a second look
+_STALE_DAYS = 180  # older prices get a note, because they may have changed
 _DAY_S = 86_400.0
 
 Pool = Annotated[Path, typer.Argument(help="A YAML file of cards, or the name of a pool (`router-r1 pool list`).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LedgerOption = Annotated[
-    str, typer.Option("--ledger", help="Where the calls are recorded: a SQLite file, or postgresql://…")
+    str, typer.Option("--ledger", help="Ledger to record the calls in: a SQLite file, or postgresql://…")
 ]
-_LEDGER = "runs/ledger.sqlite"  # in the folder of runs, beside those of the runs
+_LEDGER = "runs/ledger.sqlite"  # in the folder of the runs, whose own ledgers are in their folders
 
 
 @app.command("list")
@@ -44,7 +44,7 @@ def list_(
     pool: Annotated[Path | None, typer.Argument(help="A YAML file of cards, or the name of a pool.")] = None,
     json_: Json = False,
 ) -> None:
-    """List the cards of a pool; without one, the pools that come along."""
+    """List the cards of a pool; without an argument, the pools that ship with the package."""
     from actors.pool.cards import about_pool, find_pool, load_cards, shipped_pools
 
     if pool is None:
@@ -63,9 +63,9 @@ def list_(
 
 @app.command()
 def check(pool: Pool, json_: Json = False) -> None:
-    """Validate the cards of a pool, and look whether the environment holds their keys.
+    """Validate the cards of a pool, and check that the environment holds their keys.
 
-    Asks nobody. All faults are told at once, and the exit status is then 2. No key is ever shown.
+    Makes no calls. Reports all faults at once; with a fault the exit status is 2. No key is ever shown.
     """
     from actors.pool.cards import find_pool, read_cards
 
@@ -96,8 +96,8 @@ def probe(
 ) -> None:
     """Ask every candidate one cheap question.
 
-    Tells whether it answers, whether it reports the tokens that it bills, whether these are plausible, what they
-    cost and how long it took. Exits with 1 where one of this is not so.
+    Shows whether it answers, whether it reports the tokens that it bills, whether their price is plausible, the cost
+    and the latency. Exits with 1 if a candidate fails one of these checks.
     """
     from actors.ledger.database import prepare_ledger
     from actors.pool.cards import find_pool, load_cards
@@ -135,23 +135,23 @@ def probe(
 def measure(
     pool: Pool,
     questions: Annotated[
-        Path, typer.Option(help="JSONL: id, question, answers, and dataset, the domain that accuracy is told by.")
+        Path, typer.Option(help="JSONL file with id, question, answers and dataset; accuracy is given by data set.")
     ],
-    limit: Annotated[int | None, typer.Option(help="Ask the first so many questions.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option(help="Ask only the first questions, so many.", min=1)] = None,
     write: Annotated[bool, typer.Option("--write", help="Write accuracy and latency into the card file.")] = False,
     max_usd: Annotated[
-        float, typer.Option(help="Spend no more, and ask for --yes where more may be needed.", min=0)
+        float, typer.Option(help="Spend no more; refuse to start without --yes if it may cost more.", min=0)
     ] = 1.0,
-    yes: Annotated[bool, typer.Option("--yes", help="Go on whatever it may cost.")] = False,
-    in_flight: Annotated[int, typer.Option(help="Calls under way at a time.", min=1)] = 32,
+    yes: Annotated[bool, typer.Option("--yes", help="Start even if it may cost more than --max-usd.")] = False,
+    in_flight: Annotated[int, typer.Option(help="Calls in flight at the same time.", min=1)] = 32,
     ledger: LedgerOption = _LEDGER,
     json_: Json = False,
 ) -> None:
-    """Ask every candidate a set of questions: its accuracy per data set, and its median latency.
+    """Ask every candidate a set of questions: measures its accuracy by data set, and its median latency.
 
-    A reply is right where it holds an accepted answer. What it may cost at most is told before; calls made again
-    because the provider failed come on top, within --max-usd. With --write, the figures go into the card file in
-    one step at the end; its comments stay, and Ctrl-C leaves it as it was.
+    A reply is right if it contains an accepted answer. The highest possible cost is printed first; retries after
+    provider failures cost extra, within --max-usd. With --write, the figures go into the card file in one step at the
+    end; its comments stay, and Ctrl-C leaves it unchanged.
 
     \b
     Examples:
@@ -171,7 +171,7 @@ def measure(
     typer.echo(f"{len(asked)} questions to {len(cards)} candidates: at most {most:.4f} USD", err=True)
     if most > max_usd and not yes:
         typer.secho(
-            f"error: that is more than --max-usd {max_usd:g}; say --yes, raise --max-usd or lower --limit",
+            f"error: that is more than --max-usd {max_usd:g}; give --yes, raise --max-usd or lower --limit",
             fg="red",
             err=True,
         )
@@ -191,7 +191,7 @@ def measure(
 def _measure(
     cards: list[ModelCard], questions: list[Question], in_flight: int, cap_usd: float | None, ledger: str
 ) -> list[Measurement]:
-    """Measure with a bar on standard error; Ctrl-C ends it with what was spent."""
+    """Measure with a progress bar on standard error; Ctrl-C ends it with a message on the spending."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -227,7 +227,7 @@ def _key_state(card: ModelCard) -> str:
 def _stale(cards: Iterable[ModelCard]) -> list[str]:
     today = date.today()
     return [
-        f"card {card.name!r}: its prices were read on {card.priced_on}; look whether they still hold"
+        f"card {card.name!r}: its prices were read on {card.priced_on}; check that they are still right"
         for card in cards
         if card.priced_on is not None and (today - card.priced_on).days > _STALE_DAYS
     ]

@@ -1,4 +1,4 @@
-"""`router-r1 recipes`: the recipes that come along."""
+"""`router-r1 recipes`: the recipes that ship with the package."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from cluster.cli.output import print_table
 
 
 def recipes() -> None:
-    """List the recipes that come along."""
+    """List the recipes that ship with the package."""
     from cluster.config.loading import load_config, recipe_names
 
     rows = [[name, load_config(name).about] for name in recipe_names()]

@@ -1,4 +1,4 @@
-"""`router-r1 report`: one HTML page on a run or an evaluation; what it is made with is imported by the command."""
+"""`router-r1 report`: one HTML page on a run or an evaluation. The command imports the code that makes it."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def report(
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="File to write; report.html in that folder if not given."),
+        typer.Option("--out", metavar="FILE", help="File to write. Default: report.html in that folder."),
     ] = None,
 ) -> None:
     """Write one HTML page on a run or an evaluation.
 
-    Of a run: result, its evaluations, curves, routes, spending, trajectories, configuration. Of an evaluation: is the
-    policy better than the alternatives, at what price, and is the difference real; all rows with intervals and tests,
-    the paper's beside them, the frontier, calls, candidates, spending, whole questions.
+    For a run it shows: result, evaluations, curves, routes, spending, trajectories, configuration. For an evaluation:
+    whether the policy is better than the alternatives, at what price, and whether the difference is real; all rows with
+    intervals and tests, the paper's rows, the frontier, calls, candidates, spending, and some whole questions.
 
-    The page is one file that needs no network and runs no script; it can be mailed, or printed. A page that is there is
-    written over, and whatever is still going on is not disturbed.
+    The page is one file that needs no network and runs no script; you can mail or print it. An existing page is
+    overwritten. A run that is still going on is not disturbed.
 
     \b
     Examples:
@@ -53,7 +53,7 @@ def report(
             write_whole(file, html)
         except OSError as error:
             raise RunFolderError(
-                f"{file}: the report can't be written ({error}); name another place by --out"
+                f"{file}: the report can't be written ({error}); name another file with --out"
             ) from error
     typer.echo(f"{file}: {len(html.encode()) / 1024:,.0f} KiB")
 

@@ -1,4 +1,4 @@
-"""`router-r1 score`: rewards of finished episodes, JSON lines in and out."""
+"""`router-r1 score`: rewards of finished episodes, from JSON lines to JSON lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def score(
     metric: Annotated[Metric, typer.Option(help="Outcome: exact match or token F1.")] = "em",
     alpha: Annotated[float, typer.Option(help="Weight of the cost reward, in [0, 1].", min=0, max=1)] = 0.0,
     cost_scale_usd: Annotated[
-        float | None, typer.Option(help="For default: USD at which the cost reward is 0; derived if left out.")
+        float | None,
+        typer.Option(help="For the preset default: USD at which the cost reward is 0; derived if not given."),
     ] = None,
 ) -> None:
     """Score finished episodes: JSON lines on standard input, one line for each on standard output.
@@ -26,8 +27,8 @@ def score(
     in   {"id", "response", "answers": [...], "cost"?: raw, "question"?, "models"?: [...]}
     out  {"id", "format", "violations", "em", "f1", "cost_reward", "reward", "routes"}
 
-    The raw cost is completion tokens times USD per million of them. A line that can't be scored is told by its number
-    on standard error, and the exit status is then 2, after the rest was scored.
+    The raw cost is completion tokens times USD per million completion tokens. The number of a line that can't be scored
+    is printed on standard error; the other lines are scored, and the exit status is 2.
 
     \b
     Example:
@@ -37,7 +38,7 @@ def score(
 
     from cluster.score import score_settings, score_stream
 
-    gc.set_threshold(100_000)  # a scored line leaves no cycles behind; looking for them takes a tenth of the time
+    gc.set_threshold(100_000)  # scoring leaves no reference cycles, and the search for them takes a tenth of the time
     try:
         settings = score_settings(preset, metric, alpha, cost_scale_usd)
     except ValueError as error:
@@ -47,7 +48,7 @@ def score(
     try:
         with stoppable(), os.fdopen(sys.stdin.fileno(), "rb", closefd=False) as source:
             bad = score_stream(source, sys.stdout.buffer, sys.stderr, settings)
-    except BrokenPipeError:  # whoever reads has left; typer ends quietly
+    except BrokenPipeError:  # the reader has closed the pipe; typer ends quietly
         raise
     except OSError as error:
         fail(f"standard input or output failed: {error}; free space or name another file")

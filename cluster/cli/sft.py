@@ -1,4 +1,4 @@
-"""`router-r1 sft`: a policy fine-tuned on demonstrations."""
+"""`router-r1 sft`: fine-tunes a policy on demonstrations."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from cluster.cli.train import _named
 
 
 def sft(recipe: Recipe, overrides: Overrides = None) -> None:
-    """Fine-tune a policy on demonstrations, before reinforcement: the cold start.
+    """Fine-tune a policy on demonstrations, before reinforcement learning: the cold start.
 
-    Takes a recipe as `train` does; `sft` is its section, and policy, learner, placement and tracking count, too.
-    The loss is taken on the policy's own words only. Makes a run folder whose checkpoint `train` starts from.
+    Takes a recipe like `train`. It uses the sections sft, policy, learner, placement and tracking. Only the policy's
+    own words enter the loss. Writes a run folder; `train` can start from its checkpoint.
 
     \b
     Examples:

@@ -15,15 +15,17 @@ def submit(
     recipe: Recipe,
     overrides: Overrides = None,
     address: Annotated[str, typer.Option(help="URL of the cluster's dashboard, such as http://HEAD:8265.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be submitted, submit nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be submitted, but submit nothing.")
+    ] = False,
     forward_keys: Annotated[
-        bool, typer.Option(help="Hand on WANDB_API_KEY and the cards' keys; the cluster's dashboard shows them.")
+        bool, typer.Option(help="Send WANDB_API_KEY and the cards' keys, too; the cluster's dashboard shows them.")
     ] = True,
 ) -> None:
     """Submit a training run as a Ray job.
 
-    Follows its log and exits with its exit status. The code and the local files that the recipe names travel
-    with the job. `run.folder` should be an absolute path on storage that outlives it.
+    Prints the job's log and exits with its exit status. The code, and the local files that the recipe names, are sent
+    with the job. `run.folder` should be an absolute path on storage that outlives the job.
     """
     import cluster.submit as submission
 

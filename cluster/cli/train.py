@@ -1,4 +1,4 @@
-"""`router-r1 train`, `sft`, `demonstrate`, `submit` and `recipes`: what makes a policy, from a recipe."""
+"""`router-r1 train`: trains a policy by a recipe."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def train(
         str | None,
         typer.Option(
             metavar="RUN",
-            help="Go on with the run in this folder, or at the URL of its mirror, from its newest checkpoint; "
+            help="Continue the run in this folder, or at the URL of its mirror, from its newest checkpoint; "
             "settings may be changed.",
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Go on even with settings that change the course of learning.")
+        bool, typer.Option("--force", help="Continue even with settings that change the course of learning.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved configuration and the placement, train nothing.")
+        bool, typer.Option("--dry-run", help="Print the resolved configuration and the placement, but train nothing.")
     ] = False,
     keys: Annotated[
         bool,
@@ -50,13 +50,13 @@ def train(
         ),
     ] = False,
 ) -> None:
-    """Train a routing policy, after a recipe.
+    """Train a routing policy by a recipe.
 
     A recipe is a YAML file of sections, each with fields; any field may be set on the command line, too.
 
     \b
     Sections:
-      run         length, batch, evaluation, where it is kept
+      run         length, batch, evaluation, folder
       policy      the checkpoint to start from, and how it is sampled
       engine      the vLLM engines
       episode     the rules of an episode
@@ -99,7 +99,7 @@ def train(
 
 
 def _named(config: Config, name: str) -> Config:
-    """The configuration with its run named, so that whoever stops the run is told where it is."""
+    """The configuration with a name for the run, so that the message after a stop can state its folder."""
     if config.run.name is not None:
         return config
     return config.model_copy(update={"run": config.run.model_copy(update={"name": name})})

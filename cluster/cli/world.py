@@ -1,4 +1,4 @@
-"""`router-r1 world`: the embedded world's experts served alone, and its small policy made anew."""
+"""`router-r1 world`: serves the embedded world's experts, and makes its small policy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="The embedde
 
 @app.command("serve")
 def world_serve(
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.", min=0, max=65535)] = 8900,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 for any free port.", min=0, max=65535)] = 8900,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     seed: Annotated[int, typer.Option(help="Seed of the world.")] = 0,
     replies: Annotated[
@@ -28,7 +28,7 @@ def world_serve(
     ] = None,
     fault_seed: Annotated[int, typer.Option(help="Seed of the faults.")] = 0,
 ) -> None:
-    """Serve the candidate experts alone, until stopped."""
+    """Serve the candidate experts, without a policy, until stopped."""
     from benchmarks.world.server import main as serve_candidates
 
     mode = ["recorded", "--replies", str(replies)] if replies else ["world", "--seed", str(seed)]
@@ -44,14 +44,14 @@ def world_coldstart(
     batch_size: Annotated[int, typer.Option(help="Demonstrations per step.", min=1)] = 32,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate; 0.002, or 0.0015 with --budgets.")] = None,
     budgets: Annotated[
-        bool, typer.Option("--budgets", help="Go on from the shipped policy, and teach it to read budgets.")
+        bool, typer.Option("--budgets", help="Start from the shipped policy, and teach it to read budgets.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of weights and demonstrations.")] = 0,
 ) -> None:
     """Make the world's small cold-started policy.
 
-    Supervised fine-tuning on demonstrations, from random weights; the package ships one made so, and one made from
-    it with --budgets.
+    It is trained by supervised fine-tuning on demonstrations, from random weights. The package ships such a policy, and
+    another one made from it with --budgets.
     """
     from benchmarks.world.coldstart import make_budget_checkpoint, make_checkpoint
     from cluster.session.logs import quiet_libraries

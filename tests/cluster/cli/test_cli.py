@@ -1,4 +1,4 @@
-"""The command line: quick help, one message for an explained error, and the way out on a signal."""
+"""The command line: fast help, one message for an explained error, and the exit after a signal."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def main():
 main()
 """
 
-# The loop runs already when the word is given: a signal amid its set-up would be asyncio's to tell of.
+# The program prints its word only when the loop runs: asyncio itself would report a signal during its set-up.
 _STOPPED_ASYNC = _STOPPED.replace("def wait(", "async def wait(").replace(
     "    time.sleep(60)", "    await asyncio.sleep(60)"
 )

@@ -1,4 +1,4 @@
-"""`data prepare`: what is drawn, what is reported, and what is refused."""
+"""`data prepare`: the draw, the report, and the errors."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_the_table_and_its_warnings_are_for_reading(tmp_path: Path, sources: lis
     assert "a.jsonl" in done.stdout
     assert "also in" in done.stdout
     assert "test.jsonl" in done.stdout
-    assert "7,000 questions were asked for, 5 could be had" in done.stderr
+    assert "7,000 questions were wanted, but there are only 5" in done.stderr
     assert "1 duplicates are in the set; --drop duplicates" in done.stderr
     assert "1 questions are also in" in done.stderr
 

@@ -1,4 +1,4 @@
-"""`router-r1 ledger` on ledgers that the product wrote: sums, tables, files, and what pruning leaves."""
+"""`router-r1 ledger` on real ledgers: sums, tables, files, and the calls that pruning leaves."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def output_of(*arguments: object) -> Any:
 
 
 async def write(url: str, run: str, calls: list[tuple[str, float, Settled | None]], misses: int = 0) -> None:
-    """Calls by model, when they began, and what they came to (None: still open), each of an episode of its own."""
+    """Write calls, given by model, start and result (None: still open), each in its own episode."""
     book = await Ledger.open(url, run=run)
 
     async def call(number: int, model: str, started_at: float, settled: Settled | None) -> None:
@@ -57,7 +57,7 @@ async def write(url: str, run: str, calls: list[tuple[str, float, Settled | None
 
 
 def age(url: str, days: float) -> None:
-    """As if all of it had happened so much earlier; the ledger stamps settlements with the clock itself."""
+    """Move all times of a ledger into the past, because the ledger stamps settlements with the real clock."""
     engine = create_engine(database_url(url))
     with engine.begin() as connection:
         shift = {"us": int(days * DAY_S * 1e6)}
@@ -88,7 +88,7 @@ def test_stats_counts_everything(two_runs: str) -> None:
     total = found["total"]
     assert total["statuses"] == {"ok": 102, "open": 1, "timeout": 1}
     assert (total["calls"], total["cost_usd"], total["reserved_usd"]) == (104, 1.26012, 0.5)
-    assert (total["hits"], total["misses"]) == (104, 25)  # a reply of one run answers another
+    assert (total["hits"], total["misses"]) == (104, 25)  # one run's reply answers the other run's call
     assert total["hit_rate"] == pytest.approx(104 / 129)
     large, small = found["models"]
     assert (large["model"], large["calls"], large["open"]) == ("large", 3, 1)
@@ -166,7 +166,7 @@ async def test_prune_removes_old_calls_of_runs_that_are_over(ledger_url: str) ->
     age(ledger_url, 10)
     await write(ledger_url, "over", [("small", NOW - 5 * DAY_S, None)] * 6)
     age(ledger_url, 10)
-    await write(ledger_url, "resumed", [("small", NOW, OK)] * 6)  # one of them at a new place: the run is live
+    await write(ledger_url, "resumed", [("small", NOW, OK)] * 6)  # a new call, so the run is live
     before = output_of("cost", ledger_url, "--by", "run")
     assert [row["calls"] for row in before] == [5, 6, 6]
 
@@ -174,7 +174,7 @@ async def test_prune_removes_old_calls_of_runs_that_are_over(ledger_url: str) ->
     assert asked.exit_code == 1
     assert output_of("cost", ledger_url, "--by", "run") == before
     done = ledger("prune", ledger_url, "--older-than", 18, "--keep-run", "kept", "--yes")
-    assert "kept, for they are live: resumed" in done.stdout
+    assert "kept because they are live: resumed" in done.stdout
     assert "removed 4 calls older than 18 days, which cost $0.000400" in done.stdout
     assert [(row["run"], row["calls"]) for row in output_of("cost", ledger_url, "--by", "run")] == [
         ("kept", 5),

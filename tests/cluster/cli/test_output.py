@@ -1,4 +1,4 @@
-"""Terminal tables: when output is piped, each row stays a line and each cell is whole."""
+"""Terminal tables: if output is piped, each row is one line and each cell is whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`router-r1 pool`: what it shows, what it refuses, and what it writes into a card file."""
+"""`router-r1 pool`: its tables, its errors, and the figures that it writes into a card file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ QUESTIONS = [
 
 
 class Echo:
-    """Says back what it is asked."""
+    """Replies with the query."""
 
     models = ("small", "large")
 
@@ -48,12 +48,12 @@ class Echo:
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # where the ledger goes that a command makes
+    monkeypatch.chdir(tmp_path)  # commands make their ledger there
 
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., str]]:
-    """Starts servers in a loop of another thread: the command under test has a loop of its own."""
+    """Start servers on the loop of another thread, because the tested command has its own loop."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -73,7 +73,7 @@ def serve() -> Iterator[Callable[..., str]]:
 
 
 def card_file(folder: Path, *cards: tuple[str, str, str]) -> Path:
-    """Cards of name, base URL and more lines, with comments that must stay."""
+    """Write cards with a name, a base URL and more lines, and with comments that must stay."""
     rows = [
         f"""\
   - name: {name}  # as the policy writes it
@@ -102,7 +102,7 @@ def run(*arguments: str | Path) -> Result:
 
 
 def costs(ledger: str) -> list[dict[str, Any]]:
-    """What a ledger holds, by run."""
+    """The costs in a ledger, by run."""
     with existing_ledger(ledger) as connection:
         return spend(connection, ["run"])
 
@@ -181,7 +181,7 @@ def test_calls_are_in_the_ledger_of_the_folder_of_runs_or_where_it_is_said(
     path = card_file(tmp_path, ("small", serve(), ""))
     assert run("probe", path).exit_code == 0
     measuring = ["measure", path, "--questions", question_file(tmp_path)]
-    for _ in range(2):  # the second asks anew: it measures what is so now
+    for _ in range(2):  # the second command makes new calls, because it measures the present state
         assert run(*measuring).exit_code == 0
     rows = costs("runs")
     assert [row["calls"] for row in rows] == [3, 3, 1]
@@ -266,7 +266,7 @@ def test_failures_of_the_provider_are_not_wrong_answers(tmp_path: Path, serve: C
     assert small["answered"] == 3
     assert (large["answered"], large["failed"], large["accuracy"]) == (0, 3, {})
     assert "no choices" in large["errors"][0]
-    # 3 questions of 20 prompt tokens at 1 USD and 5 completion tokens at 3 USD; what fails is billed, too
+    # 3 questions of 20 prompt tokens at 1 USD and 5 completion tokens at 3 USD; failed calls are billed, too
     assert small["cost_usd"] == large["cost_usd"] == pytest.approx(3 * 35e-6)
     assert load_cards(path)[1].domains == {"colours": 0.7}
 
@@ -297,7 +297,7 @@ def test_ctrl_c_leaves_the_card_file_as_it_was(tmp_path: Path, serve: Callable[.
     )
     assert measuring.stderr is not None
     assert "at most" in measuring.stderr.readline()
-    time.sleep(0.5)  # into the calls; earlier it must do as well
+    time.sleep(0.5)  # by then calls are usually in flight; an earlier stop must work, too
     measuring.send_signal(signal.SIGINT)
     _, told = measuring.communicate(timeout=20)
     assert measuring.returncode == 130
@@ -311,7 +311,7 @@ def test_ctrl_c_leaves_the_card_file_as_it_was(tmp_path: Path, serve: Callable[.
         ("It was the Eiffel Tower, I think.", ["eiffel tower"], True),
         ("In 1912.", ["191"], False),
         ("", ["x"], False),
-        ("anything", ["the"], False),  # nothing is left of it
+        ("anything", ["the"], False),  # normalisation removes the whole answer
         ("Not sure: Bonn or Berlin?", ["Paris", "Berlin"], True),
     ],
 )
