@@ -19,7 +19,7 @@ COMMANDS = commands()
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with the configuration of a run in runs/NAME, of which many commands speak."""
+    """A folder with the configuration of a run in runs/NAME, which many commands use."""
     path = tmp_path_factory.mktemp("docs")
     (path / "runs" / "NAME").mkdir(parents=True)
     config = load_config("quickstart").dump()
@@ -37,7 +37,7 @@ def test_there_are_commands_and_every_page_is_in_the_index() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.where)
 def test_every_command_is_one(command: Command, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It names a program that there is, and `router-r1` takes its arguments, recipe and overrides included."""
+    """Each command names an existing program, and `router-r1` accepts its arguments, recipe and overrides."""
     program, arguments = command.program, command.arguments
     if program == "make":
         [target] = [word for word in arguments if "=" not in word]
@@ -79,7 +79,7 @@ def test_the_check_of_a_recipe_can_fail(folder: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_in_sentences_are_commands(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A sentence may leave arguments out, but names no command or option that there is not."""
+    """A command in a sentence may lack arguments, but its names and options must exist."""
     prose = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     for typed in re.findall(r"`router-r1 ([^`]+)`", prose):
         try:

@@ -1,4 +1,4 @@
-"""One walk through examples, README and docs: their cheap commands, really run, in one folder and in their order."""
+"""One walk through examples, README and docs: runs their cheap commands in one folder, in their order."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from cluster.cli.app import app
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1200)]  # a busy machine takes minutes to start an engine
 
-# The walk's own run, which documents call runs/NAME: the script's, made short.
+# The walk's run, which the documents call runs/NAME: a short one of the example script.
 _SHORT = ("run.name=NAME", "run.steps=2", "run.groups_per_step=4", "run.group_size=4", "data.eval_questions=8")
 _SCRIPT = "python examples/train_and_ask.py"
-_ADDRESS = "http://127.0.0.1:8900/v1"  # of the pool in the examples; another may use that port here
+_ADDRESS = "http://127.0.0.1:8900/v1"  # the address of the examples' pool; another process may use that port here
 _EVALUATION = "evaluate world --limit 10 --baselines random,best_constant,oracle --out runs/evaluations/NAME"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """The examples, a server for their pool, and the files that documents speak of, under the very names."""
+    """A folder with the examples, a server for their pool, and the files that the documents name."""
     process, url = spawn_server(["world", "--latency-scale", "0"])
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     cards = tmp_path / "examples" / "own_pool" / "cards.yaml"
@@ -76,9 +76,11 @@ def _write_lines(path: Path, rows: list[dict[str, object]]) -> None:
 
 
 def test_the_walk(folder: Path) -> None:
-    everything = sorted(commands(), key=lambda command: not command.where.startswith("examples/"))  # they make the run
+    everything = sorted(
+        commands(), key=lambda command: not command.where.startswith("examples/")
+    )  # the examples first: they make the run
     [train] = [each for each in everything if "candidates.pool.cards=examples/" in each.text]
-    own = [word for word in train.arguments if "=" in word]  # that run's questions and candidates
+    own = [word for word in train.arguments if "=" in word]  # questions and candidates of that run
     done: set[tuple[str, ...]] = set()
     for command in everything:
         typed = (command.program, *command.arguments)
