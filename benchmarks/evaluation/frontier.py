@@ -23,8 +23,8 @@ from benchmarks.evaluation.methods import (
 from benchmarks.evaluation.statistics import Interval
 
 BY_BUDGET = ", by budget"  # ends the name of a policy whose prompt states a budget
-# The two ends of the gap: the best single model, and per question the best (cheapest right or most competent) one. The
-# first pair belongs to an evaluation, the second to a run; the first pair that the rows hold is used.
+# The two ends of the gap: always asking one model, and the best choice for each question. The first pair belongs to an
+# evaluation, the second to a run; the first pair that the rows hold is used.
 _GAPS = ((BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT), (BEST_CONSTANT_HINDSIGHT, MOST_COMPETENT))
 
 

@@ -107,5 +107,5 @@ def test_overlap_is_refused_however_it_is_written() -> None:
     with pytest.raises(ReplyTableError, match=r"1 of 2 test questions are trained on, such as 'Who is the king\?'"):
         check_apart(table_of(["who is king"]), table_of(["Who is the king?", "who is queen"]))
     other = dataclasses.replace(table_of(["x"]), cards=(CARDS[1], CARDS[0]))
-    with pytest.raises(ReplyTableError, match="take the same candidates"):
+    with pytest.raises(ReplyTableError, match="use the same candidates"):
         check_apart(table_of(["y"]), other)

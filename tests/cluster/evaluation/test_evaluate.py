@@ -175,7 +175,7 @@ def test_a_policy_is_asked_everything_under_every_budget(endpoints: Endpoints, t
 def test_everyone_is_asked_only_when_told_to_and_the_price_is_said_first(endpoints: Endpoints, tmp_path: Path) -> None:
     options = chat(endpoints, tmp_path, 12, baselines=("alone", "largest", "cheapest_right"), fit_questions=10)
     out, _ = run(options)
-    assert "say --ask-everyone" in (out / "table.md").read_text()
+    assert "give --ask-everyone" in (out / "table.md").read_text()
     asked = dict(endpoints.asked)
     with pytest.raises(EvaluateError, match=r"--ask-everyone may cost 0\.\d+ USD, more than --max-usd 0;"):
         run(dataclasses.replace(options, ask_everyone=True, max_usd=0.0))
@@ -279,7 +279,7 @@ def test_another_evaluation_does_not_go_on_in_a_folder(tmp_path: Path) -> None:
             EvaluateError,
             "URL must hold no credentials",
         ),
-        (EvaluationOptions("world", model="x"), EvaluateError, "--model x goes with a URL"),
+        (EvaluationOptions("world", model="x"), EvaluateError, "--model x needs a URL"),
         (
             EvaluationOptions("http://127.0.0.1:1/v1", model="m", engines=2),
             EvaluateError,

@@ -379,7 +379,7 @@ def test_an_unseen_cast_has_names_that_training_never_shows(endpoints: Pools, tm
             out=tmp_path / "out", overrides=overrides,
         )
     )  # fmt: skip
-    assert "so `unseen-unmeasured` is as `unseen`" in (out / "table.md").read_text()
+    assert "so `unseen-unmeasured` is the same as `unseen`" in (out / "table.md").read_text()
     names = [frozenset(re.findall(r"^- (\w+): ", prompt, re.M)) for prompt in endpoints.prompts]
     assert sorted(len(shown & set(INVENTED_NAMES[:44])) for shown in names) == [0, 0, 14, 14]
 

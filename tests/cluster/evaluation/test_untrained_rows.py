@@ -309,9 +309,7 @@ def test_another_model_does_not_go_on_with_them(tmp_path: Path) -> None:
     for _ in range(2):
         rows.keep_to_player(folder)
     other = dataclasses.replace(rows, player=target)
-    with pytest.raises(
-        RunFolderError, match=r"holds direct, cot, prompt_only as .* plays them, and now it is .*step_0"
-    ):
+    with pytest.raises(RunFolderError, match=r"holds direct, cot, prompt_only as .* plays them, but now .*step_0"):
         other.keep_to_player(folder)
     (folder.path / "untrained.json").write_text("{")
     with pytest.raises(RunFolderError, match="damaged"):

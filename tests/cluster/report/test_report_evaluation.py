@@ -255,8 +255,8 @@ def scores(items: list[Item], row: str) -> list[float]:
 
 
 def test_questions_are_good_bad_and_dear_with_whole_trajectories(policy: Path, read: Read) -> None:
-    kinds = re.findall(r"(Good|Bad|Dear)(?:: [^·\n]*) · (?:nq|mine)", read.text)
-    assert kinds == ["Good", "Good", "Bad", "Bad", "Dear", "Dear"]
+    kinds = re.findall(r"(Good|Bad|Expensive)(?:: [^·\n]*) · (?:nq|mine)", read.text)
+    assert kinds == ["Good", "Good", "Bad", "Bad", "Expensive", "Expensive"]
     asked = re.findall(r"id: ((?:nq|mine)-\d+)", read.text)
     assert len(set(asked)) == 6
     assert read.text.count("Turn 1") == 6

@@ -103,7 +103,7 @@ def test_the_table_of_evaluations_has_the_run_s_numbers(read: Read) -> None:
         ("20", "87.5", "well"),
         ("40", "87.5", "well"),
     ]
-    assert "episodes: 2 (Policy after training)" in read.text
+    assert "in no number: 2 (Policy after training)" in read.text
 
 
 def test_the_result_is_said_in_sentences_with_numbers(read: Read) -> None:
@@ -136,8 +136,8 @@ def test_what_candidates_wrote_is_shown_as_text(html: str, read: Read) -> None:
 
 
 def test_trajectories_are_good_bad_and_dear_and_of_late(read: Read) -> None:
-    kinds = re.findall(r"(Good|Bad|Dear)[^·\n]*· (held-out question|training) · step (\d+)", read.text)
-    assert [kind for kind, _, _ in kinds] == ["Good", "Good", "Bad", "Bad", "Dear", "Dear"]
+    kinds = re.findall(r"(Good|Bad|Expensive)[^·\n]*· (held-out question|training) · step (\d+)", read.text)
+    assert [kind for kind, _, _ in kinds] == ["Good", "Good", "Bad", "Bad", "Expensive", "Expensive"]
     assert [where for _, where, _ in kinds][:3] == ["held-out question"] * 3
     assert all(int(step) >= 30 for _, _, step in kinds)
     numbers = re.findall(r"who wrote number (\d+) \?", read.text)
@@ -152,7 +152,7 @@ def test_the_dearest_is_shown_though_its_question_came_cheaper_too() -> None:
 
     those = [dear("q1", 5), dear("q2", 4), dear("q3", 3), dear("q1", 0.01)]
     wrong = [dear(f"w{number}", 0) for number in range(2)]
-    shown = [each for each in telling_episodes([*wrong, *those]) if each.why.startswith("Dear")]
+    shown = [each for each in telling_episodes([*wrong, *those]) if each.why.startswith("Expensive")]
     assert [each.title for each in shown] == ["q1", "q2"]
 
 
@@ -174,7 +174,7 @@ def test_a_run_that_is_well_has_no_alarm(read: Read) -> None:
             "The policy is no better than always asking seen-polymath: exact match 0.660 against",
         ),
         (replace(AFTER, call_share=SINGLE.call_share), "100.0% of all calls go to seen-polymath."),
-        (replace(AFTER, void=50), "20% of the held-out episodes were voided"),
+        (replace(AFTER, void=50), "20% of the held-out episodes failed for technical reasons"),
     ],
 )
 def test_what_is_wrong_is_said_first(tmp_path: Path, after: object, sentence: str) -> None:
