@@ -50,7 +50,7 @@ def learned_verdicts(
     for method, mine in by_method.items():
         affordable = [each for each in mine if _share(each.usd_per_1k, single) <= _SAME_PRICE]
         if not affordable:
-            found.append(f"{method}: NOT at equal or lower price, dearer than {_SINGLE} at every λ tried")
+            found.append(f"{method}: NOT at equal or lower price, more expensive than {_SINGLE} at every λ tried")
             continue
         best = max(affordable, key=lambda each: (each.right, each.lambda_))
         difference = gap(best)

@@ -37,7 +37,7 @@ def heavy_imports(arguments: str = "--help") -> list[str]:
 
 
 def _run(code: str) -> str:
-    """What a Python process with that code says on standard error."""
+    """Run code in a new Python process, and return its standard error."""
     command = python_command("-c", code)
     env = child_environment()
     return subprocess.run(command, env=env, check=True, capture_output=True, timeout=_TIMEOUT_S, text=True).stderr

@@ -89,12 +89,14 @@ _ALL = (
     Method("contrastive", "contrastive router", "asks the candidate whose learnt vector is nearest to the question's"),
     Method("ppo", "PPO router", "asks the candidate that a small policy, trained by PPO on single choices, prefers"),
     Method(
-        "direct", "direct answer", "the model before training, or the one at the URL, answers at once and asks nobody"
+        "direct",
+        "direct answer",
+        "the model before training, or the one at the URL, answers at once and asks no candidate",
     ),
     Method(
         "cot",
         "chain of thought",
-        "the model before training, or the one at the URL, reasons step by step and asks nobody",
+        "the model before training, or the one at the URL, reasons step by step and asks no candidate",
     ),
     Method(
         "prompt_only",

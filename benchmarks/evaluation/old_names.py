@@ -1,7 +1,7 @@
-"""Old names: what files called the methods before each had one name, and those names read as today's.
+"""Old names: translates the names that methods have in old files into today's names.
 
-`oracle` was the most competent candidate in a run's summary and the cheapest right one in an evaluation; `best_single`
-was the best constant in hindsight in the first and the best constant in training in the second.
+In a run's summary, `oracle` was the most competent candidate and `best_single` the best constant in hindsight. In an
+evaluation, `oracle` was the cheapest right candidate and `best_single` the best constant in training.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _POOL_FIELDS = {
     "against_best_single": f"against_{BEST_CONSTANT_TRAINING}",
 }
 _NOTE = (
-    "written before every method had one name: where its sentences say oracle, read "
-    f"{METHODS[CHEAPEST_RIGHT].name}; where they say best single or best_constant, read "
+    "written before every method had one name: in its sentences, oracle means "
+    f"{METHODS[CHEAPEST_RIGHT].name}; best single and best_constant mean "
     f"{METHODS[BEST_CONSTANT_TRAINING].name}"
 )
 
@@ -39,23 +39,23 @@ Json = Mapping[str, Any]
 
 
 def row_of_today(name: str) -> str:
-    """The name of an evaluation's row, or of a baseline, as it is today."""
+    """Today's name of an evaluation's row or of a baseline."""
     method, at, pool = name.partition(" @ ")
     return f"{_ROWS.get(method, method)}{at}{pool}"
 
 
 def summary_of_today(summary: Json) -> dict[str, Any]:
-    """A run's summary with the keys of today."""
+    """A run's summary with today's keys."""
     ends = ("", UNSEEN)
     named = {f"{old}{end}": f"{new}{end}" for old, new in _RESULTS.items() for end in ends}
     return {named.get(key, key): value for key, value in summary.items()}
 
 
 def evaluation_of_today(numbers: Json) -> dict[str, Any]:
-    """The contents of `evaluation.json` with the names of today; a note says so where its sentences keep old ones.
+    """The contents of `evaluation.json` with today's names; its sentences keep old names, which an added note explains.
 
     Raises:
-        KeyError, TypeError, AttributeError: they are of another form.
+        KeyError, TypeError, AttributeError: the contents have another form.
     """
     parts: dict[str, Callable[[Any], Any]] = {"rows": _rows, "against": _against, "pools": _pools}
     found = {key: parts[key](value) if key in parts and value else value for key, value in numbers.items()}

@@ -42,7 +42,9 @@ def evaluate(
             help="Samples at temperature 1, for pass@k and spread; with full, in addition to the greedy one.", min=1
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Ask only the first questions of each set, so many.", min=1)] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Ask only this many questions of each set, the first ones.", min=1)
+    ] = None,
     budget: Annotated[
         list[float] | None,
         typer.Option(help="USD that an episode may cost, stated in the prompt; may be repeated: a row for each."),

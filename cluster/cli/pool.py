@@ -137,7 +137,7 @@ def measure(
     questions: Annotated[
         Path, typer.Option(help="JSONL file with id, question, answers and dataset; accuracy is given by data set.")
     ],
-    limit: Annotated[int | None, typer.Option(help="Ask only the first questions, so many.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option(help="Ask only this many questions, the first ones.", min=1)] = None,
     write: Annotated[bool, typer.Option("--write", help="Write accuracy and latency into the card file.")] = False,
     max_usd: Annotated[
         float, typer.Option(help="Spend no more; refuse to start without --yes if it may cost more.", min=0)

@@ -174,7 +174,7 @@ def _read_spent(file: Path) -> float:
     try:
         return float(json.loads(file.read_text(encoding="utf-8"))["spent_usd"])
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunFolderError(f"{file}: damaged ({error}); remove it, it is written anew") from error
+        raise RunFolderError(f"{file}: damaged ({error}); remove it, it is written again") from error
 
 
 def _json(values: Mapping[str, Any]) -> str:

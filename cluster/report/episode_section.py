@@ -115,7 +115,7 @@ def telling_episodes(told: Sequence[Told]) -> list[ShownEpisode]:
     dear = sorted((e for e in fresh if e.cost_usd > 0), key=lambda e: -e.cost_usd)
     shown: list[ShownEpisode] = []
     seen: set[str] = set()
-    for why, those in (("Good: right", right), ("Bad: wrong", wrong), ("Expensive: the dearest of the others", dear)):
+    for why, those in (("Good: right", right), ("Bad: wrong", wrong), ("Expensive: highest cost of the others", dear)):
         fitting: dict[str, Told] = {}
         for each in those:
             if each.question_id not in seen:

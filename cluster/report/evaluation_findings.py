@@ -176,7 +176,7 @@ def _dearer(ours: RowSummary, theirs: RowSummary) -> str:
         return f"costs the same ({usd(mine)} per 1,000 questions)"
     told = f"{usd(mine)} against {usd(other)} per 1,000 questions"
     if not other or not mine:
-        return f"is {'dearer' if mine > other else 'cheaper'} ({told})"
+        return f"is {'more expensive' if mine > other else 'cheaper'} ({told})"
     ratio = mine / other
     if ratio >= 2:
         return f"costs {ratio:.1f} times as much ({told})"

@@ -51,7 +51,7 @@ def _picked(items: Sequence[Item], soluble: set[QuestionKey]) -> list[tuple[str,
     dear = sorted((i for i in items if i.cost_usd > 0), key=lambda item: -item.cost_usd)
     found: list[tuple[str, Item]] = []
     seen: set[QuestionKey] = set()
-    for why, those in (("Good: right", right), ("Bad: wrong", wrong), ("Expensive: the dearest of the others", dear)):
+    for why, those in (("Good: right", right), ("Bad: wrong", wrong), ("Expensive: highest cost of the others", dear)):
         fresh = [item for item in those if _place(item) not in seen][:_PER_KIND]
         seen |= {_place(item) for item in fresh}
         avoidable = f", and the {METHODS[CHEAPEST_RIGHT].name} is right"

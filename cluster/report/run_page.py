@@ -118,7 +118,7 @@ def _trajectories(record: RunRecord) -> Section:
     episodes = telling_episodes(told)
     lead = (
         f"Picked from {len(told):,} sampled episodes in trajectories/, of the newest quarter of the steps: some right, "
-        "some wrong, and the dearest. Replies are shown as the candidates sent them."
+        "some wrong, and the most expensive. Replies are shown as the candidates sent them."
         if episodes
         else "No trajectory that was judged is in trajectories/ yet."
     )

@@ -96,7 +96,7 @@ def row(name: str, ems: list[float], cost: float, lambda_: float = 0.0) -> Row:
         (
             [1.0] * 100,
             2.0,
-            "knn: NOT at equal or lower price, dearer than the best constant in training at every λ tried",
+            "knn: NOT at equal or lower price, more expensive than the best constant in training at every λ tried",
         ),
     ],
 )

@@ -57,7 +57,11 @@ SINGLE = made("best_constant_training", 50, 0.002)
         ),
         (49, 0.002, "knn at λ=0.1: NOT as good as the best constant in training, but the interval includes 0;"),
         (10, 0.001, "knn at λ=0.1: WORSE than the best constant in training; 0.100 against 0.500, -0.400 ("),
-        (90, 0.003, "knn: NOT at equal or lower price, dearer than the best constant in training at every λ tried"),
+        (
+            90,
+            0.003,
+            "knn: NOT at equal or lower price, more expensive than the best constant in training at every λ tried",
+        ),
     ],
 )
 def test_each_router_that_learns_is_judged_at_its_best_lambda_that_is_no_dearer(

@@ -52,8 +52,8 @@ def test_an_old_evaluation_is_read_as_one_of_today_and_says_what_its_sentences_m
     assert [item.key for item in then.read_items()] == [item.key for item in now.read_items()]
     note = then.notes[-1]
     assert [*now.notes, note] == list(then.notes)
-    assert "where its sentences say oracle, read cheapest right candidate" in note
-    assert "best single or best_constant, read best constant in training" in note
+    assert "in its sentences, oracle means cheapest right candidate" in note
+    assert "best single and best_constant mean best constant in training" in note
     found = page_text(render(evaluation_page(old)))
     assert "oracle" not in found.replace(note, "")
     assert note in Read(found).text
