@@ -12,12 +12,11 @@ from actors.pool.pool import CandidatePool
 from cluster.config.settings import Config
 from cluster.workers.placement import worker_bundle
 
-_CONCURRENT_EPISODES = 4096  # and other calls; how many play at a time the worker decides
+_CONCURRENT_EPISODES = 4096  # Ray's limit, which also counts other calls; the worker limits its episodes itself
 
 
 def hire_worker(config: Config, index: int, checkpoint: Path, pool: CandidatePool, strategy: Any) -> Any:
-    """The actor of rollout worker number `index`, which is yet to be told to start; `strategy` is Ray's of scheduling
-    it."""
+    """Make the actor of rollout worker number `index`; its caller must start it. Ray schedules it by `strategy`."""
     wanted = worker_bundle(config, index).resources
     return (
         ray.remote(RolloutWorker)
