@@ -1,4 +1,4 @@
-"""Disk: files that are written whole or not at all, and what is told where they can't be."""
+"""Disk: files that are written completely or not at all, and the error if they can't be written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from actors.errors import ExplainedError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Writers in other languages and other processes report a full disk in words only.
+# Writers in other languages and other processes report a full disk only in the text of an error.
 _DISK_FULL_WORDS = ("no space left", "disk quota", "file too large", "file write failed")
 
 
@@ -43,7 +43,7 @@ def writing(path: Path, what: str) -> Iterator[None]:
 
 
 def remove(path: Path) -> bool:
-    """Remove a file or a folder; whether it is gone."""
+    """Remove a file or a folder; return whether it is gone."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -53,6 +53,7 @@ def remove(path: Path) -> bool:
 
 
 def write_whole(path: Path, text: str) -> None:
+    """Write a file completely or not at all, even if the machine fails meanwhile."""
     stage = path.with_name(f".{path.name}.partial")
     try:
         stage.write_bytes(text.encode("utf-8", "backslashreplace"))
@@ -66,6 +67,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def sync_tree(folder: Path) -> None:
+    """Have the system write a folder with all its files to disk."""
     for parent, _, files in os.walk(folder):
         for name in files:
             sync(Path(parent, name))
@@ -73,6 +75,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
+    """Have the system write a file or a folder's list of names to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The line file: JSON objects appended as things come to an end, so that whoever is killed loses the last at most."""
+"""The line file: one JSON object is appended as each item is finished, so that a kill loses at most the last."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def mended_lines(path: Path) -> list[bytes]:
-    """The lines of a file, none where there is no file; they are not yet parsed.
+    """The lines of a file, not parsed; none if there is no file. A last line without its newline is mended.
 
-    What follows the last newline is cut off where a crash cut it short; a whole line that lacks its newline is given
-    one. Whatever else is there is somebody else's: it is left alone, for the caller to refuse.
+    If it is the beginning of an object, left by a crash, it is cut off; if it is complete, it gets its newline. Any
+    other text was not written by this program: it stays, and the caller refuses the file.
     """
     if not path.exists():
         return []

@@ -407,5 +407,5 @@ def test_numbers_json_cant_hold_become_null(folder: RunFolder) -> None:
 @pytest.mark.parametrize("line", ["{}", "5", '{"step": "one"}'])
 def test_a_row_of_metrics_without_its_step_is_named(folder: RunFolder, line: str) -> None:
     folder.metrics_file.write_text(f'{{"step": 0}}\n{line}\n', encoding="utf-8")
-    with pytest.raises(RunFolderError, match=r"metrics\.jsonl: damaged \(row 2 tells no step\)"):
+    with pytest.raises(RunFolderError, match=r"metrics\.jsonl: damaged \(row 2 has no step\)"):
         read_record(folder.path)
