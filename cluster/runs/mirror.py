@@ -77,7 +77,7 @@ class Mirror:
             raise MirrorError(f"mirror {self.url}: can't be read ({error}); check its name and your rights") from error
 
     def begin(self, folder: RunFolder, checkpoint: Path | None) -> None:
-        """Copy the run in the background, after the copy under way. Only the last of the calls that wait is carried out."""
+        """Copy the run in the background, after the copy under way; of the calls that wait, only the last counts."""
         with self._lock:
             self._wanted = (folder, checkpoint)
             if self._copying is None:

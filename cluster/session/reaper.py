@@ -1,8 +1,8 @@
-"""Ends what a driver has started on its machine once the driver is gone, however it went.
+"""Ends the processes that a driver has started on its machine once the driver is gone, even if it was killed.
 
-Ray's daemons notice that their driver was killed, but two of its agents then wait a minute or more for a control
-store that is gone, too. `python -m cluster.session.reaper PID` watches beside the driver, in a session of its own, so
-that no signal for the driver's group reaches it.
+Ray's daemons notice that their driver was killed, but two of Ray's agents then wait a minute or more for a control
+store that is gone, too. `python -m cluster.session.reaper PID` watches the driver from a session of its own, so that
+no signal to the driver's process group reaches it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import time
 import psutil  # type: ignore[import-untyped]
 
 _LOOK_EVERY_S = 3.0
-GRACE_S = 10.0  # in which whatever stops by itself does so in order
+GRACE_S = 10.0  # for processes to stop by themselves
 _POLL_S = 0.2
 
 
 def start_reaper() -> None:
-    """Start watching this process; called before it starts others."""
+    """Start a process that watches this one; call it before starting other processes."""
     subprocess.Popen(
         [sys.executable, "-m", "cluster.session.reaper", str(os.getpid())],
         stdin=subprocess.DEVNULL,
@@ -33,7 +33,7 @@ def start_reaper() -> None:
 
 
 def reap(driver: int) -> None:
-    """Keep account of the driver's family until it ends, then end those who are left after a grace."""
+    """Record the driver's descendants until it ends, then kill those that still run after `GRACE_S` seconds."""
     try:
         handle = os.pidfd_open(driver)
         process = psutil.Process(driver)
@@ -46,7 +46,7 @@ def reap(driver: int) -> None:
         except psutil.NoSuchProcess:
             break
         family = {member for member in family if _runs(member) and member.pid != os.getpid()}
-    family |= _descendants(family)  # born since the last look: the driver can't be asked any more
+    family |= _descendants(family)  # processes that these started since the last look
     until = time.monotonic() + GRACE_S
     while (alive := {member for member in family if _runs(member)}) and time.monotonic() < until:
         time.sleep(_POLL_S)
@@ -58,7 +58,7 @@ def reap(driver: int) -> None:
 
 
 def _runs(member: psutil.Process) -> bool:
-    """Whether there is still something to end; whoever adopted a dead process may take long to collect it."""
+    """Whether a process still runs. A zombie does not: its new parent may take long to collect it."""
     try:
         return bool(member.is_running() and member.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -66,7 +66,7 @@ def _runs(member: psutil.Process) -> bool:
 
 
 def _descendants(family: set[psutil.Process]) -> set[psutil.Process]:
-    """The children of those who are there, and theirs."""
+    """All descendants of the processes that still exist."""
     found: set[psutil.Process] = set()
     for member in family:
         try:
