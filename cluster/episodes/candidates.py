@@ -1,4 +1,4 @@
-"""The candidates of a run: their cards, and the local server that answers for them where the recipe wants one."""
+"""The candidates of a run: their cards, and the local server that answers for them if the recipe asks for one."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rewards.settings import RewardSettings
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The candidates of training, and those that only evaluation shows, if any."""
+    """The candidates of training, and the unseen ones, which only evaluation shows, if any."""
 
     cards: tuple[ModelCard, ...]
     unseen: tuple[ModelCard, ...] = ()
-    unseen_join: bool = False  # the unseen are shown beside the others, as in the paper; the world's are shown alone
+    unseen_join: bool = False  # the unseen are shown with the others, as in the paper; else alone, as in the world
 
     @property
     def all(self) -> tuple[ModelCard, ...]:
@@ -30,17 +30,17 @@ class Candidates:
 
     @property
     def unseen_menu(self) -> tuple[ModelCard, ...]:
-        """The candidates of the evaluation that shows the unseen ones; none where there are none."""
+        """The candidates of the evaluation that shows the unseen ones; empty if there are none."""
         return self.all if self.unseen and self.unseen_join else self.unseen
 
     def price_rewards(self, config: Config) -> RewardSettings:
-        """The reward's settings; a cost scale that they leave open is the most that an episode of these can cost."""
+        """The reward's settings; a cost scale that is not set becomes the most USD that an episode here can cost."""
         rewards = config.rewards
         if rewards.cost_scale_usd is not None:
             return rewards
         scale = derived_cost_scale_usd(
             [(card.price_in_usd_per_mtok, card.price_out_usd_per_mtok) for card in self.all],
-            prompt_tokens=config.episode.max_turn_tokens,  # a call's prompt is what the policy wrote in its turn
+            prompt_tokens=config.episode.max_turn_tokens,  # the policy writes a call's prompt in one turn
             completion_tokens=config.episode.max_reply_tokens,
             rounds=config.episode.max_rounds,
         )
@@ -57,7 +57,7 @@ def start_candidates(config: Config) -> Iterator[Candidates]:
     """
     settings = config.candidates
     if settings.serve == "none":
-        assert settings.pool.cards is not None  # the configuration refuses it
+        assert settings.pool.cards is not None  # the configuration refuses None
         found = Candidates(
             _load(settings.pool.cards, settings),
             _load(settings.unseen_cards, settings) if settings.unseen_cards else (),
@@ -82,7 +82,7 @@ def _load(cards: Path, settings: CandidateSettings) -> tuple[ModelCard, ...]:
 
 def _served_cards(settings: CandidateSettings, base_url: str) -> Candidates:
     if settings.serve == "recorded":
-        assert settings.replies is not None  # the configuration refuses it
+        assert settings.replies is not None  # the configuration refuses None
         return Candidates(tuple(recorded_cards(settings.replies, base_url)))
 
     def cast(cohort: Cohort) -> tuple[ModelCard, ...]:

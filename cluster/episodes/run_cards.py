@@ -1,4 +1,4 @@
-"""The cards of a run that was made: who its candidates were, as far as its configuration still tells."""
+"""The cards of a recorded run: its candidates, as far as its configuration still leads to their cards."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from benchmarks.world.experts import Cohort, experts
 from benchmarks.world.recorded import RepliesError, recorded_cards
 from cluster.runs.record import RunRecord, setting
 
-_NOWHERE = "http://127.0.0.1:1/v1"  # cards are read for their prices; nobody is asked
+_NOWHERE = "http://127.0.0.1:1/v1"  # the cards are read for their prices; no candidate is called
 
 
 @dataclass(frozen=True, slots=True)
 class RunCards:
-    """Cards by name, as they are now: those of training, those it never saw, and what to say of them."""
+    """Cards by name, as they are now: those of training, those that training never saw, and a note on them."""
 
     seen: Mapping[str, ModelCard] = field(default_factory=dict)
     unseen: Mapping[str, ModelCard] = field(default_factory=dict)
@@ -28,7 +28,7 @@ class RunCards:
 
 
 def run_cards(record: RunRecord) -> RunCards:
-    """The cards that a run's configuration names. Where they can't be read there are none, and the note says why."""
+    """The cards that a run's configuration names. If they can't be read, there are none, and the note says why."""
 
     def of_file(key: str) -> list[ModelCard]:
         file = setting(record.config, key)
@@ -46,5 +46,5 @@ def run_cards(record: RunRecord) -> RunCards:
         else:
             seen, unseen = of_file("candidates.pool.cards"), of_file("candidates.unseen_cards")
     except (CardError, RepliesError, OSError) as error:
-        return RunCards(note=f"Prices are not known, for the cards can't be read: {error}")
+        return RunCards(note=f"Prices are not known, because the cards can't be read: {error}")
     return RunCards({card.name: card for card in seen}, {card.name: card for card in unseen})

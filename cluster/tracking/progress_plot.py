@@ -20,7 +20,7 @@ _PANELS = (
 
 
 def plot_run(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw rows of metrics (`{"step": n, key: value, …}`) as a PNG of three panels, at once or not at all."""
+    """Draw rows of metrics (`{"step": n, key: value, …}`) as a PNG of three panels; write all of it or nothing."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
