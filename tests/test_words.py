@@ -6,8 +6,6 @@ import ast
 import re
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 ROOMS = ("rewards", "actors", "learner", "benchmarks", "cluster")
 ALIASES = next((ROOT / "benchmarks").rglob("old_names.py"))  # reads what was written with those words
@@ -29,12 +27,13 @@ def strings(text: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_method_goes_by_a_name_of_its_own(path: Path) -> None:
+def ambiguous(path: Path) -> set[str]:
     text = path.read_text(encoding="utf-8")
-    assert AMBIGUOUS.findall(text) == []
-    if path.suffix == ".py":
-        assert strings(text) & BARE == set()
+    return {*AMBIGUOUS.findall(text)} | (strings(text) & BARE if path.suffix == ".py" else set())
+
+
+def test_a_method_goes_by_a_name_of_its_own() -> None:
+    assert {path: words for path in FILES if (words := ambiguous(path))} == {}
 
 
 def test_the_search_finds_the_words_where_they_are_allowed() -> None:

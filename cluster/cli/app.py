@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from actors.errors import ExplainedError
@@ -53,6 +55,27 @@ app.add_typer(world.app, name="world")
 app.add_typer(pool.app, name="pool")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(data.app, name="data")
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        typer.echo(f"router-r1 {version('router-r1')}")
+    except PackageNotFoundError:  # run from a copy of the code, as a Ray job does
+        typer.echo("router-r1, version unknown: the package is not installed here, `make setup` installs it")
+    raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Options of the command line itself; its help stands at `app`."""
 
 
 def main() -> None:

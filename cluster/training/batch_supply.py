@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 
 from actors.episodes.trajectory import Trajectory
-from cluster.config.settings import Config
+from cluster.config.settings import RunSettings
 from cluster.episodes.judging import BudgetSpent, judge_all, refused_for_caps, spent_cap
 from cluster.training.batch import RolloutError, admit, whole_groups
 from cluster.training.windows import Windows
 from cluster.workers.run_actors import Crew
 from learner.losses.credit import with_signal
 from learner.metrics import KEEP_RATE
+from learner.settings import LearnerSettings
 from rewards.presets import Judge
 
 logger = logging.getLogger(__name__)
@@ -20,8 +21,9 @@ logger = logging.getLogger(__name__)
 class Supply:
     """Gives the steps of a run their batches."""
 
-    def __init__(self, config: Config, crew: Crew, windows: Windows, judge: Judge) -> None:
-        self._config = config
+    def __init__(self, run: RunSettings, learner: LearnerSettings, crew: Crew, windows: Windows, judge: Judge) -> None:
+        self._run = run
+        self._learner = learner
         self._crew = crew
         self._windows = windows
         self._judge = judge
@@ -38,7 +40,7 @@ class Supply:
             RolloutError: calls failed, and no group to train on is left.
             CrewError: the workers could not play the episodes, or not in time.
         """
-        run, learner = self._config.run, self._config.learner
+        run, learner = self._run, self._learner
         judged = judge_all(self._windows.gather(step), self._judge)
         self.spent_cap = spent_cap(judged)  # episodes that are paid for are still trained on
         batch = self._admit(judged)
@@ -72,6 +74,6 @@ class Supply:
         """The conditions for a group to be trained on."""
         return {
             "version": self._crew.version,
-            "max_staleness": self._config.run.max_staleness,
-            "fewest": self._config.learner.fewest_in_group,
+            "max_staleness": self._run.max_staleness,
+            "fewest": self._learner.fewest_in_group,
         }

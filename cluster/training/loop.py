@@ -113,12 +113,12 @@ def _assemble(
         crew=crew,
         candidates=candidates,
         windows=windows,
-        supply=Supply(config, crew, windows, judge),
+        supply=Supply(config.run, config.learner, crew, windows, judge),
         evaluations=evaluations,
         state=state,
         checkpoints=Checkpoints(writer, state, log.folder, clock),
         log=log,
-        watch=StepWatch(config, crew, clock.timeline, log.folder),
+        watch=StepWatch(config.engine, crew, clock.timeline, log.folder),
         clock=clock,
     )
 

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from actors.settings import EngineSettings
 from actors.timeline import Timeline
-from cluster.config.settings import Config
 from cluster.runs.folder import RunFolder
 from cluster.tracking.trace_file import TraceFile
 from cluster.training.idleness import Readings, idleness
@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 class StepWatch:
     """Asks the actors for their loads when a step begins and when it ends."""
 
-    def __init__(self, config: Config, crew: Crew, timeline: Timeline, folder: RunFolder) -> None:
+    def __init__(self, engine: EngineSettings, crew: Crew, timeline: Timeline, folder: RunFolder) -> None:
         """`timeline` is the driver's own; if it is on, a trace file is written into the run folder."""
-        self._config = config
+        self._engine = engine
         self._crew = crew
         self._timeline = timeline
         self._folder = folder
@@ -38,7 +38,7 @@ class StepWatch:
     def end(self, *, learn_s: float, step_s: float) -> dict[str, float]:
         """The idle shares of the step that has ended, under the names of `cluster.runs.metrics`; times in seconds."""
         assert self._before is not None, "a step ends that never began"
-        target = self._config.engine.max_num_seqs
+        target = self._engine.max_num_seqs
         return idleness(self._before, self._read(), learn_s=learn_s, step_s=step_s, target=target)
 
     def close(self) -> None:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from actors.episodes.episode import EpisodeRequest, Unfinished
 from actors.episodes.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+    from ray.actor import ActorHandle
+
+    from actors.episodes.rollout_worker import RolloutWorker
+    from actors.stacks import Whereabouts
 
 
 @dataclass(eq=False, slots=True)
@@ -16,7 +23,7 @@ class Play:
 
     requests: Sequence[EpisodeRequest]
     worker: Worker | None = None  # None while nobody may play it
-    call: Any = None  # Ray reference of the worker's call; None once it is done
+    call: ObjectRef[list[Trajectory]] | None = None  # of the worker; None once it is done
     trajectories: list[Trajectory] | None = None
     parts: list[EpisodeRequest | Unfinished | Trajectory] | None = None  # set if an engine was lost meanwhile
 
@@ -43,11 +50,11 @@ class Worker:
     """A rollout worker; `ready` once it holds the learner's weights and may be given groups."""
 
     index: int
-    actor: Any
-    starting: Any  # Ray reference of its start
+    actor: ActorHandle[RolloutWorker]
+    starting: ObjectRef[Whereabouts]
     ready: bool = False
     plays: set[Play] = field(default_factory=set)
-    ping: Any = None  # Ray reference of the newest ping; the worker answers after its engine has answered
+    ping: ObjectRef[None] | None = None  # the newest; the worker answers after its engine has answered
     pinged_at: float = 0.0
     episodes: int = 0  # how many its plays have
 

@@ -187,3 +187,16 @@ def test_errors_within_a_group_or_a_remote_task_are_explained_too() -> None:
     assert _explanations(ExceptionGroup("", [ConfigError("one"), ConfigError("one"), Remote()])) == ["one", "from afar"]
     assert _explanations(ExceptionGroup("", [ConfigError("one"), ZeroDivisionError()])) is None
     assert _explanations(ZeroDivisionError()) is None
+
+
+def test_the_version_is_told_installed_or_not() -> None:
+    assert run("--version").stdout.startswith("router-r1 0.")
+    code = (
+        "import importlib.metadata as metadata, sys\n"
+        "def version(name): raise metadata.PackageNotFoundError(name)\n"
+        "metadata.version = version; sys.argv = ['router-r1', '--version']\n"
+        "from cluster.cli.app import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "version unknown: the package is not installed here" in done.stdout
