@@ -138,7 +138,7 @@ class CandidateSettings(Settings):
     pool: PoolSettings = Field(PoolSettings(), description="Cards and callers.")
     unseen_cards: Path | None = Field(
         None,
-        description="File of further cards, like pool.cards, for serve=none. Training never shows them; one more "
+        description="Further cards, given like pool.cards, for serve=none. Training never shows them; one more "
         "evaluation at the end shows them with the others.",
     )
 
@@ -189,7 +189,7 @@ class PlacementSettings(Settings):
         600, gt=0, description="Seconds for the cluster to grant the placement; on one machine, at most a minute."
     )
     max_worker_restarts: int = Field(
-        8, ge=0, description="How often, in a run, a rollout worker that died or hangs is replaced."
+        8, ge=0, description="Most replacements, in a whole run, of rollout workers that died or hang."
     )
 
     @property

@@ -225,7 +225,7 @@ class Run:
 
         Episodes played since then are trained on again, and the engines play on meanwhile.
         """
-        logger.warning("the learner lost a rank, and starts anew from the newest checkpoint: %s", lost)
+        logger.warning("the learner lost a rank, and is restarted from the newest checkpoint: %s", lost)
         self._log.phase(self.step, "restart the learner")
         self._checkpoints.abandon()
         found = newest_manifest(self._log.folder)
@@ -234,7 +234,7 @@ class Run:
             try:
                 batches = self._crew.restart_gang()
             except RankLost as again:  # until the budget of restarts is spent
-                logger.warning("the learner lost a rank as it started anew: %s", again)
+                logger.warning("the learner lost a rank again during its restart: %s", again)
         self._go_back(found)
         self._log.announce(f"the learner lost a rank; it goes on from step {batches}")
 

@@ -101,7 +101,7 @@ class Windows:
             if not lost:
                 break
             if len(lost) == len(window.questions):
-                logger.warning("step %d: failed calls voided every group; asked anew in %g s", step, run.retry_pause_s)
+                logger.warning("step %d: failed calls voided all groups; asking again in %g s", step, run.retry_pause_s)
                 time.sleep(run.retry_pause_s)
             asked = list(zip(lost, self._play_now(step, lost, attempt), strict=True))
             found += [trajectory for _, group in asked for trajectory in group]
