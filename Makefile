@@ -9,6 +9,10 @@ STAMP := $(VENV)/.ready-$(TARGET)
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 TORCH := $(if $(UV_FIND_LINKS),,--torch-backend $(if $(filter cpu,$(TARGET)),cpu,auto))
 
+# Where the environment keeps Python from writing bytecode, each of the hundreds of processes would compile the packages
+# and the tests anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Engine tests spend half of their time waiting, so two of them run side by side; more would only take the cores from
 # one another.
 PARALLEL := $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile

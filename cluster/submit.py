@@ -16,15 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actors.child_process import ROOT, SAFE_PATH
 from actors.errors import ExplainedError
 from actors.pool.cards import find_pool, load_cards
 from benchmarks.questions.sources import file_source, is_named
 from cluster.config.loading import load_config
 from cluster.config.settings import Config
 from cluster.runs.folder import default_name
+from cluster.session.one_root import PACKAGES
 from cluster.tracking.wandb_run import KEY_VARIABLE
 
-PACKAGES = ("actors", "benchmarks", "cluster", "learner", "rewards")
 _RAY_ADDRESSES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 _CONNECT_TIMEOUT_S = 10.0
 _REPLY_TIMEOUT_S = 300.0  # uploading the working directory included
@@ -126,7 +127,7 @@ def submit(submission: Submission, address: str, emit: Callable[[str], None], *,
         client.submit_job(
             submission_id=job,
             entrypoint=submission.entrypoint,
-            runtime_env={"working_dir": folder, "env_vars": {key: os.environ[key] for key in keys}},
+            runtime_env={"working_dir": folder, "env_vars": SAFE_PATH | {key: os.environ[key] for key in keys}},
         )
     emit(f"job {job} submitted to {address}\n")
     try:
@@ -180,9 +181,8 @@ def _key_variables(config: Config) -> list[str]:
 
 
 def _stage(submission: Submission, folder: Path) -> None:
-    root = Path(__file__).resolve().parents[1]
     for package in PACKAGES:
-        shutil.copytree(root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
     for name, source in submission.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, folder / name)

@@ -1,4 +1,7 @@
-"""DeepSpeed as the learner uses it: its import, its configuration, and a module under its engine."""
+"""DeepSpeed as the learner uses it: its import, its configuration, and a module under its engine.
+
+ZeRO leaves marks on parameters and optimizers, for which it has no public names. Only this file reads them.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,9 @@ import transformers
 from torch import Tensor, nn
 
 from learner.settings import LearnerSettings, OptimizerSettings
+
+# Where the optimizers of ZeRO 3, of ZeRO 1 and 2, and that of bfloat16 keep this rank's float32 shards.
+_MASTERS = ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition")
 
 
 def import_deepspeed(device: str) -> Any:  # the module; its stubs are not followed
@@ -89,9 +95,44 @@ def gathered(parameters: Sequence[nn.Parameter], *, modify: bool = False) -> Ite
     """
     import deepspeed
 
-    enabled = any(hasattr(p, "ds_id") for p in parameters)
+    enabled = any(map(partitioned, parameters))
     with deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=0 if modify else None, enabled=enabled):
         yield
+
+
+def partitioned(parameter: nn.Parameter) -> bool:
+    """Whether ZeRO 3 has cut it up: no rank holds it whole."""
+    return hasattr(parameter, "ds_id")
+
+
+def has_shards(parameter: nn.Parameter) -> bool:
+    """Whether any ZeRO stage has cut up its float32 value and moments."""
+    return partitioned(parameter) or hasattr(parameter, "_hp_mapping")
+
+
+def whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    """The shape of the whole parameter, also of one that no rank holds whole."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def shard_of(parameter: Any, value: Tensor) -> Tensor:
+    """This rank's part of a value of a partitioned parameter; ZeRO pads values to equal parts."""
+    length = parameter.ds_tensor.numel()
+    padded = value.new_zeros(length * torch.distributed.get_world_size())
+    padded[: value.numel()] = value.flatten()
+    return padded.narrow(0, length * torch.distributed.get_rank(), length)
+
+
+def master_shards(optimizer: Any) -> list[Tensor] | None:
+    """The float32 shards that DeepSpeed's optimizer steps on this rank; None without ZeRO."""
+    return next((list(getattr(optimizer, name)) for name in _MASTERS if hasattr(optimizer, name)), None)
+
+
+def link_moments(optimizer: Any) -> None:
+    """Let ZeRO 1 and 2 find each parameter's moments, through links that the first step would make."""
+    link = getattr(optimizer, "_lazy_init_hp_params_optimizer_state", None)
+    if link is not None:
+        link()
 
 
 class TrainedModule:
@@ -111,6 +152,11 @@ class TrainedModule:
         self.engine.train()
         self.steps = 0  # optimizer steps taken: the whole state of the schedule
         self.lr_share = 1.0  # factor on the schedule's rate, for the next step
+
+    @property
+    def adamw(self) -> torch.optim.Optimizer:
+        """The optimizer itself, which DeepSpeed's own wraps."""
+        return self.engine.basic_optimizer  # type: ignore[no-any-return]
 
     @property
     def lr(self) -> float:
@@ -136,7 +182,7 @@ class TrainedModule:
 
         If the norm is not finite, no step is taken: parameters and optimizer stay as they were.
         """
-        for group in self.engine.basic_optimizer.param_groups:
+        for group in self.adamw.param_groups:
             group["lr"] = self.lr
         if self._settings.zero_stage == 0:
             norm = self._whole_grad_norm()

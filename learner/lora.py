@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from learner.deepspeed_engine import gathered
+from learner.deepspeed_engine import gathered, whole_shape
 from learner.settings import LoraSettings
 
 _ADAPTER = "default"  # peft's name for a model's only adapter
@@ -68,7 +68,7 @@ class Weight:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the whole parameter; under ZeRO-3 each rank has only a shard of it."""
-        return tuple(getattr(self.parameter, "ds_shape", self.parameter.shape))
+        return whole_shape(self.parameter)
 
     @torch.no_grad()
     def whole(self) -> Tensor:

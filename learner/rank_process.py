@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from actors.heavy_imports import heavy_imports
 from actors.stacks import Whereabouts, whereabouts
 from learner.settings import LearnerSettings
 
@@ -34,10 +35,12 @@ class RankProcess:
         return host, self.store.port
 
     def warm(self) -> None:
-        """Import DeepSpeed, so that all ranks do so at the same time before `start`."""
-        from learner.deepspeed_engine import import_deepspeed
+        """Import DeepSpeed and the rank, so that all ranks do so at the same time before `start`."""
+        with heavy_imports():
+            from learner.deepspeed_engine import import_deepspeed
 
-        import_deepspeed(self.settings.device)
+            import_deepspeed(self.settings.device)
+            import learner.rank  # noqa: F401
 
     def start(self, rank: int, address: tuple[str, int], arguments: dict[str, Any]) -> None:
         """Build the rank; returns when all ranks are built."""

@@ -25,7 +25,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from learner.checkpoint import read_facts, reading
-from learner.deepspeed_engine import TrainedModule, gathered
+from learner.deepspeed_engine import (
+    TrainedModule,
+    gathered,
+    has_shards,
+    link_moments,
+    master_shards,
+    partitioned,
+    shard_of,
+    whole_shape,
+)
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _VALUE = "value"
@@ -74,7 +83,7 @@ def load_module(trained: TrainedModule, directory: Path, name: str) -> None:
             _write(trained, parameter, part, tensor(f"{parameter_name}/{part}").to(parameter.device))
     trained.steps = facts["steps"]
     for master in _masters(trained):
-        trained.engine.basic_optimizer.state[master]["step"].fill_(trained.steps)
+        trained.adamw.state[master]["step"].fill_(trained.steps)
 
 
 def check_shapes(
@@ -116,66 +125,50 @@ def _trained_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]
 
 
 def _shape(parameter: nn.Parameter) -> list[int]:
-    return list(getattr(parameter, "ds_shape", parameter.shape))
+    return list(whole_shape(parameter))
 
 
 def _masters(trained: TrainedModule) -> list[Tensor]:
     """The tensors that this rank's AdamW updates: float32 shards under ZeRO, else the parameters."""
-    optimizer = trained.engine.optimizer
-    for attribute in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
-        if hasattr(optimizer, attribute):
-            return list(getattr(optimizer, attribute))
+    if (shards := master_shards(trained.engine.optimizer)) is not None:
+        return shards
     return [parameter for _, parameter in _trained_parameters(trained.module)]
 
 
 def _ensure_moments(trained: TrainedModule) -> None:
     """Create AdamW's moments, as 0, if it has not created them yet in a first step."""
-    state = trained.engine.basic_optimizer.state
+    state = trained.adamw.state
     for master in _masters(trained):
         if not state.get(master):
             state[master] = {"step": torch.tensor(0.0)} | {name: torch.zeros_like(master) for name in _MOMENTS}
-    link = getattr(trained.engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
-    if link is not None:  # ZeRO 1 and 2 find a parameter's moments through links, also created in the first step
-        link()
+    link_moments(trained.engine.optimizer)
 
 
 def _read(trained: TrainedModule, parameter: nn.Parameter, part: str) -> Tensor:
     """A parameter's whole float32 value or moment; collective under ZeRO."""
-    if _sharded(parameter):
+    if has_shards(parameter):
         if part == _VALUE:
             return safe_get_full_fp32_param(parameter)
         return safe_get_full_optimizer_state(parameter, part)
-    return parameter if part == _VALUE else trained.engine.basic_optimizer.state[parameter][part]
+    return parameter if part == _VALUE else trained.adamw.state[parameter][part]
 
 
 @torch.no_grad()
 def _write(trained: TrainedModule, parameter: nn.Parameter, part: str, value: Tensor) -> None:
     """The inverse of `_read`."""
-    if hasattr(parameter, "ds_id"):
-        shard = _shard(parameter, value)
+    if partitioned(parameter):
+        shard = shard_of(parameter, value)
         if part == _VALUE:
             safe_set_local_fp32_param(parameter, shard)
         else:
             safe_set_local_optimizer_state(parameter, shard, part)
-    elif _sharded(parameter):
+    elif has_shards(parameter):
         if part == _VALUE:
             safe_set_full_fp32_param(parameter, value)
         else:
             safe_set_full_optimizer_state(parameter, value, part)
     elif part != _VALUE:
-        trained.engine.basic_optimizer.state[parameter][part].copy_(value)
+        trained.adamw.state[parameter][part].copy_(value)
     if part == _VALUE:  # also set the copy that the forward pass reads
         with gathered([parameter], modify=True):
             parameter.copy_(value)
-
-
-def _sharded(parameter: nn.Parameter) -> bool:
-    return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
-
-
-def _shard(parameter: Any, value: Tensor) -> Tensor:
-    """This rank's part of a value under ZeRO-3, which pads values so that all parts have the same length."""
-    length = parameter.ds_tensor.numel()
-    padded = value.new_zeros(length * torch.distributed.get_world_size())
-    padded[: value.numel()] = value.flatten()
-    return padded.narrow(0, length * torch.distributed.get_rank(), length)

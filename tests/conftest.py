@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -9,10 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from durations import Durations
 from hypothesis import settings
 
 if TYPE_CHECKING:
     from postgres import PostgresServer
+
+# One thread each, before NumPy or torch is imported: tests run side by side, and idle threads of theirs spin on the
+# cores that others need. Programs under test inherit it; ranks and engines have settings of their own.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
 
 # No deadline for examples: a busy machine is not the code's fault.
 settings.register_profile("house", deadline=None)
@@ -20,6 +27,22 @@ settings.load_profile("house")
 
 # A shell's background job, as these tests may be, ignores SIGINT and passes that on to the programs that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# No garbage is looked for among the hundreds of thousands of objects that imports make, nor later on.
+gc.disable()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have durations added up where the reports of all tests arrive."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Durations(engines=config.option.markexpr == "engine"))
+
+
+def pytest_collection_finish() -> None:
+    """From here on what the tests themselves leave is collected, as ever."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

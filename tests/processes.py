@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
+from user_files import Form, were_run, write_user_files
 
 from cluster.session.reaper import GRACE_S
 
@@ -25,12 +29,18 @@ def command(process: psutil.Process) -> list[str]:
 
 
 class Program:
-    """A Python program in a process group of its own; its output is read line by line."""
+    """A Python program in a process group of its own; its output is read line by line.
 
-    def __init__(self, code: str, arguments: Sequence[str] = ()) -> None:
+    It is started as the installed script is, in a folder of a user whose files are named like our packages.
+    """
+
+    def __init__(self, code: str, arguments: Sequence[str] = (), user_files: Form = "files") -> None:
+        self._user = Path(tempfile.mkdtemp(prefix="router-r1-user-"))
+        write_user_files(self._user, user_files)
         environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments],
+            [sys.executable, "-P", "-c", code, *arguments],
+            cwd=self._user,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -99,6 +109,8 @@ class Program:
     def left(self, timeout_s: float = GRACE_S + 20) -> list[str]:
         """Command lines of the family's processes that still run after `timeout_s`; kills these processes.
 
+        Checks, too, that no file of the user's was run, and removes the user's folder.
+
         The reaper belongs to the family and may use its whole grace period, so a shorter timeout would prove nothing.
         """
         assert self._family, "the program never started another process, so this test would prove nothing"
@@ -111,4 +123,7 @@ class Program:
                     process.kill()
             except psutil.NoSuchProcess:
                 continue  # the process ended just now
+        were = were_run(self._user)
+        shutil.rmtree(self._user, ignore_errors=True)
+        assert were == [], "files of the user's were run in place of our packages"
         return names

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from actors.child_process import child_variables
 from actors.engine.orphans import OWNER_VARIABLE
 from actors.settings import EngineSettings, SamplingSettings
 
@@ -64,7 +65,7 @@ def engine_arguments(
 def engine_variables(settings: EngineSettings, scratch: Path) -> dict[str, str]:
     """Environment of the engine's processes, which leave their temporary files in the folder `scratch`."""
     compiled = f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"  # torch's own choice, which stays
-    variables = {
+    variables = child_variables() | {
         "TMPDIR": str(scratch),
         "VLLM_RPC_BASE_PATH": str(scratch),
         "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", compiled),

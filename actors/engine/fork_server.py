@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from multiprocessing import context, forkserver, util
 from typing import Any
 
+from actors.child_process import environment
 from actors.engine.arguments import engine_variables
 from actors.engine.orphans import exit_with_owner
 from actors.engine.scratch import Scratch
@@ -77,21 +78,6 @@ def fork_engines() -> None:
 def engine_server_pid() -> int | None:
     """This process's server, if it has been started."""
     return forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined, no-any-return]
-
-
-@contextmanager
-def environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for the processes started inside, then restore them."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import psutil  # type: ignore[import-untyped]
 
+from actors.child_process import environment
 from actors.engine.arguments import engine_arguments, engine_variables, sampling_params
-from actors.engine.fork_server import engine_server_pid, environment, fork_engines, start_engine_server
+from actors.engine.fork_server import engine_server_pid, fork_engines, start_engine_server
 from actors.engine.generation import Generation
 from actors.engine.scratch import Scratch
 from actors.engine.state import EngineState, state_logger

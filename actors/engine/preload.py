@@ -10,15 +10,17 @@ import setproctitle
 # do forks. Engines would then go without a title, now and then.
 setproctitle.getproctitle()
 
-import vllm.v1.engine.async_llm  # noqa: E402
-import vllm.v1.engine.core  # noqa: E402
-from vllm.platforms import current_platform  # noqa: E402
-
 from actors.engine.scratch import remove_own_scratch  # noqa: E402
+from actors.heavy_imports import heavy_imports  # noqa: E402
 
-if current_platform.is_cpu():
-    # On a GPU this is left to the engines: nothing in the server may ever start CUDA, which forks can't use.
-    import vllm.v1.worker.cpu_worker  # noqa: F401
+with heavy_imports():
+    import vllm.v1.engine.async_llm
+    import vllm.v1.engine.core
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        # On a GPU this is left to the engines: nothing in the server may ever start CUDA, which forks can't use.
+        import vllm.v1.worker.cpu_worker  # noqa: F401
 
 # Not in its forks: those leave by os._exit.
 atexit.register(remove_own_scratch)

@@ -16,6 +16,7 @@ from actors.engine.generation import Generation
 from actors.engine.policy_engine import EngineDied, EngineLost
 from actors.episodes.episode import Episode, EpisodeRequest, Unfinished
 from actors.episodes.trajectory import Trajectory
+from actors.heavy_imports import heavy_imports
 from actors.load import Reading
 from actors.pool.calls import CallRequest
 from actors.pool.pool import CandidatePool
@@ -52,7 +53,8 @@ class RolloutWorker:
     ) -> None:
         start_engine_server(engine)
         # Frames of vLLM's import stay alive with what they hold: not the engine, where it is imported before.
-        import_module("vllm.v1.engine.async_llm")
+        with heavy_imports():
+            import_module("vllm.v1.engine.async_llm")
         from actors.engine.policy_engine import PolicyEngine
 
         self.checkpoint = checkpoint

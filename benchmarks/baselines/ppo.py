@@ -119,17 +119,12 @@ def _ray() -> Iterator[None]:
     """Ray, started where it does not run yet, and then stopped."""
     import ray
 
+    from actors.ray_start import init_own_ray
+
     if ray.is_initialized():
         yield
         return
-    ray.init(
-        address="local",
-        num_cpus=1,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-        _node_ip_address="127.0.0.1",
-    )
+    init_own_ray(num_cpus=1, configure_logging=False)
     try:
         yield
     finally:

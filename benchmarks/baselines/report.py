@@ -8,22 +8,23 @@ from itertools import groupby
 from benchmarks.baselines.comparison import LEARNED, Row
 from benchmarks.baselines.router import RouterError
 from benchmarks.baselines.verdicts import NO_SINGLE, Contender, learned_verdicts
+from benchmarks.evaluation.formats import interval_text
 from benchmarks.evaluation.methods import BEST_CONSTANT_TRAINING
 from benchmarks.evaluation.statistics import Comparison, compare, mean_interval
-from benchmarks.evaluation.table import interval_text
+from benchmarks.evaluation.tables import Table, markdown, text_columns
 
-_HEAD = f"| router | λ | right, 95 % | USD per 1k | against {BEST_CONSTANT_TRAINING}, 95 % | p | chose |"
+_COLUMNS = ("router", "λ", "right, 95 %", "USD per 1k", f"against {BEST_CONSTANT_TRAINING}, 95 %", "p", "chose")
 
 
 def table(rows: Sequence[Row]) -> str:
     """A line for each row; rows that do not change with λ are told once."""
-    lines = [_HEAD, "| --- | --- | --- | --- | --- | --- | --- |"]
+    lines: list[Sequence[str]] = []
     reference = _reference(rows)
     for _, group in groupby(rows, key=lambda row: row.name):
         same = list(group)
         fixed = all(row.outcomes == same[0].outcomes for row in same)
         lines += [_line(row, reference, "any" if fixed else f"{row.lambda_:g}") for row in same[: 1 if fixed else None]]
-    return "\n".join(lines)
+    return markdown(Table("", text_columns(*_COLUMNS), lines))
 
 
 def verdicts(rows: Sequence[Row]) -> list[str]:
@@ -43,17 +44,13 @@ def _contender(row: Row) -> Contender:
     return Contender(row.name, row.name, row.lambda_, row.evaluation.em, usd)
 
 
-def _line(row: Row, reference: Row, lambda_: str) -> str:
+def _line(row: Row, reference: Row, lambda_: str) -> Sequence[str]:
     if row.evaluation is None:
-        return f"| {row.name} | {lambda_} | left out: {row.left_out} | | | | |"
-    right = mean_interval([outcome.em for outcome in row.outcomes])
+        return (row.name, lambda_, f"left out: {row.left_out}", "", "", "", "")
+    right = interval_text(mean_interval([outcome.em for outcome in row.outcomes]))
     against = _against(row, reference)
-    gap = against.difference
-    return (
-        f"| {row.name} | {lambda_} | {interval_text(right)} "
-        f"| {row.evaluation.cost_usd_per_1k_questions:.4g} | {interval_text(gap, '+.3f')} "
-        f"| {against.p_value:.2g} | {row.chosen} |"
-    )
+    gap, p = interval_text(against.difference, "+.3f"), f"{against.p_value:.2g}"
+    return (row.name, lambda_, right, f"{row.evaluation.cost_usd_per_1k_questions:.4g}", gap, p, row.chosen)
 
 
 def _against(row: Row, reference: Row) -> Comparison:

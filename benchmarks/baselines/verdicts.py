@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from benchmarks.baselines.comparison import LEARNED
 from benchmarks.baselines.rows import BaselineRow
+from benchmarks.evaluation.formats import interval_text
 from benchmarks.evaluation.methods import BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT, METHODS
 from benchmarks.evaluation.row_summary import Against, RowSummary
 from benchmarks.evaluation.statistics import Interval
-from benchmarks.evaluation.table import interval_text
 
 _SAME_PRICE = 1 + 1e-9  # sums in another order are the same price
 _SINGLE, _KNOWING = (f"the {METHODS[key].name}" for key in (BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT))

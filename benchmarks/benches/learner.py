@@ -23,6 +23,7 @@ from typing import Any
 import ray
 
 from actors.episodes.trajectory import Trajectory
+from actors.ray_start import init_own_ray
 from benchmarks.benches import learner_memory
 from benchmarks.benches.figures import Figure, at_least
 from benchmarks.benches.learner_model import learner_settings, make_trajectories, save_model
@@ -47,7 +48,7 @@ class WayProcess:
 def run() -> list[Figure]:
     """Measure `ROUNDS` rounds after one of warm-up, then memory."""
     os.environ["DS_ACCELERATOR"] = "cpu"  # looking for another, DeepSpeed would write to where the rows go
-    ray.init(address="local", num_cpus=8, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    init_own_ray(num_cpus=8)
     try:
         with tempfile.TemporaryDirectory(prefix="router-r1-bench-") as folder:
             save_model(Path(folder), learner_memory.SMALL_VOCAB)

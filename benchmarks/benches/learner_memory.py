@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from actors.child_process import child_environment, python_command
 from actors.errors import ExplainedError
 from benchmarks.benches.figures import Figure, at_most
 from benchmarks.benches.learner_model import learner_settings, make_trajectories, save_model
@@ -40,9 +41,10 @@ def peak_in_process(vocab: int) -> int:
     """
     with tempfile.TemporaryDirectory(prefix="router-r1-bench-") as folder:
         save_model(Path(folder), vocab)
-        command = [sys.executable, "-m", "benchmarks.benches.learner_memory", folder]
+        command = python_command("-m", "benchmarks.benches.learner_memory", folder)
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+            env = child_environment()
+            done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=TIMEOUT_S)
         except subprocess.TimeoutExpired as error:
             raise MemoryBenchError(f"{' '.join(command)} was not done within {TIMEOUT_S:g} s") from error
     if done.returncode != 0:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import random
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+from actors.child_process import child_environment, python_command
 from benchmarks.benches.figures import Figure, at_least
 
 TARGET_PER_S = 20_000
@@ -57,8 +57,8 @@ def lines_per_s(path: Path, preset: str, lines: int = LINES) -> float:
     """Lines scored per second of the command's wall-clock time, its start included."""
     with path.open("rb") as source:
         started = time.perf_counter()
-        command = [sys.executable, "-c", _SCORE, "--preset", preset, "--alpha", "0.5"]
-        done = subprocess.run(command, stdin=source, capture_output=True, check=True, timeout=_TIMEOUT_S)
+        command, env = python_command("-c", _SCORE, "--preset", preset, "--alpha", "0.5"), child_environment()
+        done = subprocess.run(command, env=env, stdin=source, capture_output=True, check=True, timeout=_TIMEOUT_S)
         seconds = time.perf_counter() - started
     scored = done.stdout.count(b"\n")
     if scored != lines:

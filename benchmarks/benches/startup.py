@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 
+from actors.child_process import child_environment, python_command
 from benchmarks.benches.figures import Figure, at_most
 
 TARGET_S = 0.7
@@ -25,16 +25,22 @@ _REPORT = (
 def help_seconds() -> float:
     """Wall-clock seconds of `router-r1 --help`, interpreter included."""
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", _HELP], check=True, capture_output=True, timeout=_TIMEOUT_S)
+    _run(_HELP)
     return time.perf_counter() - started
 
 
 def heavy_imports(arguments: str = "--help") -> list[str]:
     """Those of `HEAVY` that `router-r1 ARGUMENTS` imports."""
     code = _REPORT + _HELP.replace("'--help'", ", ".join(map(repr, arguments.split())))
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=_TIMEOUT_S, text=True)
-    imported = json.loads(done.stderr.splitlines()[-1])
+    imported = json.loads(_run(code).splitlines()[-1])
     return [name for name in HEAVY if name in imported]
+
+
+def _run(code: str) -> str:
+    """What a Python process with that code says on standard error."""
+    command = python_command("-c", code)
+    env = child_environment()
+    return subprocess.run(command, env=env, check=True, capture_output=True, timeout=_TIMEOUT_S, text=True).stderr
 
 
 def run() -> list[Figure]:

@@ -17,6 +17,7 @@ from typing import Any
 import ray
 
 from actors.engine.policy_engine import PolicyEngine
+from actors.ray_start import init_own_ray
 from actors.settings import EngineSettings, SamplingSettings
 from benchmarks.benches.figures import Figure, at_most
 from benchmarks.benches.learner_model import SMOLLM2, learner_settings, save_model
@@ -63,7 +64,7 @@ class TimedEngine(PolicyEngine):
 
 def run() -> list[Figure]:
     """Measure `ROUNDS` syncs after one that warms up."""
-    ray.init(address="local", num_cpus=8, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    init_own_ray(num_cpus=8)
     try:
         with tempfile.TemporaryDirectory(prefix="router-r1-bench-") as folder:
             for seed, name in enumerate(("learner", "engines")):

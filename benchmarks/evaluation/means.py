@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from actors.episodes.trajectory import Trajectory
 from actors.errors import ExplainedError
+from benchmarks.evaluation.json_numbers import to_json
 from rewards.outcome import exact_match, token_f1
 from rewards.transcript import StopReason
 
@@ -44,7 +45,8 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON takes it: a number that is not known is None."""
-        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(self).items()}
+        found: dict[str, Any] = to_json(self)
+        return found
 
 
 class EvaluationError(ExplainedError, ValueError):

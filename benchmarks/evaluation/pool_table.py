@@ -14,15 +14,20 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.evaluation.formats import dollars, percent, points_text, share_text
 from benchmarks.evaluation.item import Item
-from benchmarks.evaluation.markdown import markdown_table
-from benchmarks.evaluation.methods import BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT, definitions
+from benchmarks.evaluation.methods import BEST_CONSTANT_TRAINING, CHEAPEST_RIGHT, METHODS
 from benchmarks.evaluation.row_summary import Against, RowSummary, against, summarise_row
 from benchmarks.evaluation.statistics import RESAMPLES, Interval, holm, ratio_interval
-from benchmarks.evaluation.table import interval_text
+from benchmarks.evaluation.tables import Column, Table, text_columns
 
-_UNKNOWN = "–"
 BOUNDS = (CHEAPEST_RIGHT, BEST_CONSTANT_TRAINING)  # of a pool
+_RIGHT, _CONSTANT = (METHODS[key] for key in BOUNDS)
+POOLS_LEAD = (
+    f"The same questions with other candidates: each row against the {_RIGHT.name} and the {_CONSTANT.name} of its own "
+    f"pool, and against the policy's row with the candidates as trained. The {_RIGHT.name} {_RIGHT.meaning}. The "
+    f"{_CONSTANT.name} {_CONSTANT.meaning}."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,27 +108,57 @@ def share_of(ours: Sequence[Item], theirs: Sequence[Item], resamples: int = RESA
     return None if math.isnan(found.mean) else found
 
 
-def render_pools(table: PoolTable) -> str:
-    """The table in Markdown, as a section of an evaluation's."""
-    pools = (f"- {pool.label}: pool `{pool.fingerprint}`, {', '.join(pool.cards)}" for pool in table.pools)
-    return "\n\n".join(
-        (
-            "## With other candidates",
-            "\n".join(pools),
-            markdown_table(_HEAD, map(_line, table.rows)),
-            "\n".join(f"- {line}" for line in definitions(BOUNDS)),
-            "Share of the calls:",
-            _shares(table.rows),
-        )
+def pool_tables(found: PoolTable) -> list[Table]:
+    """The policy with each pool, the pools' candidates with their prices, and who is asked."""
+    return [_played_table(found), _prices_table(found), _shares_table(found.rows)]
+
+
+def _played_table(found: PoolTable) -> Table:
+    own = any(row.summary.policy_usd_per_1k for row in found.rows)
+    columns = [
+        *text_columns("Pool", "Row"), Column("Questions"), Column("Exact match", "%, 95 % interval"),
+        Column("F1", "%, 95 % interval"), Column("Price", "USD per 1k"),
+        *([Column("Own tokens", "USD per 1k")] if own else []), Column("Calls", "per question"),
+        Column("No answer", "%"), Column("Lost"),
+        Column(_RIGHT.name.capitalize(), "%"), Column("Its price", "USD per 1k"),
+        Column("Share of its exact match", "%, 95 % interval"), *text_columns(_CONSTANT.name.capitalize()),
+        Column("Its exact match", "%"), Column("Its price", "USD per 1k"),
+        Column("Against it", "points, 95 % interval"), Column("p", "Holm"),
+        Column("Against as trained", "points, 95 % interval"), Column("p", "Holm"),
+    ]  # fmt: skip
+    rows = [
+        [
+            row.pool, row.row, f"{row.summary.questions:,}", share_text(row.summary.em), share_text(row.summary.f1),
+            dollars(row.summary.usd_per_1k), *([dollars(row.summary.policy_usd_per_1k)] if own else []),
+            f"{row.summary.calls:.2f}", percent(row.summary.unanswered), f"{row.summary.lost:,}",
+            percent(row.cheapest_right_em), dollars(row.cheapest_right_usd_per_1k), share_text(row.of_cheapest_right),
+            row.best_constant_training, percent(row.best_constant_training_em),
+            dollars(row.best_constant_training_usd_per_1k), *_gap(row.against_best_constant_training),
+            *_gap(row.against_trained),
+        ]
+        for row in found.rows
+    ]  # fmt: skip
+    return Table("The policy with each pool", columns, rows)
+
+
+def _prices_table(found: PoolTable) -> Table:
+    """Candidates with their prices in each pool: a row shows at once what differs between pools."""
+    names = list(dict.fromkeys(name for pool in found.pools for name in pool.cards))
+    columns = [*text_columns("Candidate"), *(Column(pool.label, pool.fingerprint) for pool in found.pools)]
+    rows = [[name, *(_prices(pool.cards.get(name)) for pool in found.pools)] for name in names]
+    return Table("Their candidates: USD per million tokens in / out", columns, rows, folded=len(names) > 6)
+
+
+def _shares_table(rows: Sequence[PoolRow]) -> Table:
+    """Candidates in rows, since there are more of them than pools."""
+    shares: Sequence[Mapping[str, float]] = [row.summary.call_share for row in rows]
+    names = sorted({name for share in shares for name in share}, key=lambda n: [-share.get(n, 0.0) for share in shares])
+    several = len({row.row for row in rows}) > 1
+    columns = [Column(f"{row.pool}, {row.row}" if several else row.pool, "% of calls") for row in rows]
+    cells = [[name, *(percent(s[name]) if name in s else "" for s in shares)] for name in names]
+    return Table(
+        "Share of the calls with each pool", [*text_columns("Candidate"), *columns], cells, folded=len(names) > 6
     )
-
-
-_HEAD = (
-    "pool", "row", "questions", "exact match, 95 %", "F1, 95 %", "USD per 1k", "calls", "no answer", "lost",
-    CHEAPEST_RIGHT, "its USD per 1k", "share of its exact match, 95 %",
-    BEST_CONSTANT_TRAINING, "its exact match", "its USD per 1k", "against it, 95 %", "p (Holm)",
-    "against the pool as trained, 95 %", "p (Holm)",
-)  # fmt: skip
 
 
 def _pool_row(each: Played, resamples: int) -> PoolRow:
@@ -173,37 +208,9 @@ def _means(items: Iterable[Item]) -> dict[tuple[str, str], float]:
     return {key: float(np.mean(each)) for key, each in scores.items()}
 
 
-def _line(row: PoolRow) -> list[str]:
-    summary = row.summary
-    usd = f"{summary.usd_per_1k:.4g}" + (f" + {summary.policy_usd_per_1k:.4g}" if summary.policy_usd_per_1k else "")
-    return [
-        row.pool, row.row, str(summary.questions), interval_text(summary.em), interval_text(summary.f1), usd,
-        f"{summary.calls:.2f}", f"{summary.unanswered:.1%}", str(summary.lost), _number(row.cheapest_right_em),
-        _usd(row.cheapest_right_usd_per_1k), interval_text(row.of_cheapest_right),
-        row.best_constant_training or _UNKNOWN, _number(row.best_constant_training_em),
-        _usd(row.best_constant_training_usd_per_1k), *_gap(row.against_best_constant_training),
-        *_gap(row.against_trained),
-    ]  # fmt: skip
+def _gap(found: Against | None) -> tuple[str | None, str | None]:
+    return (None, None) if found is None else (points_text(found.comparison.difference), f"{found.p_holm:.2g}")
 
 
-def _gap(found: Against | None) -> tuple[str, str]:
-    if found is None:
-        return _UNKNOWN, ""
-    return interval_text(found.comparison.difference, "+.3f"), f"{found.p_holm:.2g}"
-
-
-def _shares(rows: Sequence[PoolRow]) -> str:
-    """Candidates in lines, since there are more of them than rows."""
-    shares: Sequence[Mapping[str, float]] = [row.summary.call_share for row in rows]
-    names = sorted({name for share in shares for name in share}, key=lambda n: [-share.get(n, 0.0) for share in shares])
-    several = len({row.row for row in rows}) > 1
-    head = ("candidate", *(f"{row.pool}, {row.row}" if several else row.pool for row in rows))
-    return markdown_table(head, ([name, *(f"{s[name]:.3f}" if name in s else "" for s in shares)] for name in names))
-
-
-def _number(value: float | None) -> str:
-    return _UNKNOWN if value is None else f"{value:.3f}"
-
-
-def _usd(value: float | None) -> str:
-    return _UNKNOWN if value is None else f"{value:.4g}"
+def _prices(card: Mapping[str, Any] | None) -> str | None:
+    return None if card is None else f"{card['price_in_usd_per_mtok']:g} / {card['price_out_usd_per_mtok']:g}"

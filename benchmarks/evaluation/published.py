@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -10,6 +12,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, model_validator
 
 _FILE = Path(__file__).with_suffix(".yaml")
+
+_BASES = {"qwen": "Qwen2.5-3B-Instruct", "llama": "Llama-3.2-3B-Instruct"}
+PUBLISHED = (*_BASES, "all", "none")
+_TABLES = ("Table 1", "Table 3", "Table 5")  # all sets, the six candidates, no weight on cost
 
 PublishedMetric = Literal["em", "f1", "raw_cost"]
 
@@ -102,3 +108,31 @@ class Published(_Part):
 def published() -> Published:
     """The published numbers, from the file beside this one."""
     return Published.model_validate(yaml.safe_load(_FILE.read_text(encoding="utf-8")))
+
+
+def published_rows(metric: PublishedMetric, sets: Sequence[str], which: str) -> list[PublishedRow]:
+    """The paper's rows for a base model (one of PUBLISHED), if it has numbers for any of these sets."""
+    if which == "none":
+        return []
+    return [
+        row
+        for row in published().rows(metric, base=_BASES.get(which))
+        if row.table in _TABLES and not set(sets).isdisjoint(row.scores)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Quoted:
+    """A published row as an evaluation shows it: never measured here."""
+
+    label: str
+    metric: PublishedMetric
+    table: str  # of the paper
+    pool: tuple[str, ...] | None  # the paper's candidates; None where the paper's tables have no such row any more
+    scores: Mapping[str, float]  # by data set
+    average: float | None = None  # the paper's own
+
+
+def quote(row: PublishedRow) -> Quoted:
+    """A published row, as it ships."""
+    return Quoted(row.label, row.metric, row.table, row.pool, row.scores, row.average)

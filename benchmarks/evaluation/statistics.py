@@ -94,6 +94,16 @@ def macro_interval(
     return _bootstrapped(mean, samples, statistic, level, resamples, seed)
 
 
+def share_interval(share: float, questions: int) -> Interval:
+    """A share of questions with Wilson's interval at 95 %, where no more than their number is known. There are no
+    bounds where the share is not that of whole questions."""
+    right = share * questions
+    if questions < 2 or math.isnan(right) or abs(right - round(right)) > 1e-6 * questions:
+        return Interval(share, math.nan, math.nan, questions)
+    found = stats.binomtest(round(right), questions).proportion_ci(method="wilson")
+    return Interval(share, float(found.low), float(found.high), questions)
+
+
 def _bootstrapped(
     mean: float,
     samples: Sequence[NDArray[Any]],

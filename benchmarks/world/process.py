@@ -6,14 +6,13 @@ import http.client
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import IO
 
+from actors.child_process import child_environment, python_command
 from actors.errors import ExplainedError
 
 _PARENT_POLL_S = 0.25
@@ -58,17 +57,15 @@ def spawn_server(
     """
     listener = listen(host, port)
     port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "benchmarks.world.server", *arguments, "--host", host]
+    command = python_command("-m", "benchmarks.world.server", *arguments, "--host", host)
     command += ["--fd", str(listener.fileno()), "--parent", str(os.getpid())]
-    root = str(Path(__file__).resolve().parents[2])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     with tempfile.TemporaryFile() as messages:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stderr=messages,
             pass_fds=(listener.fileno(),),
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            env=child_environment(),
         )
         listener.close()
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import IO, Any
 
 import psutil
 
+from actors.child_process import child_environment, python_command
 from cluster.runs.folder import RunFolder
 
 _CODE = "import sys; sys.argv[0] = 'router-r1'; from cluster.cli.app import main; main()"
@@ -37,7 +37,8 @@ class TrainProgram:
     def __enter__(self) -> TrainProgram:
         self._output = self._output_file.open("ab")
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _CODE, *self._arguments],
+            python_command("-c", _CODE, *self._arguments),
+            env=child_environment(),
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,

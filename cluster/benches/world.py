@@ -10,7 +10,6 @@ import math
 import shutil
 import statistics
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -19,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from actors.child_process import child_environment, python_command
 from actors.errors import ExplainedError
 from benchmarks.benches import startup
 from benchmarks.benches.figures import Figure, at_least, at_most
@@ -68,12 +68,17 @@ def train_once(seed: int, alpha: float, folder: Path = FOLDER) -> dict[str, Any]
         return summary_of_today(json.loads(report.read_text(encoding="utf-8")))
     shutil.rmtree(folder / name, ignore_errors=True)  # a run that was cut short
     logger.info("training %s: some minutes", name)
-    command = [sys.executable, "-m", "cluster.cli", "train", "quickstart", f"run.folder={folder}", f"run.name={name}"]
+    command = python_command("-m", "cluster.cli", "train", "quickstart", f"run.folder={folder}", f"run.name={name}")
     command += [f"run.seed={seed}", f"rewards.alpha={alpha}"]
     started = time.monotonic()
     # In a session of its own, so that Ctrl-C reaches it once, through us.
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        env=child_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     memory = PeakMemory(process.pid)
     try:

@@ -6,8 +6,12 @@ from typing import Annotated
 
 import typer
 
-from actors.errors import ExplainedError
-from cluster.cli import (
+from cluster.session.one_root import check_packages
+
+check_packages()  # first: an import below would run the file that is in the way
+
+from actors.errors import ExplainedError  # noqa: E402
+from cluster.cli import (  # noqa: E402
     bench,
     data,
     demonstrate,
@@ -24,8 +28,8 @@ from cluster.cli import (
     train,
     world,
 )
-from cluster.cli.output import fail
-from cluster.session import stopping
+from cluster.cli.output import fail  # noqa: E402
+from cluster.session import stopping  # noqa: E402
 
 app = typer.Typer(
     name="router-r1",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from collections import Counter
 from dataclasses import asdict
 from enum import StrEnum
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from benchmarks.evaluation.tables import Column, Table, text_columns
+from cluster.cli.output import print_table
 
+if TYPE_CHECKING:
     from actors.questions import Question
     from benchmarks.questions.training_set import Report
 
@@ -109,25 +109,28 @@ def show(
     for question in questions[:rows]:
         typer.echo(f"{question.id}: {question.text}\n    {' | '.join(question.answers)}")
     counts = Counter((question.dataset or "-", hop_count(question)) for question in questions)
-    table = _table("data set", "hops", "questions")
-    for (dataset, hops), number in sorted(counts.items(), key=str):
-        _add(table, dataset, "not stated" if hops is None else hops, f"{number:,}")
-    _print(table)
+    counted = [
+        [dataset, "not stated" if hops is None else str(hops), f"{number:,}"]
+        for (dataset, hops), number in sorted(counts.items(), key=str)
+    ]
+    print_table(Table("", [*text_columns("data set", "hops"), Column("questions")], counted))
 
 
 def _show_report(report: Report) -> None:
     columns = ("rows", "empty answers", "duplicates", "in earlier ones", "left", "asked", "taken")
-    table = _table("source", *columns)
+    rows = []
     for found in report.sources:
         faults = (found.empty_answers, found.duplicates, found.in_earlier_sources)
         numbers = (found.rows, *faults, found.left, found.asked, found.taken)
-        _add(table, _short(found.source), *(f"{number:,}" for number in numbers))
-    _print(table)
+        rows.append([_short(found.source), *(f"{number:,}" for number in numbers)])
+    print_table(Table("", [*text_columns("source"), *map(Column, columns)], rows))
     if report.overlap_left:
-        table = _table("also in", *(_short(found.source) for found in report.sources), "training set")
-        for test, number in report.overlap_left.items():
-            _add(table, _short(test), *(f"{found.overlap[test]:,}" for found in report.sources), f"{number:,}")
-        _print(table)
+        parts = [*(_short(found.source) for found in report.sources), "training set"]
+        rows = [
+            [_short(test), *(f"{found.overlap[test]:,}" for found in report.sources), f"{number:,}"]
+            for test, number in report.overlap_left.items()
+        ]
+        print_table(Table("", [*text_columns("also in"), *map(Column, parts)], rows))
     for found in report.sources:
         if found.taken < found.asked:
             _warn(f"{found.source}: {found.asked:,} questions were asked for, {found.taken:,} could be had")
@@ -165,23 +168,3 @@ def _line(question: Question) -> str:
 
 def _warn(message: str) -> None:
     typer.secho(message, fg="yellow", err=True)
-
-
-def _table(*columns: str) -> Table:
-    from rich.table import Table
-
-    return Table(*columns)
-
-
-def _add(table: Table, *cells: object) -> None:
-    from rich.text import Text
-
-    table.add_row(*(Text(str(cell)) for cell in cells))  # not markup: brackets stay
-
-
-def _print(table: Table) -> None:
-    from rich.console import Console
-
-    console = Console(file=sys.stdout)
-    # Where nobody looks at it, nothing is broken or left out.
-    Console(file=sys.stdout, width=console.width if console.is_terminal else 240).print(table)

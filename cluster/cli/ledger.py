@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -11,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from benchmarks.evaluation.tables import Column, Table
+from cluster.cli.output import print_table
 
 if TYPE_CHECKING:
     from actors.ledger.database import Connection
@@ -71,8 +73,8 @@ def stats(where: Where, run: Run = None, json_: Json = False) -> None:
         typer.echo(f"${total['reserved_usd']:,.6f} reserved by open calls")
     if total["hit_rate"] is not None:
         typer.echo(f"{total['hit_rate']:.1%} of {total['hits'] + total['misses']:,} look-ups answered by the ledger")
-    _print_table([{name: row[name] for name in _STATS_COLUMNS} for row in by_model])
-    _print_table(by_day)
+    _print_rows([{name: row[name] for name in _STATS_COLUMNS} for row in by_model])
+    _print_rows(by_day)
 
 
 @app.command()
@@ -98,7 +100,7 @@ def cost(
     if json_:
         typer.echo(json.dumps(rows, indent=2))
         return
-    _print_table(rows)
+    _print_rows(rows)
     typer.echo(f"${sum(row['cost_usd'] for row in rows):,.6f} in all")
 
 
@@ -176,24 +178,16 @@ def _reading(where: str, run: str | None) -> Iterator[Connection]:
         yield connection
 
 
-def _print_table(rows: Sequence[dict[str, Any]]) -> None:
-    if not rows:
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*(name.replace("_", " ") for name in rows[0]))
-    for row in rows:
-        table.add_row(*(Text(_shown(name, value)) for name, value in row.items()))  # not markup: brackets stay
-    console = Console(file=sys.stdout)
-    # Where nobody looks at it, nothing is broken or left out.
-    Console(file=sys.stdout, width=console.width if console.is_terminal else 240).print(table)
+def _print_rows(rows: Sequence[dict[str, Any]]) -> None:
+    """A table of rows with the same columns."""
+    first = rows[0] if rows else {}
+    columns = [Column(name.replace("_", " "), numeric=not isinstance(first[name], str)) for name in first]
+    print_table(Table("", columns, [[_shown(name, value) for name, value in row.items()] for row in rows]))
 
 
-def _shown(name: str, value: Any) -> str:
+def _shown(name: str, value: Any) -> str | None:
     if value is None:
-        return "-"
+        return None
     if name.endswith("_rate"):
         return f"{value:.1%}"
     if name.endswith("_usd"):

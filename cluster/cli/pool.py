@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import date
@@ -15,6 +14,8 @@ from urllib.parse import urlsplit
 
 import typer
 
+from benchmarks.evaluation.tables import Table, text_columns
+from cluster.cli.output import print_table
 from cluster.session import stopping
 
 if TYPE_CHECKING:
@@ -49,13 +50,16 @@ def list_(
 
     if pool is None:
         pools = [{"pool": p.stem, "cards": len(load_cards(p)), "about": about_pool(p)} for p in shipped_pools()]
-        _print_rows(pools, json_)
+        if json_:
+            typer.echo(json.dumps(pools, indent=2))
+        else:
+            _print_rows(pools)
         return
     cards = load_cards(find_pool(pool))
     if json_:
         typer.echo(json.dumps([card.model_dump(mode="json") for card in cards], indent=2))
         return
-    _print_rows([_card_row(card) for card in cards], as_json=False)
+    _print_rows([_card_row(card) for card in cards])
 
 
 @app.command()
@@ -75,7 +79,7 @@ def check(pool: Pool, json_: Json = False) -> None:
     if json_:
         typer.echo(json.dumps({"cards": rows, "faults": faults, "notes": _stale(cards)}, indent=2))
     else:
-        _print_rows(rows, as_json=False)
+        _print_rows(rows)
         for note in _stale(cards):
             typer.echo(f"note: {note}", err=True)
         for fault in faults:
@@ -124,7 +128,7 @@ def probe(
     if json_:
         typer.echo(json.dumps([asdict(p) for p in probes], indent=2))
     else:
-        _print_rows(rows, as_json=False)
+        _print_rows(rows)
     raise typer.Exit(0 if all(p.good for p in probes) else 1)
 
 
@@ -177,7 +181,7 @@ def measure(
     if json_:
         typer.echo(json.dumps([asdict(measured) for measured in measurements], indent=2))
     else:
-        _print_rows([_measurement_row(measured) for measured in measurements], as_json=False)
+        _print_rows([_measurement_row(measured) for measured in measurements])
     answered = [measured for measured in measurements if measured.answered]
     if write and answered:
         write_measurements(path, answered, date.today())
@@ -260,29 +264,16 @@ def _accuracies(domains: dict[str, float]) -> str:
     return ", ".join(f"{domain} {accuracy:.2f}" for domain, accuracy in domains.items())
 
 
-def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
-    """A table of rows with the same columns, or their JSON."""
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    if not rows:
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*(Text(_shown(value)) for value in row.values()))  # not markup: brackets stay
-    console = Console(file=sys.stdout)
-    # Where nobody looks at it, nothing is broken or left out.
-    Console(file=sys.stdout, width=console.width if console.is_terminal else 240).print(table)
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    """A table of rows with the same columns."""
+    names = rows[0] if rows else ()
+    print_table(Table("", text_columns(*names), [[_shown(value) for value in row.values()] for row in rows]))
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any) -> str | None:
     if isinstance(value, bool):
         return "yes" if value else "NO"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else None if value is None else str(value)
 
 
 def _stopped(what: str) -> typer.Exit:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from benchmarks.evaluation.tables import Table, text_columns
+from cluster.cli.output import print_table
+
 
 def recipes() -> None:
     """List the recipes that come along."""
-    from rich.console import Console
-    from rich.table import Table
-
     from cluster.config.loading import load_config, recipe_names
 
-    table = Table("recipe", "what it is for")
-    for name in recipe_names():
-        table.add_row(name, load_config(name).about)
-    Console().print(table)
+    rows = [[name, load_config(name).about] for name in recipe_names()]
+    print_table(Table("", text_columns("recipe", "what it is for"), rows))

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from benchmarks.evaluation.tables import Table, text_columns
 from cluster.cli.arguments import Overrides
-from cluster.cli.output import stoppable
+from cluster.cli.output import print_table, stoppable
 
 if TYPE_CHECKING:
     from cluster.config.settings import Config
@@ -16,18 +17,10 @@ if TYPE_CHECKING:
 def _print_keys(wanted: bool) -> None:
     if not wanted:
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from cluster.config.loading import field_paths
 
-    table = Table("key", "default", "what it is", box=None, pad_edge=False)
-    for path, (default, about) in field_paths().items():
-        table.add_row(path, Text(_plain(default)), Text(about))  # not markup: brackets stay
-    console = Console()
-    # A list to search in: a row must stay a line where nobody looks at it.
-    Console(width=console.width if console.is_terminal else 240, highlight=False).print(table, markup=False)
+    rows = [[path, _plain(default), about] for path, (default, about) in field_paths().items()]
+    print_table(Table("", text_columns("key", "default", "what it is"), rows), framed=False)
     raise typer.Exit
 
 

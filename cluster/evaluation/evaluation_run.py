@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -16,15 +15,18 @@ from actors.questions import Question
 from benchmarks.baselines.router import HASHING
 from benchmarks.baselines.rows import BaselineRow, Contest, make_rows, planned_rows
 from benchmarks.baselines.verdicts import verdicts
+from benchmarks.evaluation.evaluated import Evaluated, measures_of, sets_of
 from benchmarks.evaluation.item import Item, Key
+from benchmarks.evaluation.json_numbers import to_json
 from benchmarks.evaluation.measure import HOLDS, MEANING
 from benchmarks.evaluation.methods import BEST_CONSTANT_TRAINING, methods_of
 from benchmarks.evaluation.old_names import row_of_today
 from benchmarks.evaluation.pool_fingerprint import card_facts, fingerprint
-from benchmarks.evaluation.pool_table import PoolTable, render_pools
+from benchmarks.evaluation.pool_table import PoolTable
 from benchmarks.evaluation.protocol import passes
+from benchmarks.evaluation.published import published_rows, quote
 from benchmarks.evaluation.row_summary import Against, against, summarise_row
-from benchmarks.evaluation.table import Evaluated, measures_of, published_rows, render
+from benchmarks.evaluation.table import render
 from benchmarks.questions.hops import hop_count
 from cluster.evaluation.folder import EvaluationFolder
 from cluster.evaluation.options import Assignment, EvaluateError
@@ -106,20 +108,22 @@ class EvaluationSum:
             return against(those, reference, resamples=resamples)
 
         found = Evaluated(
-            title=f"Evaluation of {self.policy or self.assignment.target}",
             about=self._about(),
             pool=fingerprint(self.cards),
+            cards=card_facts(self.cards),
             rows=rows,
             against=compared(reference) if reference else {},
-            published=self.assignment.published,
+            quoted=[
+                quote(row)
+                for metric in ("em", "f1")
+                for row in published_rows(metric, sets_of(rows), self.assignment.published)  # type: ignore[arg-type]
+            ],
             notes=notes,
             verdicts=verdicts(rows, self.routed, self.policy_rows, compared),
+            pools=pools,
         )
-        table, numbers = render(found), self._numbers(found)
-        if pools:
-            table += f"\n{render_pools(pools)}\n"
-            numbers["pools"] = _without_nan(asdict(pools))
-        self.folder.finish(table, numbers)
+        table = render(f"Evaluation of {self.policy or self.assignment.target}", found)
+        self.folder.finish(table, self._numbers(found))
 
     def _reference(self, names: Sequence[str]) -> str | None:
         against = self.assignment.against
@@ -145,23 +149,24 @@ class EvaluationSum:
         }
 
     def _numbers(self, found: Evaluated) -> dict[str, Any]:
-        papers = [
-            {"label": row.label, "metric": row.metric, "table": row.table, "scores": row.scores, "average": row.average}
-            for metric in ("em", "f1")
-            for row in published_rows(metric, found.sets, found.published)  # type: ignore[arg-type]
-        ]
-        numbers = {
+        numbers: dict[str, Any] = {
             "about": found.about,
-            "pool": {"fingerprint": found.pool, "cards": card_facts(self.cards)},
+            "pool": {"fingerprint": found.pool, "cards": found.cards},
             "methods": {method.key: method.meaning for method in methods_of(row.name for row in found.rows)},
-            "rows": [asdict(row) for row in found.rows],
-            "against": {name: asdict(row) for name, row in found.against.items()},
-            "published_not_measured": papers,
+            "rows": found.rows,
+            "against": found.against,
+            "published_not_measured": [
+                {"label": row.label, "metric": row.metric, "table": row.table, "scores": row.scores,
+                 "average": row.average}
+                for row in found.quoted
+            ],
             "notes": found.notes,
             "verdicts": found.verdicts,
             "spent_usd": self.spent_usd,
-        }
-        plain: dict[str, Any] = _without_nan(numbers)
+        }  # fmt: skip
+        if found.pools:
+            numbers["pools"] = found.pools
+        plain: dict[str, Any] = to_json(numbers)
         return plain
 
 
@@ -227,12 +232,3 @@ def _hop_notes(questions: Sequence[Question]) -> list[str]:
     return [
         f"{unknown.total()} of {len(questions)} questions have no known hop count and are in no row by hops: {sets}"
     ]
-
-
-def _without_nan(value: Any) -> Any:
-    """As JSON takes it: a number that is not known is None."""
-    if isinstance(value, Mapping):
-        return {str(key): _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

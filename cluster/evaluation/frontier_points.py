@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from scipy import stats
 
 from benchmarks.baselines.rows import UNTRAINED
-from benchmarks.evaluation.frontier import (
-    BY_BUDGET,
-    Point,
-)
-from benchmarks.evaluation.means import Evaluation
+from benchmarks.evaluation.evaluated import is_policy
+from benchmarks.evaluation.frontier import BY_BUDGET, Point
 from benchmarks.evaluation.methods import AFTER, BEST_CONSTANT_HINDSIGHT, MOST_COMPETENT, POLICY, RANDOM
-from benchmarks.evaluation.old_names import evaluation_of_today
 from benchmarks.evaluation.protocol import BUDGET
-from benchmarks.evaluation.statistics import Interval
-from cluster.evaluation.record import Quoted, is_evaluation, read_evaluation
-from cluster.runs.files import RunFolderError
+from benchmarks.evaluation.published import Quoted
+from benchmarks.evaluation.row_summary import RowSummary
+from benchmarks.evaluation.statistics import share_interval
+from cluster.evaluation.record import EvaluationRecord, is_evaluation, read_evaluation
 from cluster.runs.record import RunRecord, read_record, setting
 
 _OF_RUN = (AFTER, MOST_COMPETENT, BEST_CONSTANT_HINDSIGHT, RANDOM)  # what a run has a point of
@@ -82,40 +75,29 @@ def published_beside(folders: Sequence[Path]) -> list[Quoted]:
 
 
 def _evaluation_points(folder: Path) -> tuple[list[Point], tuple[str, str]]:
-    file = folder / "evaluation.json"
-    try:
-        numbers = evaluation_of_today(json.loads(file.read_text(encoding="utf-8")))
-        asked = json.loads((folder / "asked.json").read_text(encoding="utf-8"))
-        target = str(asked["target"])
-        # Models at endpoints are other methods than a trained policy, and than each other.
-        endpoint = f" ({target})" if "://" in target else ""
-        alpha = "" if endpoint else _alpha(Path(target))
-        pool = str(numbers["pool"]["fingerprint"])
-        points = [replace(_row_point(row, folder, alpha, endpoint), pool=pool) for row in numbers["rows"]]
-        swept = {point.method for point in points if point.knob.startswith("λ")}
-        points = [replace(p, knob="λ=0") if p.method in swept and not p.knob else p for p in points]
-        return points, (pool, str(asked["questions"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunFolderError(f"{file}: damaged ({error!r}); evaluate anew, or restore it") from error
+    record = read_evaluation(folder)
+    target = str(record.asked["target"])
+    # Models at endpoints are other methods than a trained policy, and than each other.
+    endpoint = f" ({target})" if "://" in target else ""
+    alpha = "" if endpoint else _alpha(Path(target))
+    points = [_row_point(row, record, alpha, endpoint) for row in record.rows]
+    swept = {point.method for point in points if point.knob.startswith("λ")}
+    points = [replace(p, knob="λ=0") if p.method in swept and not p.knob else p for p in points]
+    return points, (record.pool, str(record.asked["questions"]))
 
 
-def _row_point(row: dict[str, Any], folder: Path, alpha: str, endpoint: str) -> Point:
+def _row_point(row: RowSummary, record: EvaluationRecord, alpha: str, endpoint: str) -> Point:
     """Quality against all that was paid, the policy's own tokens included where they have a price."""
-    method, _, knob = str(row["name"]).partition(", λ=")
+    method, _, knob = row.name.partition(", λ=")
     method, _, budget = method.partition(BUDGET)
-    mean, low, high = (
-        math.nan if row["em"][name] is None else float(row["em"][name]) for name in ("mean", "low", "high")
-    )
-    is_policy = method.startswith("policy")
-    if is_policy or method.partition(",")[0] in UNTRAINED:
+    if is_policy(row) or method.partition(",")[0] in UNTRAINED:
         method += endpoint
     if budget:
         method, told = f"{method}{BY_BUDGET}", f"budget={budget} USD"
     else:
-        told = f"λ={knob}" if knob else (alpha if is_policy else "")
-    usd = float(row["usd_per_1k"]) + float(row["policy_usd_per_1k"])
-    em = Interval(mean, low, high, int(row["em"]["questions"]))
-    return Point(method, told, usd, em, str(folder), measure=row["measure"])
+        told = f"λ={knob}" if knob else (alpha if is_policy(row) else "")
+    usd = row.usd_per_1k + row.policy_usd_per_1k
+    return Point(method, told, usd, row.em, str(record.path), record.pool, row.measure)
 
 
 def _alpha(checkpoint: Path) -> str:
@@ -132,7 +114,7 @@ def _run_points(record: RunRecord) -> list[Point]:
             POLICY if name == AFTER else name,
             _knob(record) if name == AFTER else "",
             record.evaluations[name].cost_usd_per_1k_questions,
-            _interval(record.evaluations[name]),
+            share_interval(record.evaluations[name].em, record.evaluations[name].questions),
             str(record.folder.path),
         )
         for name in _OF_RUN
@@ -145,12 +127,3 @@ def _knob(record: RunRecord) -> str:
         return "budgets drawn"  # what is told turns it, and no α
     alpha = setting(record.config, "rewards.alpha")
     return "" if alpha is None else f"α={float(alpha):g}"
-
-
-def _interval(found: Evaluation) -> Interval:
-    """Wilson's interval of a share of questions: a run keeps its means, not its items."""
-    if found.questions < 2:
-        return Interval(found.em, math.nan, math.nan, found.questions)
-    right = round(found.em * found.questions)
-    bounds = stats.binomtest(right, found.questions).proportion_ci(method="wilson")
-    return Interval(found.em, float(bounds.low), float(bounds.high), found.questions)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from actors.questions import Question
+from benchmarks.evaluation.evaluated import Evaluated
 from benchmarks.evaluation.item import Item, ItemError
+from benchmarks.evaluation.json_numbers import from_json
 from benchmarks.evaluation.old_names import evaluation_of_today
-from benchmarks.evaluation.published import PublishedMetric, PublishedRow, published
-from benchmarks.evaluation.row_summary import Against, Ended, Part, RowSummary
-from benchmarks.evaluation.statistics import Comparison, Interval
+from benchmarks.evaluation.pool_table import PoolTable
+from benchmarks.evaluation.published import Quoted, published
+from benchmarks.evaluation.row_summary import Against, RowSummary
 from cluster.runs.files import RunFolderError
 
 Json = Mapping[str, Any]
@@ -22,51 +23,17 @@ _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
 
-@dataclass(frozen=True, slots=True)
-class Quoted:
-    """A published row as the evaluation shows it: never measured here."""
-
-    label: str
-    metric: PublishedMetric
-    table: str  # of the paper
-    pool: tuple[str, ...] | None  # the paper's candidates; None where the paper's tables have no such row any more
-    scores: Mapping[str, float]  # by data set
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationRecord:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRecord(Evaluated):
     """The numbers of `evaluation.json`, by the names of today, and what was asked."""
 
     path: Path
     asked: Json
-    about: Mapping[str, str]
-    pool: str  # fingerprint
-    cards: Mapping[str, Json]  # what the fingerprint is of, by candidate
-    rows: Sequence[RowSummary]
-    against: Mapping[str, Against]
-    quoted: Sequence[Quoted]
-    notes: Sequence[str]
     spent_usd: float  # on the calls that this evaluation made
-    verdicts: Sequence[str] = ()  # of evaluations written since there are any
-    pools: Json | None = None  # the same policy with other candidates, as `evaluation.json` has it
 
     @property
     def name(self) -> str:
         return self.path.resolve().name
-
-    @property
-    def sets(self) -> list[str]:
-        return list(dict.fromkeys(name for row in self.rows for name in row.by_set))
-
-    @property
-    def ranked(self) -> list[RowSummary]:
-        """The rows, those that are right most often first, the cheaper of those alike."""
-        return sorted(self.rows, key=lambda row: (-row.em.mean, row.usd_per_1k))
-
-    @property
-    def policies(self) -> list[RowSummary]:
-        """The rows that a policy played."""
-        return [row for row in self.rows if row.name.startswith("policy")]
 
     def read_items(self) -> Iterator[Item]:
         """Every item of the rows, one by one: there may be millions.
@@ -128,17 +95,17 @@ def read_evaluation(path: Path) -> EvaluationRecord:
         numbers = evaluation_of_today(json.loads(file.read_text(encoding="utf-8")))
         return EvaluationRecord(
             path=path,
-            asked=json.loads(asked.read_text(encoding="utf-8")),
+            asked=_asked(asked),
             about={str(name): str(text) for name, text in numbers["about"].items()},
             pool=str(numbers["pool"]["fingerprint"]),
             cards=dict(numbers["pool"]["cards"]),
-            rows=[_row(row) for row in numbers["rows"]],
-            against={name: _against(row) for name, row in numbers["against"].items()},
+            rows=[from_json(RowSummary, row) for row in numbers["rows"]],
+            against={name: from_json(Against, row) for name, row in numbers["against"].items()},
             quoted=[_quoted(row) for row in numbers["published_not_measured"]],
             notes=[str(note) for note in numbers["notes"]],
             spent_usd=float(numbers["spent_usd"]),
-            verdicts=[str(verdict) for verdict in numbers.get("verdicts", ())],
-            pools=numbers.get("pools"),
+            verdicts=[str(verdict) for verdict in numbers.get("verdicts", ())],  # there were none at first
+            pools=from_json(PoolTable, numbers["pools"]) if "pools" in numbers else None,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(
@@ -146,46 +113,15 @@ def read_evaluation(path: Path) -> EvaluationRecord:
         ) from error
 
 
-def _row(row: Json) -> RowSummary:
-    return RowSummary(
-        **{
-            **{name: math.nan if value is None else value for name, value in row.items()},
-            "em": _interval(row["em"]),
-            "f1": None if row["f1"] is None else _interval(row["f1"]),
-            "spread": row["spread"],
-            "ended": Ended(**row["ended"]),
-            "by_set": {name: _part(part) for name, part in row["by_set"].items()},
-            "by_hops": {int(hops): _part(part) for hops, part in row["by_hops"].items()},
-            "pass_at": {int(k): share for k, share in row["pass_at"].items()},
-        }
-    )
-
-
-def _part(part: Json) -> Part:
-    return Part(**{**part, "em": _interval(part["em"]), "ended": Ended(**part["ended"])})
-
-
-def _interval(value: Json) -> Interval:
-    mean, low, high = (math.nan if value[name] is None else float(value[name]) for name in ("mean", "low", "high"))
-    return Interval(mean, low, high, int(value["questions"]))
-
-
-def _against(row: Json) -> Against:
-    comparison = row["comparison"]
-    return Against(
-        **{**row, "comparison": Comparison(**{**comparison, "difference": _interval(comparison["difference"])})}
-    )
-
-
-def quote(row: PublishedRow) -> Quoted:
-    """A published row, as it ships."""
-    return Quoted(row.label, row.metric, row.table, row.pool, row.scores)
+def _asked(file: Path) -> Json:
+    found: Json = json.loads(file.read_text(encoding="utf-8"))
+    return {**found, "target": str(found["target"]), "questions": str(found["questions"])}
 
 
 def _quoted(row: Json) -> Quoted:
     pools = {(each.table, each.label): each.pool for each in published().rows(row["metric"])}
     label, table = str(row["label"]), str(row["table"])
-    return Quoted(label, row["metric"], table, pools.get((table, label)), dict(row["scores"]))
+    return Quoted(label, row["metric"], table, pools.get((table, label)), dict(row["scores"]), row["average"])
 
 
 def _question(row: Json) -> tuple[tuple[str, str], Question]:

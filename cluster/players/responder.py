@@ -18,6 +18,7 @@ from actors.episodes.episode import Episode, EpisodeRequest, Observer
 from actors.episodes.menu import Renaming, draw_menu
 from actors.episodes.trajectory import Trajectory
 from actors.errors import ExplainedError
+from actors.heavy_imports import heavy_imports
 from actors.ledger.database import FILE_NAME as LEDGER_FILE
 from actors.ledger.place import prepare_ledger
 from actors.pool.caller import CandidateCaller
@@ -124,10 +125,10 @@ class Responder:
         try:
             await self.caller.check()
             start_engine_server(self.source.config.engine)
+            # Import vLLM before building the engine: the import's stack frames would keep a reference to the engine.
+            with heavy_imports():
+                await asyncio.to_thread(import_module, "vllm.v1.engine.async_llm")
             self._tokenizer = await asyncio.to_thread(read_tokenizer, self.source.checkpoint)
-            # Import vLLM before building the engine. Otherwise the import's stack frames keep a reference to the engine
-            # and it is never freed.
-            await asyncio.to_thread(import_module, "vllm.v1.engine.async_llm")
             await self.engine.start()
         except BaseException:
             await self.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from benchmarks.evaluation.collapse import Constant, collapse_alarm
+from benchmarks.evaluation.formats import bounds, percent, point_bounds, points
 from benchmarks.evaluation.item import Item
 from benchmarks.evaluation.means import Evaluation
 from benchmarks.evaluation.methods import (
@@ -18,8 +19,7 @@ from benchmarks.evaluation.methods import (
 from benchmarks.evaluation.row_summary import RowSummary, against
 from benchmarks.evaluation.statistics import Comparison, Interval
 from cluster.evaluation.record import EvaluationRecord
-from cluster.report.evaluation_tables import bounds, point_bounds, points
-from cluster.report.run_tables import percent, usd
+from cluster.report.run_tables import usd
 
 _LEVEL = 0.05  # p-values below tell rows apart
 _IDEAL = METHODS[CHEAPEST_RIGHT].name

@@ -12,25 +12,16 @@ from actors.ledger.database import existing_ledger
 from actors.ledger.entry import LedgerError
 from actors.ledger.report import spend
 from benchmarks.evaluation.frontier import standings
-from benchmarks.evaluation.table import VERDICT_NOTE
-from benchmarks.evaluation.tables import Column, Table
+from benchmarks.evaluation.pool_table import POOLS_LEAD, PoolTable, pool_tables
+from benchmarks.evaluation.row_tables import NOBODY_ASKED, VERDICT_NOTE, cards_table, result_tables, shares_table
+from benchmarks.evaluation.tables import Column, Table, text_columns
 from cluster.evaluation.frontier_points import read_points
 from cluster.evaluation.record import EvaluationRecord, read_evaluation
 from cluster.report.evaluation_findings import alarms, figures, methods_shown, result, status, subject
-from cluster.report.evaluation_tables import (
-    hops_table,
-    pool_table,
-    rows_table,
-    samples_table,
-    sets_tables,
-    shares_table,
-    took_table,
-)
 from cluster.report.frontier import frontier_section
 from cluster.report.page import Page, Section
-from cluster.report.pool_section import pools_section
 from cluster.report.question_section import telling_questions
-from cluster.report.run_tables import methods_table, usd
+from cluster.report.run_tables import usd
 from cluster.report.share_plots import row_shares_plot
 
 
@@ -50,10 +41,10 @@ def evaluation_page(path: Path) -> Page:
         sections=[
             *([_verdict(record)] if record.verdicts else []),
             _results(record),
-            *([pools] if (pools := pools_section(record)) else []),
+            *([_pools(record.pools)] if record.pools else []),
             _frontier(record),
             _calls(record),
-            Section("Candidates", "candidates", tables=[pool_table(record)]),
+            Section("Candidates", "candidates", tables=[cards_table(record)]),
             _spending(record),
             _questions(record),
             _asked(record),
@@ -68,17 +59,12 @@ def _verdict(record: EvaluationRecord) -> Section:
 
 
 def _results(record: EvaluationRecord) -> Section:
-    meanings = methods_table(methods_shown(record))
-    tables = [
-        rows_table(record),
-        meanings,
-        *sets_tables(record),
-        hops_table(record),
-        samples_table(record),
-        took_table(record),
-    ]
     notes = [f"Note: {note}" for note in record.notes]
-    return Section("Results", "results", facts=notes, tables=[table for table in tables if table is not None])
+    return Section("Results", "results", facts=notes, tables=result_tables(record, methods_shown(record)))
+
+
+def _pools(found: PoolTable) -> Section:
+    return Section("With other candidates", "pools", POOLS_LEAD, tables=pool_tables(found))
 
 
 def _frontier(record: EvaluationRecord) -> Section:
@@ -89,7 +75,7 @@ def _frontier(record: EvaluationRecord) -> Section:
 def _calls(record: EvaluationRecord) -> Section:
     table = shares_table(record)
     if table is None:
-        return Section("Calls", "calls", "No candidate was asked at all.")
+        return Section("Calls", "calls", NOBODY_ASKED)
     several = {row.name: row.call_share for row in record.ranked if len(row.call_share) > 1}
     plot = row_shares_plot(several, "share of the calls; rows that ask one candidate alone are left out")
     return Section("Calls", "calls", tables=[table], plots=[plot] if plot else [])
@@ -117,12 +103,7 @@ def _by_row(record: EvaluationRecord) -> Table:
         own[item.row] += item.policy_usd
     rows = [[row.name, f"{answers[row.name]:,.0f}", f"{paid[row.name]:,.4f}", f"{own[row.name]:,.4f}"]
             for row in record.ranked]  # fmt: skip
-    columns = [
-        Column("Row", numeric=False),
-        Column("Answers"),
-        Column("Candidates", "USD"),
-        Column("Its own tokens", "USD"),
-    ]
+    columns = [*text_columns("Row"), Column("Answers"), Column("Candidates", "USD"), Column("Its own tokens", "USD")]
     note = (
         "What each row's answers cost at the cards' prices. Baselines that were played over replies which are there "
         "already, and calls from a ledger, cost that much without being paid anew."
@@ -161,5 +142,4 @@ def _asked(record: EvaluationRecord) -> Section:
     }
     told |= {f"rule {name}": value for name, value in rules.items()} if isinstance(rules, dict) else {}
     rows = [[name, None if value is None else str(value)] for name, value in told.items()]
-    columns = (Column("What", numeric=False), Column("How", numeric=False))
-    return Section("What was asked", "asked", tables=[Table("", columns, rows)])
+    return Section("What was asked", "asked", tables=[Table("", text_columns("What", "How"), rows)])

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.evaluation.formats import interval_text
 from benchmarks.evaluation.frontier import (
     BY_BUDGET,
     BesideSweep,
@@ -20,15 +21,13 @@ from benchmarks.evaluation.frontier import (
 )
 from benchmarks.evaluation.measure import EXACT
 from benchmarks.evaluation.methods import definitions
-from benchmarks.evaluation.tables import Column, Table
-from cluster.evaluation.record import Quoted
-from cluster.report.evaluation_tables import quoted_table
-from cluster.report.frontier_plot import draw, save_png, svg_of
+from benchmarks.evaluation.published import Quoted
+from benchmarks.evaluation.row_tables import methods_table, quoted_table
+from benchmarks.evaluation.tables import Column, Table, markdown, text_columns
+from cluster.report.frontier_plot import draw
 from cluster.report.page import Page, Plot, Section, render
-from cluster.report.run_tables import methods_table
 from cluster.runs.files import write_whole, writing
-
-_COLUMNS = ("measure", "points", "area", "best", "USD per 1k there", "of the gap closed")
+from cluster.tracking.drawing import save_png, svg_of
 
 
 def write_frontier(
@@ -62,19 +61,16 @@ def write_frontier(
 
 def describe(points: Sequence[Point], found: Sequence[Standing], notes: Sequence[str]) -> str:
     """The standings in Markdown, how policies under budgets stand beside the sweep of α, and what the methods are."""
-    head = ["method", *_COLUMNS]
-    rows = [head, ["---"] * len(head), *([standing.method, *_cells(standing)] for standing in found)]
-    lines = [f"- {line}" for line in _under_budgets(points)]
-    budgets = ["", *lines] if lines else []
-    told = [*definitions(standing.method for standing in found), ""]
-    told += [f"Note: {note}" for note in (*_gaps(found), *notes)]
-    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), *budgets, "", *told]).rstrip()
+    budgets = "\n".join(f"- {line}" for line in _under_budgets(points))
+    methods = "\n".join(f"- {line}" for line in definitions(standing.method for standing in found))
+    told = "\n".join(f"Note: {note}" for note in (*_gaps(found), *notes))
+    return "\n\n".join(part for part in (markdown(_standings_table(found)), budgets, methods, told) if part)
 
 
 def _under_budgets(points: Sequence[Point]) -> list[str]:
     """How policies under budgets stand beside the sweep of α."""
     return [
-        f"{beside.point.method.removesuffix(BY_BUDGET)}, {beside.point.knob}: {_right(beside.point)} for "
+        f"{beside.point.method.removesuffix(BY_BUDGET)}, {beside.point.knob}: {interval_text(beside.point.em)} for "
         f"{beside.point.usd_per_1k:.4g} USD per 1k, {_judged(beside)}"
         for beside in beside_sweep(points)
     ]
@@ -117,48 +113,33 @@ def _csv(points: Sequence[Point], quoted: Sequence[Quoted]) -> str:
     return text.getvalue()
 
 
-def _cells(standing: Standing) -> list[str]:
-    best = standing.best
-    closed = "–" if standing.gap_closed is None else f"{standing.gap_closed:.0%}"
-    return [
-        standing.measure,
-        str(standing.points),
-        f"{standing.area:.3f}",
-        _right(best),
-        f"{best.usd_per_1k:.4g}",
-        closed,
-    ]
+def _standings_table(found: Sequence[Standing]) -> Table:
+    """The standings, the largest area first."""
+    gaps = "; ".join(_gaps(found))
+    columns = [*text_columns("method", "measure"), Column("points"), Column("area"), Column("best"),
+               Column("USD per 1k there"), Column("of the gap closed")]  # fmt: skip
+    rows = [
+        [
+            standing.method, standing.measure, str(standing.points), f"{standing.area:.3f}",
+            interval_text(standing.best.em), f"{standing.best.usd_per_1k:.4g}",
+            None if standing.gap_closed is None else f"{standing.gap_closed:.0%}",
+        ]
+        for standing in found
+    ]  # fmt: skip
+    note = "Area: mean quality of the convex hull over prices from 0 to the dearest point of all."
+    return Table("Methods", columns, rows, note + (f" {gaps[0].upper()}{gaps[1:]}." if gaps else ""))
 
 
-def _right(point: Point) -> str:
-    em = point.em
-    return f"{em.mean:.3f}" + (f" ({em.low:.3f} - {em.high:.3f})" if em.known else "")
+def _points_table(points: Sequence[Point]) -> Table:
+    columns = [*text_columns("method", "knob"), Column("price", "USD per 1k"), Column("right"),
+               *text_columns("measure"), Column("pool", "fingerprint", numeric=False)]  # fmt: skip
+    rows = [[p.method, p.knob, f"{p.usd_per_1k:.4g}", f"{p.em.mean:.3f}", p.measure, p.pool or None] for p in points]
+    return Table("Points", columns, rows, folded=len(points) > 12)
 
 
 def frontier_section(points: Sequence[Point], found: Sequence[Standing], quoted: Sequence[Quoted] = ()) -> Section:
     """The methods' standings, all points and their picture; published rows beside them, which are not drawn."""
-    gaps = "; ".join(_gaps(found))
-    standing_table = Table(
-        "Methods",
-        [Column("method", numeric=False), *(Column(name, numeric=name != "measure") for name in _COLUMNS)],
-        [[standing.method, *_cells(standing)] for standing in found],
-        note="Area: mean quality of the convex hull over prices from 0 to the dearest point of all."
-        + (f" {gaps[0].upper()}{gaps[1:]}." if gaps else ""),
-    )
-    text = [Column(name, numeric=False) for name in ("method", "knob")]
-    point_table = Table(
-        "Points",
-        [
-            *text,
-            Column("price", "USD per 1k"),
-            Column("right"),
-            Column("measure", numeric=False),
-            Column("pool", "fingerprint", numeric=False),
-        ],
-        [[p.method, p.knob, f"{p.usd_per_1k:.4g}", f"{p.em.mean:.3f}", p.measure, p.pool or None] for p in points],
-        folded=len(points) > 12,
-    )
-    tables = [standing_table, point_table]
+    tables = [_standings_table(found), _points_table(points)]
     if quoted:
         sets = list(dict.fromkeys(name for row in quoted for name in row.scores))
         tables.append(

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.evaluation.frontier import Point, Standing, hull
 from benchmarks.evaluation.measure import EXACT
-from cluster.report.drawing import COLOURS
+from cluster.tracking.drawing import COLOURS, figure_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MARKS = "os^Dv"
-_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "router-r1", "font.size": 9.5, "text.parse_math": False}
 _HEIGHT, _NAME_HEIGHT = 5.0, 0.22  # inches; of the picture at least, and of a method's name beside it
 
 
 def draw(points: Sequence[Point], methods: Sequence[Standing]) -> Figure:
     """Points with their intervals, and each method's hull; in the order of the standings."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(8, max(_HEIGHT, _NAME_HEIGHT * len(methods))), layout="constrained")
-        FigureCanvasAgg(figure)
+    with figure_of(8, max(_HEIGHT, _NAME_HEIGHT * len(methods))) as figure:
         axis = figure.subplots()
         for number, method in enumerate(methods):
             mine = [p for p in points if (p.method, p.measure) == (method.method, method.measure)]
@@ -45,26 +36,5 @@ def draw(points: Sequence[Point], methods: Sequence[Standing]) -> Figure:
         axis.set_xlabel("USD per 1,000 questions")
         axis.set_ylabel(" or ".join(dict.fromkeys(method.measure for method in methods)))
         axis.set_xlim(left=0)
-        axis.grid(alpha=0.3)
-        figure.legend(loc="outside right upper", frameon=False)
+        figure.legend(loc="outside right upper")
     return figure
-
-
-def svg_of(figure: Figure) -> bytes:
-    """The picture as SVG, the same for the same points."""
-    import matplotlib
-
-    buffer = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
-
-
-def save_png(figure: Figure, path: Path) -> None:
-    """Write the picture at once or not at all."""
-    stage = path.with_name(f".{path.name}.partial")
-    try:
-        figure.savefig(stage, format="png", dpi=110)
-        stage.replace(path)
-    finally:
-        stage.unlink(missing_ok=True)

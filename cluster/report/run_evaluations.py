@@ -9,18 +9,17 @@ from pathlib import Path
 
 from actors.questions import QuestionError
 from benchmarks.evaluation.frontier import standings
-from benchmarks.evaluation.table import published_rows
+from benchmarks.evaluation.pool_table import pool_tables
+from benchmarks.evaluation.published import published_rows, quote
+from benchmarks.evaluation.row_tables import methods_table, quoted_table, rows_table, sets_tables
 from benchmarks.evaluation.tables import Table
 from benchmarks.questions.flashrag import SETS
 from benchmarks.questions.sources import is_named, load_source
 from cluster.evaluation.frontier_points import read_points
-from cluster.evaluation.record import EvaluationRecord, is_evaluation, quote, read_evaluation, target_of
+from cluster.evaluation.record import EvaluationRecord, is_evaluation, read_evaluation, target_of
 from cluster.report.evaluation_findings import alarms, methods_shown, result, status
-from cluster.report.evaluation_tables import quoted_table, rows_table, sets_tables
 from cluster.report.frontier import frontier_section
 from cluster.report.page import Section
-from cluster.report.pool_section import pools_section
-from cluster.report.run_tables import methods_table
 from cluster.runs.files import RunFolderError
 from cluster.runs.record import RunRecord, setting
 
@@ -82,9 +81,9 @@ def _folders(run: Path) -> list[Path]:
 
 def _section(number: int, found: EvaluationRecord) -> Section:
     lines = [*result(found), *(f"Look at this: {alarm}" for alarm in alarms(found)), *found.notes]
-    pools = pools_section(found)
     meanings = methods_table(methods_shown(found))
-    tables = [rows_table(found), meanings, *sets_tables(found), *(pools.tables if pools else ())]
+    pools = pool_tables(found.pools) if found.pools else ()
+    tables = [rows_table(found), meanings, *sets_tables(found), *pools]
     return Section(f"Evaluation {found.name}", f"evaluation-{number}", status(found), tables=tables, facts=lines)
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from benchmarks.evaluation.collapse import Constant, collapse_alarm, constant_of_cards, measured_constant
+from benchmarks.evaluation.formats import percent
 from benchmarks.evaluation.means import Evaluation
 from benchmarks.evaluation.methods import (
     AFTER,
@@ -18,7 +19,7 @@ from benchmarks.evaluation.methods import (
     UNSEEN,
 )
 from cluster.episodes.run_cards import RunCards
-from cluster.report.run_tables import percent, usd
+from cluster.report.run_tables import usd
 from cluster.runs.record import RunRecord, setting
 
 _VOID_ALARM = 0.05  # of the held-out episodes

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.evaluation.collapse import Constant
 from benchmarks.evaluation.methods import POLICY
+from benchmarks.evaluation.row_tables import methods_table
 from cluster.config.loading import masked
 from cluster.episodes.run_cards import RunCards, run_cards
 from cluster.report.episode_section import read_episodes, telling_episodes
@@ -20,7 +21,6 @@ from cluster.report.run_tables import (
     candidates_table,
     course_table,
     evaluation_table,
-    methods_table,
     settings_table,
 )
 from cluster.report.share_plots import share_plots

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-from scipy.stats import binomtest
 
 from actors.ledger.entry import LedgerError
 from benchmarks.evaluation.collapse import Constant, call_entropy, collapse_alarm
+from benchmarks.evaluation.formats import bounds, percent
 from benchmarks.evaluation.means import Evaluation
-from benchmarks.evaluation.methods import BEST_CONSTANT_HINDSIGHT, METHODS, OF_RUN, methods_of, result_name
+from benchmarks.evaluation.methods import BEST_CONSTANT_HINDSIGHT, METHODS, OF_RUN, result_name
 from benchmarks.evaluation.pool_fingerprint import fingerprint
+from benchmarks.evaluation.statistics import share_interval
 from benchmarks.evaluation.tables import Column, Table
 from cluster.episodes.run_cards import RunCards
 from cluster.runs.record import RunRecord, row_evaluation, setting
@@ -31,11 +31,6 @@ _EVALUATION = (
     Column("Models", "effective number"),
     Column("Questions"),
 )
-
-
-def percent(share: float) -> str | None:
-    """A share in percent, without the sign; None where it is not known."""
-    return None if math.isnan(share) else f"{100 * share:.1f}"
 
 
 def usd(amount: float) -> str:
@@ -60,7 +55,7 @@ def evaluation_table(title: str, found: Mapping[str, Evaluation], steps: Mapping
             (
                 words,
                 percent(each.em),
-                _interval(each),
+                bounds(share_interval(each.em, each.questions)),
                 percent(each.f1),
                 _fixed(each.cost_usd_per_1k_questions, 4),
                 _fixed(each.calls_per_question, 2),
@@ -74,14 +69,6 @@ def evaluation_table(title: str, found: Mapping[str, Evaluation], steps: Mapping
         told = ", ".join(f"{count:,} ({words})" for words, count in void.items())
         note = f"Voided by infrastructure, and in no number, episodes: {told}."
     return Table(title, _EVALUATION, rows, note, highlight)
-
-
-def methods_table(rows: Iterable[str]) -> Table:
-    """The methods behind some rows, each with its definition."""
-    methods = methods_of(rows)
-    columns = (Column("Method", numeric=False), Column("In words", numeric=False), Column("What it is", numeric=False))
-    cells = [(method.key, method.name, method.meaning) for method in methods]
-    return Table("What the rows are", columns, cells, folded=len(methods) > 6)
 
 
 def course_table(record: RunRecord, constant: Constant | None, candidates: int | None) -> Table | None:
@@ -197,15 +184,6 @@ def _candidates(record: RunRecord, cards: RunCards) -> str:
 def _words(name: str) -> str:
     words = result_name(name)
     return f"{words[0].upper()}{words[1:]}"
-
-
-def _interval(each: Evaluation) -> str | None:
-    """Wilson's interval of an exact match, in percent; None where questions can't be counted."""
-    right = each.em * each.questions
-    if not each.questions or math.isnan(right) or abs(right - round(right)) > 1e-6 * each.questions:
-        return None
-    found = binomtest(round(right), each.questions).proportion_ci(method="wilson")
-    return f"{percent(found.low)} – {percent(found.high)}"
 
 
 def _fixed(value: float, digits: int) -> str | None:

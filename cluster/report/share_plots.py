@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from cluster.report.drawing import COLOURS, drawing, spans, svg_of
 from cluster.report.page import Plot
+from cluster.tracking.drawing import COLOURS, drawing, spans, svg_of
 
 Row = Mapping[str, Any]
 

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import json
 import logging
-import math
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ from typing import IO, Any
 import yaml
 
 from actors.episodes.trajectory import Trajectory
+from benchmarks.evaluation.json_numbers import to_json
 from cluster.config.settings import Config
 from cluster.runs.files import RunFolderError, remove, sync, sync_tree, write_whole, writing
 from cluster.runs.metrics import undeclared
@@ -168,7 +168,7 @@ class RunFolder:
             raise ValueError(f"metrics {unknown} are not declared; declare them once, in cluster/runs/metrics.py")
         if "step" not in row:
             raise ValueError(f"a row of metrics needs its 'step'; got {sorted(row)}")
-        line = json.dumps({key: _finite(value) for key, value in row.items()}) + "\n"
+        line = json.dumps(to_json(row)) + "\n"
         with writing(self.metrics_file, "metrics"):
             whole = self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
             try:
@@ -294,7 +294,7 @@ class RunFolder:
             RunFolderError: the file can't be written.
         """
         with writing(self.summary_file, "the summary"):
-            write_whole(self.summary_file, json.dumps(_finite(summary), indent=2) + "\n")
+            write_whole(self.summary_file, json.dumps(to_json(summary), indent=2) + "\n")
 
     def saved(self) -> str:
         """One line on what was saved, for the user who stopped the run."""
@@ -321,17 +321,3 @@ def _is_begun(path: Path) -> bool:
     """Whether a folder is empty, or a run was killed while it made the folder."""
     names = {child.name for child in path.iterdir()}
     return names <= {"run.lock", "checkpoints", ".config.yaml.partial"} and not any((path / "checkpoints").glob("*"))
-
-
-def _finite(value: Any) -> Any:
-    """The value in a form that JSON can hold: numbers that are not finite become null, numpy's become Python's."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    number = value.item() if hasattr(value, "item") else value
-    return None if isinstance(number, float) and not math.isfinite(number) else number

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks.evaluation.json_numbers import from_json
 from benchmarks.evaluation.means import Evaluation
 from benchmarks.evaluation.old_names import summary_of_today
 from cluster.runs.files import RunFolderError
@@ -116,15 +116,9 @@ def row_evaluation(row: Row, questions: int) -> Evaluation:
     """The evaluation in a row of metrics. Metrics do not have the number of `questions`."""
     prefix = "eval/call_share/"
     names = ("em", "f1", "cost_usd_per_1k_questions", "calls_per_question")
-    means = {name: math.nan if row.get(f"eval/{name}") is None else float(row[f"eval/{name}"]) for name in names}
-    return Evaluation(
-        questions=questions,
-        call_share={key.removeprefix(prefix): share for key, share in row.items() if key.startswith(prefix)},
-        em=means["em"],
-        f1=means["f1"],
-        cost_usd_per_1k_questions=means["cost_usd_per_1k_questions"],
-        calls_per_question=means["calls_per_question"],
-    )
+    means = {name: row.get(f"eval/{name}") for name in names}
+    shares = {key.removeprefix(prefix): share for key, share in row.items() if key.startswith(prefix)}
+    return from_json(Evaluation, {**means, "questions": questions, "call_share": shares})
 
 
 def _summary(folder: RunFolder) -> dict[str, Any]:
@@ -141,13 +135,12 @@ def _summary(folder: RunFolder) -> dict[str, Any]:
 
 
 def _summarised(summary: Mapping[str, Any]) -> dict[str, Evaluation]:
-    """The summary's evaluations; unknown numbers, which are null in JSON, become nan."""
-    told: dict[str, dict[str, Any]] = {
-        name: {key: math.nan if item is None else item for key, item in value.items() if key in _FIELDS}
+    """The summary's evaluations."""
+    return {
+        name: from_json(Evaluation, value)
         for name, value in summary.items()
         if isinstance(value, dict) and value.keys() >= _FIELDS - {"void"}
     }
-    return {name: Evaluation(**values) for name, values in told.items()}
 
 
 def _measured(rows: Sequence[Row], questions: int) -> dict[str, Evaluation]:

@@ -6,7 +6,7 @@ import logging
 import os
 from pathlib import Path
 
-OURS = ("rewards", "actors", "learner", "benchmarks", "cluster")
+from cluster.session.one_root import PACKAGES
 
 # Read by the libraries when they are imported, here and in every process that Ray starts from here.
 _QUIET = {
@@ -50,7 +50,7 @@ def log_to_terminal() -> None:
     handler.setLevel(logging.WARNING)
     root = logging.getLogger()
     root.handlers = [h for h in root.handlers if not isinstance(h, RichHandler)] + [handler]
-    for name in OURS:
+    for name in PACKAGES:
         logging.getLogger(name).setLevel(logging.INFO)
 
 

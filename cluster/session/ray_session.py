@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import ray
 
+from actors.ray_start import init_ray
 from cluster.session.address import cluster_address
 from cluster.session.errors import CrewError
 from cluster.session.reaper import start_reaper
@@ -50,7 +51,7 @@ def start_ray(joined: str | None) -> None:
     where = f"join the Ray cluster at {joined} (placement.address)" if joined else "start Ray on this machine"
     for attempt in range(1, _RAY_STARTS + 1):
         try:
-            ray.init(
+            init_ray(
                 address=joined or "local",  # never a cluster that happens to run here
                 log_to_driver=False,
                 logging_level=logging.ERROR,

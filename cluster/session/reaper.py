@@ -7,13 +7,21 @@ no signal to the driver's process group reaches it.
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from typing import IO
 
 import psutil  # type: ignore[import-untyped]
+
+from actors.child_process import child_environment, python_command
+
+logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 3.0
 GRACE_S = 10.0  # for processes to stop by themselves
@@ -21,14 +29,36 @@ _POLL_S = 0.2
 
 
 def start_reaper() -> None:
-    """Start a process that watches this one; call it before starting other processes."""
-    subprocess.Popen(
-        [sys.executable, "-m", "cluster.session.reaper", str(os.getpid())],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        close_fds=True,
+    """Start a process that watches this one; call it before starting others. A warning says if it can't watch."""
+    said = tempfile.TemporaryFile()  # noqa: SIM115  # the thread below reads it
+    try:
+        reaper = subprocess.Popen(
+            python_command("-m", __name__, str(os.getpid())),
+            env=child_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            start_new_session=True,
+            close_fds=True,
+        )
+    except OSError as error:
+        _warn(str(error))
+        return
+    threading.Thread(target=_tell_of_end, args=(reaper, said), name="reaper-watch", daemon=True).start()
+
+
+def _tell_of_end(reaper: subprocess.Popen[bytes], said: IO[bytes]) -> None:
+    """Wait for the end of the reaper, and warn: it should live longer than this process."""
+    code = reaper.wait()
+    said.seek(0)
+    lines = said.read().decode("utf-8", "replace").strip().splitlines()
+    _warn(f"it ended with code {code}: {lines[-1] if lines else 'it said nothing'}")
+
+
+def _warn(why: str) -> None:
+    logger.warning(
+        "the reaper can't watch this program (%s); if this program is killed, end the processes that it leaves by hand",
+        why,
     )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from actors.engine.adapters import A_SUFFIX, B_SUFFIX
 from actors.engine.announcement import Announcement
-from learner.deepspeed_engine import gathered
+from learner.deepspeed_engine import gathered, partitioned, whole_shape
 from learner.lora import Weight, weights
 
 
@@ -132,8 +132,8 @@ def _factors(weight: Weight) -> list[Piece]:
         return []
     a, b, scaling = weight.adapter
     return [
-        Piece(weight.name + A_SUFFIX, _shape(a), (a,), lambda: a.detach()),
-        Piece(weight.name + B_SUFFIX, _shape(b), (b,), lambda: scaling * b.detach().float()),
+        Piece(weight.name + A_SUFFIX, whole_shape(a), (a,), lambda: a.detach()),
+        Piece(weight.name + B_SUFFIX, whole_shape(b), (b,), lambda: scaling * b.detach().float()),
     ]
 
 
@@ -158,11 +158,5 @@ def _bucket(pieces: Sequence[Piece], dtype: str, *, adapters: bool) -> Bucket:
     return Bucket(tuple(pieces), announcement)
 
 
-def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
-    """Shape of the whole parameter; under ZeRO-3 each rank has only a shard of it."""
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))
-
-
 def _whole(parameters: Sequence[nn.Parameter]):  # type: ignore[no-untyped-def]
-    sharded = any(hasattr(parameter, "ds_id") for parameter in parameters)
-    return gathered(parameters) if sharded else nullcontext()
+    return gathered(parameters) if any(map(partitioned, parameters)) else nullcontext()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from user_files import were_run, write_user_files
 
 from cluster.config.loading import ConfigError
 from cluster.submit import SubmitError, plan, submit
@@ -109,8 +110,16 @@ def _free_ports(count: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def dashboard() -> Iterator[str]:
-    """A Ray head node with one CPU; gives the URL of its dashboard."""
+def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with packages that are named like ours."""
+    folder = tmp_path_factory.mktemp("user")
+    write_user_files(folder, "packages")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dashboard(user_folder: Path) -> Iterator[str]:
+    """A Ray head node with one CPU, started in a user's folder; gives the URL of its dashboard."""
     gcs, http, client, agent = _free_ports(4)
     url = f"http://127.0.0.1:{http}"
     programs = Path(sys.executable).parent
@@ -124,6 +133,7 @@ def dashboard() -> Iterator[str]:
     environment.pop("RAY_ADDRESS", None)
     node = subprocess.Popen(
         command,
+        cwd=user_folder,
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -159,10 +169,20 @@ def _kill_group(group: int) -> None:
         return
 
 
+# In a job: where a Ray worker of its driver has our packages from.
+_WORKER = """
+import ray
+from actors.ray_start import init_ray
+init_ray(address="auto")
+print("a worker imports", ray.get(ray.remote(lambda: __import__("rewards").__file__).remote()))
+"""
+
+
 @pytest.mark.engine
 def test_a_job_runs_with_its_files_and_keys_and_its_log_comes_back(
-    dashboard: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dashboard: str, user_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(user_folder)
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")  # Ray alone would prefer it to the given address
     recipe = tmp_path / "mine.yaml"
@@ -170,15 +190,18 @@ def test_a_job_runs_with_its_files_and_keys_and_its_log_comes_back(
     planned = plan(str(recipe), ["run.steps=3"])
     check = "python -c 'import os; assert len(os.environ[\"WANDB_API_KEY\"]) == 18; print(os.listdir())'"
     log: list[str] = []
-    dry = replace(planned, entrypoint=f"{check} && {planned.entrypoint} --dry-run")
+    worker = shlex.join(["python", "-c", _WORKER])
+    dry = replace(planned, entrypoint=f"{check} && {worker} && {planned.entrypoint} --dry-run")
     assert submit(dry, dashboard, log.append) == 0
     text = "".join(log)
     assert "about: made for this test" in text
     assert "steps: 3" in text
     assert "learner rank 0" in text
     assert "'inputs'" in text
+    assert "working_dir_files" in text.partition("a worker imports ")[2].splitlines()[0]
     assert ".git" not in text
     assert SECRET not in text
+    assert were_run(user_folder) == []
 
 
 @pytest.mark.engine

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import resource
 import statistics
 import tempfile
@@ -196,22 +195,15 @@ def _allow_connections() -> None:
 
 @contextmanager
 def _ray() -> Iterator[None]:
-    """A Ray of our own, whose workers find our packages; one that runs already is used as it is."""
+    """A Ray of our own; one that runs already is used as it is."""
     import ray
+
+    from actors.ray_start import init_own_ray
 
     if ray.is_initialized():
         yield
         return
-    root = str(Path(__file__).resolve().parents[3])
-    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        _node_ip_address="127.0.0.1",
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": paths}},
-    )
+    init_own_ray(num_cpus=2)
     try:
         yield
     finally:

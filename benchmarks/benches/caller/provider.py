@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
+from actors.child_process import child_environment, python_command
 from actors.errors import ExplainedError
 from actors.pool.cards import ModelCard
 from benchmarks.benches.caller.server import REPLY_TOKENS
@@ -19,7 +17,6 @@ PRICE_IN = 10.0  # USD per million tokens: dear, so that a few calls booked wron
 PRICE_OUT = 30.0
 MAX_TOKENS = 4 * REPLY_TOKENS  # a reply may be four times as long as it is
 _ANSWER_S = 30.0  # deadline of a command
-_ROOT = str(Path(__file__).resolve().parents[3])  # where the server's process finds our packages
 
 
 class CallerBenchError(ExplainedError, RuntimeError):
@@ -84,14 +81,11 @@ class Provider:
 @asynccontextmanager
 async def start_provider() -> AsyncIterator[Provider]:
     """A provider that listens and answers at once; ended with the block, or with this process."""
-    paths = [_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "benchmarks.benches.caller.server",
+        *python_command("-m", "benchmarks.benches.caller.server"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        env=child_environment(),
         start_new_session=True,  # Ctrl-C ends it through us
     )
     provider = Provider(process)

@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from statistics import NormalDist
 import aiohttp
 import psutil
 
+from actors.child_process import python_command
 from actors.pool.calls import CANDIDATE_PROMPT
 from benchmarks.benches.caller.client import QUESTION, Ledgers, ask_all, open_caller
 from benchmarks.benches.caller.provider import MAX_TOKENS, CallerBenchError, Provider
@@ -80,11 +80,11 @@ async def product_rate(provider: Provider, ledgers: Ledgers, run: str, calls: in
 
 
 async def threads_rate(provider: Provider, calls: int) -> float:
-    return await _rival(sys.executable, "threads", provider, calls, THREADS)
+    return await _rival(python_command(), "threads", provider, calls, THREADS)
 
 
 async def litellm_rate(python: str, provider: Provider, calls: int) -> float:
-    return await _rival(python, "litellm", provider, calls, IN_FLIGHT)
+    return await _rival([python, "-P"], "litellm", provider, calls, IN_FLIGHT)
 
 
 async def litellm_python() -> str | None:
@@ -94,8 +94,8 @@ async def litellm_python() -> str | None:
         return str(python)
     logger.info("installing %s into %s, for comparison", LITELLM, _LITELLM_FOLDER)
     for command in (
-        [sys.executable, "-m", "venv", str(_LITELLM_FOLDER)],
-        [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", LITELLM],
+        python_command("-m", "venv", str(_LITELLM_FOLDER)),
+        [str(python), "-P", "-m", "pip", "install", "-q", "--disable-pip-version-check", LITELLM],
     ):
         code, output = await _run(command, _INSTALL_S)
         if code != 0:
@@ -161,9 +161,9 @@ def _peak_memory() -> Iterator[list[int]]:
         seen.append(process.memory_info().rss)
 
 
-async def _rival(python: str, name: str, provider: Provider, calls: int, in_flight: int) -> float:
+async def _rival(python: list[str], name: str, provider: Provider, calls: int, in_flight: int) -> float:
     program = str(Path(__file__).with_name("rivals.py"))
-    command = [python, program, name, provider.base_url, str(calls), str(in_flight)]
+    command = [*python, program, name, provider.base_url, str(calls), str(in_flight)]
     code, output = await _run(command, _RIVAL_S)
     if code != 0:
         raise CallerBenchError(f"{' '.join(command)} ended with {code}:\n{output[-2000:]}")

@@ -6,9 +6,10 @@ import pytest
 from made_items import item, made_row
 
 from benchmarks.evaluation.means import EvaluationError
-from benchmarks.evaluation.pool_table import Played, Pool, PoolTable, pool_rows, render_pools, share_of
+from benchmarks.evaluation.pool_table import Played, Pool, PoolTable, pool_rows, pool_tables, share_of
 from benchmarks.evaluation.row_summary import against
 from benchmarks.evaluation.statistics import holm
+from benchmarks.evaluation.tables import markdown
 
 FEW = 199  # resamples
 SETS = {"nq": 40, "popqa": 25}
@@ -48,19 +49,22 @@ def test_p_values_are_adjusted_among_rows_by_kind_of_comparison() -> None:
 
 
 def test_the_table_names_pools_and_leaves_open_what_is_not_known() -> None:
-    cards = {"alpha": {"model": "alpha"}, "b|eta": {"model": "b"}}
+    prices = {"price_in_usd_per_mtok": 1.0, "price_out_usd_per_mtok": 2.5}
+    cards = {"alpha": {"model": "alpha"} | prices, "b|eta": {"model": "b"} | prices}
     ideal = [item("cheapest_right", f"q{n}", 1.0) for n in range(4)]
     alone = [item("best_constant_training", f"q{n}", 0.5, calls=[("b|eta", "ok")]) for n in range(4)]
     mine = [item(question=f"q{n}", em=0.75, calls=[("b|eta", "ok"), ("alpha", "ok")]) for n in range(4)]
     rows = pool_rows([Played("seen", "policy", mine, 0, (), ideal, alone), Played("x", "policy", mine, 1, mine)], FEW)
-    text = render_pools(PoolTable([Pool("seen", "abc", cards), Pool("x", "def", cards)], rows))
-    assert "- seen: pool `abc`, alpha, b|eta" in text
-    lines = text.splitlines()
+    pools = [Pool("seen", "abc", cards), Pool("x", "def", {"alpha": cards["alpha"]})]
+    lines = "\n".join(map(markdown, pool_tables(PoolTable(pools, rows)))).splitlines()
+    assert "| Candidate | seen, abc | x, def |" in lines
+    assert "| alpha | 1 / 2.5 | 1 / 2.5 |" in lines
+    assert "| b\\|eta | 1 / 2.5 | – |" in lines
     [seen] = [line for line in lines if line.startswith("| seen |")]
-    assert "| 1.000 | 1 | 0.750 (0.750 - 0.750) | b\\|eta | 0.500 | 1 | +0.250 (+0.250 - +0.250) |" in seen
+    assert "| 100.0 | 1 | 75.0 (75.0 – 75.0) | b\\|eta | 50.0 | 1 | +25.0 (+25.0 to +25.0) |" in seen
     [other] = [line for line in lines if line.startswith("| x |")]
-    assert "| 1 | – | – | – | – | – | – | – |  | +0.000 (+0.000 - +0.000) | 1 |" in other
-    assert "| alpha | 0.500 | 0.500 |" in lines
+    assert "| 1 | – | – | – | – | – | – | – | – | +0.0 (+0.0 to +0.0) | 1 |" in other
+    assert "| alpha | 50.0 | 50.0 |" in lines
 
 
 def test_a_pool_without_an_item_is_no_row() -> None:

@@ -19,6 +19,7 @@ from benchmarks.evaluation.statistics import (
     mcnemar,
     mean_interval,
     ratio_interval,
+    share_interval,
     sign_flip,
 )
 
@@ -197,3 +198,12 @@ def test_a_share_of_itself_is_one_and_a_share_of_nothing_is_unknown() -> None:
         ratio_interval([[1.0, 0.0]], [[1.0, 0.0, 1.0]])
     with pytest.raises(StatisticsError, match="no data set"):
         ratio_interval([], [])
+
+
+def test_a_share_of_whole_questions_has_wilson_s_interval() -> None:
+    found = share_interval(0.875, 200)
+    assert (found.mean, found.questions) == (0.875, 200)
+    # By hand: (p + z²/2n ± z √(p(1 − p)/n + z²/4n²)) / (1 + z²/n) with z = 1.959964.
+    assert (found.low, found.high) == (pytest.approx(0.82199, abs=1e-5), pytest.approx(0.91388, abs=1e-5))
+    for share, questions in ((0.5, 0), (1.0, 1), (0.123, 10), (math.nan, 10)):
+        assert not share_interval(share, questions).known

@@ -190,7 +190,7 @@ def test_everyone_is_asked_only_when_told_to_and_the_price_is_said_first(endpoin
     gap = json.loads((out / "evaluation.json").read_text())["against"]["alone:alpha"]
     assert gap["measure"] == "holds"
     assert gap["comparison"]["difference"]["mean"] == pytest.approx(1 - found["policy"]["em_all"])
-    assert "| right by |" in (out / "table.md").read_text()
+    assert "| Right by |" in (out / "table.md").read_text()
     assert found["policy"]["questions"] == 12
     before = dict(endpoints.asked)
     run(dataclasses.replace(assignment, ask_everyone=True))

@@ -205,8 +205,8 @@ def test_without_a_table_of_replies_the_bounds_are_left_open_and_a_note_says_why
     assert found["seen"]["against_trained"] is None
     section = table[table.index("## With other candidates") :]
     lines = [line for line in section.splitlines() if line.startswith("| without:beta |")]
-    assert f"| {np.mean(list(ours.values())):.3f} (" in lines[0]
-    assert "- without:beta: pool `" in section
+    assert f"| {100 * np.mean(list(ours.values())):.1f} (" in lines[0]
+    assert re.search(r"^\| Candidate \|.* without:beta, \w+ \|", section, re.M)
 
 
 def test_where_everyone_was_asked_the_bounds_are_those_of_each_pool(endpoints: Pools, tmp_path: Path) -> None:

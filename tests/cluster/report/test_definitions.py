@@ -20,7 +20,8 @@ from benchmarks.benches.figures import report
 from benchmarks.evaluation.collapse import Constant, collapse_alarm
 from benchmarks.evaluation.means import Evaluation
 from benchmarks.evaluation.methods import METHODS, methods_of
-from benchmarks.evaluation.pool_table import PoolTable, render_pools
+from benchmarks.evaluation.pool_table import PoolTable
+from benchmarks.evaluation.table import render_pools
 from benchmarks.world.facts import World
 from cluster.benches.world import PLAN, figures
 from cluster.cli.app import app

@@ -13,7 +13,7 @@ from page_reader import Read
 from typer.testing import CliRunner
 
 from benchmarks.baselines import contests
-from benchmarks.evaluation.table import published_rows
+from benchmarks.evaluation.published import published_rows
 from cluster.cli.app import app
 from cluster.config.loading import load_config
 from cluster.evaluation.evaluate import evaluate

@@ -77,7 +77,8 @@ def table(read: Read, *head: str) -> dict[str, list[str]]:
 def test_the_table_of_rows_has_the_evaluation_s_numbers(which: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(which)
     numbers = numbers_of(folder)
-    rows = table(Read(render(evaluation_page(folder))), "Row", "Exact match%", "95 % interval%")
+    right = {"policy": "Right%", "world": "Exact match%"}[which]  # replies of everyone are scored by another measure
+    rows = table(Read(render(evaluation_page(folder))), "Row", right, "95 % interval%")
     assert rows.keys() == {row["name"] for row in numbers["rows"]}
     for row in numbers["rows"]:
         cells, em = rows[row["name"]], row["em"]
@@ -89,6 +90,7 @@ def test_the_table_of_rows_has_the_evaluation_s_numbers(which: str, request: pyt
         assert cells[3] == f"{row['usd_per_1k']:,.4g}"
         if which == "policy":
             assert cells[4] == f"{row['policy_usd_per_1k']:,.4g}"
+            assert cells[-3] == row["measure"]
         against = numbers["against"].get(row["name"])
         if against is None:
             assert cells[-2:] == ["reference", "–"]
@@ -105,17 +107,19 @@ def test_the_table_of_rows_has_the_evaluation_s_numbers(which: str, request: pyt
 def test_published_rows_stand_beside_measured_ones_with_their_pool(policy: Path, read: Read, html: str) -> None:
     numbers = numbers_of(policy)
     em, f1 = [each for each in read.tables if each[0][:3] == ["Row", "Source", "Pool"]]
-    assert em[0][3:] == ["nq95 % interval", "mine95 % interval", "Mean95 % interval"]
+    assert em[0][3:] == ["Right by", "nq95 % interval", "mine95 % interval", "Mean95 % interval"]
     rows = {row[0]: row[1:] for row in em[1:]}
     for row in numbers["rows"]:
         sets = [shown(row["by_set"][name]["em"]) for name in ("nq", "mine")]
-        assert rows[row["name"]] == ["measured here", numbers["pool"]["fingerprint"], *sets, shown(row["em"])]
+        source = ["measured here", numbers["pool"]["fingerprint"], row["measure"]]
+        assert rows[row["name"]] == [*source, *sets, shown(row["em"])]
     papers = {row["label"]: row for row in numbers["published_not_measured"] if row["metric"] == "em"}
     assert papers.keys() == rows.keys() - {row["name"] for row in numbers["rows"]}
     for label, row in papers.items():
         pool = "none" if label.partition(" (")[0] in ("Direct", "CoT", "SFT", "RAG", "Search-R1") else "the paper's 6"
-        assert rows[label] == [f"published, {row['table']}", pool, percent(row["scores"]["nq"]), "–", "–"]
-    assert rows["Router-R1-Qwen (Qwen2.5-3B-Instruct; published)"][2] == "38.8"
+        source = [f"published, {row['table']}", pool, "exact match"]
+        assert rows[label] == [*source, percent(row["scores"]["nq"]), "–", "–"]
+    assert rows["Router-R1-Qwen (Qwen2.5-3B-Instruct; published)"][3] == "38.8"
     assert html.count('<tr class="quoted">') == len(numbers["published_not_measured"])
     assert len(f1) - 1 == len(numbers["rows"]) + sum(r["metric"] == "f1" for r in numbers["published_not_measured"])
     assert "Rows in italics are published, not measured here" in read.text
@@ -165,12 +169,13 @@ def test_other_pools_stand_side_by_side(policy: Path, tmp_path: Path) -> None:
     folder, numbers = shutil.copytree(policy, tmp_path / "pools"), numbers_of(policy)
     [row] = [row for row in numbers["rows"] if row["name"] == "policy"]
     known = {"pool": "as trained", "row": "policy", "summary": row, "cheapest_right_em": 0.875,
-             "best_constant_training": "alpha", "best_constant_training_em": 0.75,
+             "cheapest_right_usd_per_1k": 1.5, "best_constant_training": "alpha", "best_constant_training_em": 0.75,
+             "best_constant_training_usd_per_1k": 2.5,
              "of_cheapest_right": {"mean": 0.5, "low": 0.25, "high": 0.75, "questions": 16},
              "against_best_constant_training": numbers["against"]["alone:alpha"], "against_trained": None}  # fmt: skip
     bare = known | dict.fromkeys(
-        ("cheapest_right_em", "of_cheapest_right", "best_constant_training", "best_constant_training_em",
-         "against_best_constant_training")
+        ("cheapest_right_em", "cheapest_right_usd_per_1k", "of_cheapest_right", "best_constant_training",
+         "best_constant_training_em", "best_constant_training_usd_per_1k", "against_best_constant_training")
     )  # fmt: skip
     cards = numbers["pool"]["cards"]
     numbers["pools"] = {
@@ -184,15 +189,17 @@ def test_other_pools_stand_side_by_side(policy: Path, tmp_path: Path) -> None:
     (folder / "evaluation.json").write_text(json.dumps(numbers), encoding="utf-8")
     found = Read(render(evaluation_page(folder)))
     rows = table(found, "Pool", "Row")
-    assert rows["as trained"][0] == "policy"
-    assert rows["as trained"][3:7] == ["87.5", "50.0 (25.0 to 75.0)", "alpha", "75.0"]
+    assert rows["as trained"][:2] == ["policy", "16"]
+    assert rows["as trained"][9:15] == ["87.5", "1.5", "50.0 (25.0 – 75.0)", "alpha", "75.0", "2.5"]
     gap = numbers["against"]["alone:alpha"]["comparison"]["difference"]
-    assert rows["as trained"][7].startswith(f"{100 * gap['mean']:+.1f} (")
-    assert rows["without beta"][3:] == ["–"] * 8
+    assert rows["as trained"][15].startswith(f"{100 * gap['mean']:+.1f} (")
+    assert rows["without beta"][9:] == ["–"] * 10
     assert table(found, "Candidate", "as trainedf1")["beta"] == ["1 / 1", "–"]
     del numbers["pools"]["rows"][0]["cheapest_right_em"]
     (folder / "evaluation.json").write_text(json.dumps(numbers), encoding="utf-8")
-    with pytest.raises(RunFolderError, match=r"pools are damaged \(KeyError\('cheapest_right_em'\)\); evaluate again"):
+    with pytest.raises(
+        RunFolderError, match=r"damaged \(KeyError\('cheapest_right_em'\)\); remove it and evaluate again"
+    ):
         evaluation_page(folder)
 
 

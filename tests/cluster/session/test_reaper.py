@@ -5,6 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import threading
+
+import pytest
+
+from cluster.session import reaper
 
 # The script adopts the processes that its driver leaves, and collects none until the reaper is done. The driver starts
 # a child that stops by itself soon after its parent's death, or one that never stops.
@@ -58,3 +63,21 @@ def test_who_does_not_stop_is_killed_after_a_grace() -> None:
 
 def test_a_dead_process_that_nobody_collects_is_not_waited_for() -> None:
     assert _reaped("stops") == "zombie at once"
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        ([sys.executable, "-P", "-c", "raise SystemExit('no such call')"], "it ended with code 1: no such call"),
+        (["/nowhere/python"], "[Errno 2] No such file or directory: '/nowhere/python'"),
+    ],
+)
+def test_a_reaper_that_can_not_watch_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, command: list[str], why: str
+) -> None:
+    monkeypatch.setattr(reaper, "python_command", lambda *arguments: command)
+    reaper.start_reaper()
+    for thread in threading.enumerate():
+        if thread.name == "reaper-watch":
+            thread.join(60)
+    assert f"the reaper can't watch this program ({why})" in caplog.text

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from cluster.tracking.drawing import COLOURS
 from cluster.tracking.progress_plot import plot_run
 from cluster.tracking.terminal import Terminal
 
@@ -119,9 +120,10 @@ def test_the_plot_shows_the_numbers(tmp_path: Path) -> None:
     drawn, empty = _pixels(tmp_path / "a.png"), _pixels(tmp_path / "empty.png")
     assert drawn.shape == empty.shape
     assert drawn.shape[0] > 600
-    blue = np.all(np.abs(drawn[..., :3] - np.array([0x1F, 0x77, 0xB4]) / 255) < 0.02, axis=-1)
+    colour = np.frombuffer(bytes.fromhex(COLOURS[0][1:]), dtype=np.uint8) / 255
+    blue = np.all(np.abs(drawn[..., :3] - colour) < 0.02, axis=-1)
     third = drawn.shape[0] // 3
     for panel in range(3):
         assert blue[panel * third : (panel + 1) * third].sum() > 50, f"panel {panel} is empty"
-    assert not np.all(np.abs(empty[..., :3] - np.array([0x1F, 0x77, 0xB4]) / 255) < 0.02, axis=-1).any()
+    assert not np.all(np.abs(empty[..., :3] - colour) < 0.02, axis=-1).any()
     assert not list(tmp_path.glob(".*"))

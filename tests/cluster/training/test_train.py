@@ -23,7 +23,7 @@ _SMALL = ("run.steps=2", "run.groups_per_step=4", "run.group_size=4", "data.eval
 
 def program(folder: Path, name: str, *overrides: str) -> Program:
     arguments = ["train", "quickstart", f"run.folder={folder}", f"run.name={name}", *_SMALL, *overrides]
-    return Program(_CODE, arguments)
+    return Program(_CODE, arguments, user_files="packages")
 
 
 @pytest.fixture(scope="module")
