@@ -31,7 +31,7 @@ from rewards.transcript import CallStatus, RouteCall, StopReason, Transcript
 
 if TYPE_CHECKING:
     from actors.pool.caller import CandidateCaller
-    from cluster.evaluation.options import Assignment as EvaluationOptions
+    from cluster.evaluation.options import EvaluationOptions
     from cluster.players.responder import Ask, Responder
 
 __all__ = [
@@ -70,7 +70,7 @@ __all__ = [
 _LATE = {
     "Ask": ("cluster.players.responder", "Ask"),
     "CandidateCaller": ("actors.pool.caller", "CandidateCaller"),
-    "EvaluationOptions": ("cluster.evaluation.options", "Assignment"),
+    "EvaluationOptions": ("cluster.evaluation.options", "EvaluationOptions"),
     "Responder": ("cluster.players.responder", "Responder"),
 }
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class LoadReading:
     """What a load has come to since it began; the difference of two is that of the time between them."""
 
     seconds: float  # since it began
     busy_s: float  # of them, those with something under way
     count_s: float  # the number under way, summed over the seconds
 
-    def __sub__(self, before: Reading) -> Reading:
-        return Reading(self.seconds - before.seconds, self.busy_s - before.busy_s, self.count_s - before.count_s)
+    def __sub__(self, before: LoadReading) -> LoadReading:
+        return LoadReading(self.seconds - before.seconds, self.busy_s - before.busy_s, self.count_s - before.count_s)
 
     @property
     def idle(self) -> float:
@@ -41,10 +41,10 @@ class Load:
         self._settle()
         self.count += by
 
-    def read(self) -> Reading:
+    def read(self) -> LoadReading:
         """What it has come to up to now."""
         self._settle()
-        return Reading(self._changed - self._began, self._busy_s, self._count_s)
+        return LoadReading(self._changed - self._began, self._busy_s, self._count_s)
 
     def _settle(self) -> None:
         now = time.monotonic()

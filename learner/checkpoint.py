@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from actors.whole_files import put_in_place, stage_of
 from learner.lora import weights
 
 # The tokenizer's files in a Hugging Face checkpoint; `save_pretrained` writes all other files.
@@ -34,7 +35,7 @@ def staged(path: Path, *, leader: bool, barrier: Callable[[], None]) -> Iterator
     So `path` is complete or absent, whenever the process dies; an older `path` is replaced. If a rank fails, the
     unfinished directory is removed. The parent directory of `path` must exist.
     """
-    stage = path.parent / f".{path.name}.partial"
+    stage = stage_of(path)
     if leader:
         shutil.rmtree(stage, ignore_errors=True)
         stage.mkdir()  # not its parents: the driver removes the parent to give a checkpoint up
@@ -46,14 +47,7 @@ def staged(path: Path, *, leader: bool, barrier: Callable[[], None]) -> Iterator
         shutil.rmtree(stage, ignore_errors=True)
         raise
     if leader:
-        if path.exists():
-            old = path.parent / f".{path.name}.old"
-            shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-            stage.rename(path)
-            shutil.rmtree(old)
-        else:
-            stage.rename(path)
+        put_in_place(stage, path)  # the checkpoint of the run that this is a part of is synced as a whole
     barrier()
 
 

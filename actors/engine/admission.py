@@ -47,7 +47,7 @@ class Admission:
         return self.load.count
 
     @asynccontextmanager
-    async def episode(self) -> AsyncIterator[Place]:
+    async def episode(self) -> AsyncIterator[AdmissionSlot]:
         """Wait for a place, and hold it until the episode first generates."""
         if self._waiting or self.generating >= self.target:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -61,7 +61,7 @@ class Admission:
         else:
             self.load.change(1)
         self.under_way += 1
-        place = Place(self)
+        place = AdmissionSlot(self)
         try:
             yield place
         finally:
@@ -78,7 +78,7 @@ class Admission:
                 turn.set_result(None)
 
 
-class Place:
+class AdmissionSlot:
     """An episode's place among those that generate; it has one from its admission to its first turn, and in turns."""
 
     def __init__(self, admission: Admission) -> None:

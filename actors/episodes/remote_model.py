@@ -1,4 +1,4 @@
-"""The teacher: another model that plays the policy, asked as a chat over an OpenAI-compatible endpoint."""
+"""The remote model: another model that plays the policy, asked as a chat over an OpenAI-compatible endpoint."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from rewards.transcript import BlockKind, RouteCall
 
 _INFORMATION = OPEN[BlockKind.INFORMATION]
 _LONGEST_COMPLAINT = 300  # characters of what a provider says
-# The teacher's tokens are not the policy's: it may write so many more of them, and is cut by the policy's.
+# The remote model's tokens are not the policy's: it may write so many more of them, and is cut by the policy's.
 _TOKENS_PER_POLICY_TOKEN = 2
 
 
-class TeacherError(ExplainedError, RuntimeError):
-    """The teacher can't be asked; the message names the endpoint and the remedy, and holds no key."""
+class RemoteModelError(ExplainedError, RuntimeError):
+    """The remote model can't be asked; the message names the endpoint and the remedy, and holds no key."""
 
 
-class TeacherRefusal(RuntimeError):
-    """The teacher's provider did not take one conversation, such as one that is too long."""
+class RemoteModelRefusal(RuntimeError):
+    """The remote model's provider did not take one conversation, such as one that is too long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """One reply of the teacher."""
+    """One reply of the remote model."""
 
     text: str  # ends with the stop string where one was met
     finish_reason: Literal["stop", "length"]
-    prompt_tokens: int  # the teacher's own; 0 where it reports none
+    prompt_tokens: int  # the remote model's own; 0 where it reports none
     completion_tokens: int
 
 
-class Teacher:
+class RemoteModel:
     """One model at one endpoint; use it from a single event loop and close it."""
 
     def __init__(
@@ -51,12 +51,12 @@ class Teacher:
         """`timeout_s` is the deadline of one attempt; `attempts` are made where a failure may pass.
 
         Raises:
-            TeacherError: `base_url` is no such URL.
+            RemoteModelError: `base_url` is no such URL.
         """
         try:
             self.base_url = check_base_url(base_url)
         except ValueError as error:
-            raise TeacherError(f"the base URL of {model} {error}") from error
+            raise RemoteModelError(f"the base URL of {model} {error}") from error
         self.model = model
         self._key = key
         self._attempts = attempts
@@ -75,8 +75,8 @@ class Teacher:
         """Its reply to a conversation, up to the first of the strings in `stop`.
 
         Raises:
-            TeacherRefusal: the provider did not take this conversation.
-            TeacherError: the teacher can't be asked at all, or all attempts failed.
+            RemoteModelRefusal: the provider did not take this conversation.
+            RemoteModelError: the model can't be asked at all, or all attempts failed.
         """
         # Nothing that some providers do not know, such as a seed.
         request: Any = {"model": self.model, "messages": messages, "max_tokens": max_tokens, "stop": stop}
@@ -86,12 +86,12 @@ class Teacher:
         except openai.APIStatusError as error:
             raise self._explain(error) from None
         except openai.APITimeoutError:
-            raise TeacherError(
+            raise RemoteModelError(
                 f"{self.base_url} did not answer within {self._timeout_s:g} s, {self._attempts} times (--timeout-s); "
                 "raise it, or ask fewer at a time (--concurrency)"
             ) from None
         except openai.APIConnectionError as error:
-            raise TeacherError(
+            raise RemoteModelError(
                 f"{self.base_url} can't be reached ({self._clean(str(error.__cause__ or error))}); start the server, "
                 "or correct its URL"
             ) from None
@@ -116,23 +116,25 @@ class Teacher:
     def _explain(self, error: openai.APIStatusError) -> RuntimeError:
         status, said = error.status_code, self._clean(error.message)
         if status in (400, 413, 422):
-            return TeacherRefusal(f"{self.base_url}: HTTP {status}: {said}")
+            return RemoteModelRefusal(f"{self.base_url}: HTTP {status}: {said}")
         if status in (401, 403):
             # Providers repeat a part of the key here, so their message is left out.
-            return TeacherError(f"{self.base_url} refused the key (HTTP {status}); check --api-key-env")
+            return RemoteModelError(f"{self.base_url} refused the key (HTTP {status}); check --api-key-env")
         if status == 404:
-            return TeacherError(
+            return RemoteModelError(
                 f"{self.base_url}: HTTP 404: {said}; check the model's name, {self.model}, and the URL, whose path "
                 "often is /v1"
             )
         if 300 <= status < 400:
-            return TeacherError(
+            return RemoteModelError(
                 f"{self.base_url} redirects (HTTP {status}), which is never followed; name the last URL"
             )
-        return TeacherError(f"{self.base_url}: HTTP {status} after {self._attempts} attempts: {said}; try again later")
+        return RemoteModelError(
+            f"{self.base_url}: HTTP {status} after {self._attempts} attempts: {said}; try again later"
+        )
 
-    def _no_completion(self) -> TeacherError:
-        return TeacherError(f"{self.base_url} answers with something else than a chat completion; check its URL")
+    def _no_completion(self) -> RemoteModelError:
+        return RemoteModelError(f"{self.base_url} answers with something else than a chat completion; check its URL")
 
     def _clean(self, message: str) -> str:
         """A provider's message on one line, short, without the key."""
@@ -173,15 +175,15 @@ def end_turn(
     return (f"{text}{_INFORMATION}" if searched and _INFORMATION in stop else text), "stop"
 
 
-class Player:
-    """A teacher in the policy's place for one episode: its `generate`, and the observer that hears what it reads.
+class Conversation:
+    """One episode with a remote model in the policy's place: its `generate`, and the observer that hears what it reads.
 
-    `messages` is the conversation so far: the prompt, then in turns what the teacher wrote and what it read.
+    `messages` is the conversation so far: the prompt, then in turns what the model wrote and what it read.
     """
 
-    def __init__(self, teacher: Teacher, tokenizer: Any, prompt: str) -> None:
-        """`tokenizer` is the policy's, in whose tokens the episode counts; `prompt` is what the teacher reads."""
-        self._teacher = teacher
+    def __init__(self, model: RemoteModel, tokenizer: Any, prompt: str) -> None:
+        """`tokenizer` is the policy's, in whose tokens the episode counts; `prompt` is what the model reads."""
+        self._model = model
         self._tokenizer = tokenizer
         self.messages = [{"role": "user", "content": prompt}]
         self.prompt_tokens = 0
@@ -197,13 +199,13 @@ class Player:
         seed: int | None,
         on_text: Callable[[str], None] | None = None,
     ) -> Generation:
-        """The teacher's turn, in the policy's tokens; no log-probability is known, so all are 0.
+        """The model's turn, in the policy's tokens; no log-probability is known, so all are 0.
 
         Raises:
-            TeacherError, TeacherRefusal: see `Teacher.say`.
+            RemoteModelError, RemoteModelRefusal: see `RemoteModel.say`.
         """
         most = max_tokens * _TOKENS_PER_POLICY_TOKEN
-        said = await self._teacher.say(self.messages, max_tokens=most, stop=stop, temperature=sampling.temperature)
+        said = await self._model.say(self.messages, max_tokens=most, stop=stop, temperature=sampling.temperature)
         self.prompt_tokens += said.prompt_tokens
         self.completion_tokens += said.completion_tokens
         text, finish_reason = said.text, said.finish_reason

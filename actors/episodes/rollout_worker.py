@@ -17,7 +17,7 @@ from actors.engine.policy_engine import EngineDied, EngineLost
 from actors.episodes.episode import Episode, EpisodeRequest, Unfinished
 from actors.episodes.trajectory import Trajectory
 from actors.heavy_imports import heavy_imports
-from actors.load import Reading
+from actors.load import LoadReading
 from actors.pool.calls import CallRequest
 from actors.pool.pool import CandidatePool
 from actors.settings import EngineSettings, EpisodeSettings
@@ -30,7 +30,7 @@ from rewards.transcript import RouteCall
 class WorkerReport:
     """What a worker has been doing."""
 
-    generating: Reading
+    generating: LoadReading
     target: int  # sequences that its engine is to generate at a time: fewer than it may where they don't fit in memory
     slices: Sequence[Slice]  # since the last report
 

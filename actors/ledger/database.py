@@ -80,6 +80,22 @@ def absolute(where: str) -> str:
     return f"sqlite:///{Path(str(url.database)).absolute()}"
 
 
+def prepare_ledger(where: str | Path) -> str:
+    """A ledger's file by its absolute path, in a folder that is there now; or a URL as it is.
+
+    Raises:
+        LedgerError: the folder can't be made.
+    """
+    if "://" in str(where):
+        return str(where)
+    file = Path(where).absolute()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LedgerError(f"can't make ledger {file} ({error}); make its folder writable, or name another") from error
+    return str(file)
+
+
 def check_file(url: URL) -> None:
     """A SQLite file must be there; whether a PostgreSQL database holds a ledger shows once it is opened.
 

@@ -20,7 +20,7 @@ class LedgerError(ExplainedError, RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CallPlace:
     """Where in a run a call is made. With an empty `episode` it is no place: the call is outside any episode."""
 
     step: int
@@ -34,7 +34,7 @@ class CallEntry:
     """A call that is about to be sent."""
 
     id: str  # unique in the ledger
-    place: Place
+    place: CallPlace
     model: str  # name of the card
     endpoint: str  # host; no key, no credentials
     request_hash: str

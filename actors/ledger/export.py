@@ -15,6 +15,7 @@ from sqlalchemy import Connection, select
 
 from actors.ledger.entry import LedgerError
 from actors.ledger.schema import NANO, calls
+from actors.whole_files import replacing
 
 _TIME = pa.timestamp("us", tz="UTC")
 _SCHEMA = pa.schema(
@@ -52,15 +53,11 @@ def export(connection: Connection, path: Path, run: str | None = None) -> int:
         query = query.where(calls.c.run == run)
     found = connection.execution_options(yield_per=_CHUNK).execute(query)
     chunks = ([_exported(row._mapping) for row in part] for part in found.partitions())
-    unfinished = path.with_name(f".{path.name}.part")
     try:
-        count = _WRITERS[path.suffix](unfinished, chunks)
-        unfinished.replace(path)
+        with replacing(path) as unfinished:
+            return _WRITERS[path.suffix](unfinished, chunks)
     except OSError as error:
         raise LedgerError(f"{path} can't be written: {error}; its folder must exist and have space") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return count
 
 
 def _exported(row: Any) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 from actors.ledger.database import BUSY_TIMEOUT_S
-from actors.ledger.entry import CallEntry, LedgerError, Place, Settled, request_hash
+from actors.ledger.entry import CallEntry, CallPlace, LedgerError, Settled, request_hash
 from actors.ledger.rows import Count, Operation, Withdraw, begin_of, settle_of
 from actors.ledger.store import LedgerStore
 
-__all__ = ["CallEntry", "Ledger", "LedgerError", "Place", "Settled", "request_hash"]
+__all__ = ["CallEntry", "CallPlace", "Ledger", "LedgerError", "Settled", "request_hash"]
 
 _COUNT_EVERY_S = 1.0
 _MOST_AT_ONCE = 256  # operations of a transaction: of thousands of calls at once, the first go out while others wait
@@ -83,7 +83,7 @@ class Ledger:
         """
         await self._submit(settle_of(entry_id, settled))
 
-    async def find(self, request_hash: str, place: Place | None = None) -> Settled | None:
+    async def find(self, request_hash: str, place: CallPlace | None = None) -> Settled | None:
         """The reply (ok or refused) to a request: that of the place in this run, in another, or the latest of all.
 
         Counts as a hit or a miss of the run.
@@ -93,7 +93,7 @@ class Ledger:
         """
         return self._counted(await self._read(self._store.find, request_hash, place))
 
-    async def recorded(self, request_hash: str, place: Place, run: str | None = None) -> Settled | None:
+    async def recorded(self, request_hash: str, place: CallPlace, run: str | None = None) -> Settled | None:
         """What became of a call at its place, failures included, in `run` or else in the run that made it last; of
         calls that were made at no such place, the latest reply.
 

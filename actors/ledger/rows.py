@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from actors.ledger.entry import FINAL, OPEN, CallEntry, LedgerError, Place, Settled
+from actors.ledger.entry import FINAL, OPEN, CallEntry, CallPlace, LedgerError, Settled
 from actors.ledger.schema import MICRO, NANO
 
 
@@ -118,7 +118,7 @@ def settled_of(row: Row[Any]) -> Settled:
     )
 
 
-def claim_of(place: Place, request_hash: str) -> str:
+def claim_of(place: CallPlace, request_hash: str) -> str:
     """What makes a call the same call when it is made again: its place, and enough of the request's digest.
 
     It begins with the place, so that calls made at about the same time are neighbours in the index: a digest would

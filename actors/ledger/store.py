@@ -22,7 +22,7 @@ from actors.ledger.database import (
     rows_of,
     shown,
 )
-from actors.ledger.entry import CANCELLED, FINAL, OPEN, LedgerError, Place, Settled
+from actors.ledger.entry import CANCELLED, FINAL, OPEN, CallPlace, LedgerError, Settled
 from actors.ledger.rows import Begin, Count, Operation, Settle, Withdraw, claim_of, settled_of
 from actors.ledger.schema import MICRO, NANO, calls, lookups
 
@@ -125,7 +125,7 @@ class LedgerStore:
                 self._claims.pop(operation.id, None)
         return outcomes
 
-    def find(self, request_hash: str, place: Place | None) -> Settled | None:
+    def find(self, request_hash: str, place: CallPlace | None) -> Settled | None:
         """The reply to a request: that of the same place of this run, of any run, or the latest, in this order.
 
         Raises:
@@ -138,7 +138,7 @@ class LedgerStore:
         rows = self._read(_LATEST, {"hash": request_hash})
         return settled_of(rows[0]) if rows else None
 
-    def recorded(self, request_hash: str, place: Place, run: str | None) -> Settled | None:
+    def recorded(self, request_hash: str, place: CallPlace, run: str | None) -> Settled | None:
         """What became of a call when it was made at its place, by `run` or, if None, by the run that made it last:
         its reply, or else its last failure. What was made at no such place has the latest reply.
 

@@ -13,7 +13,7 @@ from typing import Any
 from actors.json_bytes import encode
 from actors.ledger.database import absolute, database_url
 from actors.ledger.entry import CANCELLED
-from actors.ledger.ledger import CallEntry, Ledger, Place, Settled, request_hash
+from actors.ledger.ledger import CallEntry, CallPlace, Ledger, Settled, request_hash
 from actors.load import Load
 from actors.pool.calls import CANDIDATE_PROMPT, CallRequest
 from actors.pool.candidate import Candidate, Endpoint
@@ -349,8 +349,8 @@ def _may_be_new(settings: PoolSettings, url: str) -> bool:
     return settings.ledger != "replay"
 
 
-def _place(request: CallRequest) -> Place:
-    return Place(request.step, request.episode, request.turn, request.index)
+def _place(request: CallRequest) -> CallPlace:
+    return CallPlace(request.step, request.episode, request.turn, request.index)
 
 
 def _route_call(candidate: Candidate, request: CallRequest, settled: Settled, voids: bool, *, final: bool) -> RouteCall:

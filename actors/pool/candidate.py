@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
 from typing import Any
 from urllib.parse import urlsplit
 
+from actors.api_keys import read_api_key
 from actors.pool.breaker import Breaker
 from actors.pool.calls import CANDIDATE_PROMPT, CallRequest
 from actors.pool.cards import ModelCard
@@ -55,18 +55,8 @@ class Candidate:
         card = self.card
         if card.api_key_env is None or self._settings.base_url is not None:
             return None
-        key = os.environ.get(card.api_key_env, "").strip()
-        if not key:
-            raise PoolError(
-                f"card {card.name!r}: the environment variable {card.api_key_env} is not set; export the API key in "
-                "it, or set pool.base_url to a server that needs none"
-            )
-        if not (key.isascii() and key.isprintable()) or " " in key:
-            raise PoolError(
-                f"card {card.name!r}: the environment variable {card.api_key_env} holds characters that no API key "
-                "has; export the key alone"
-            )
-        return key
+        otherwise = ", or set pool.base_url to a server that needs none"
+        return read_api_key(card.api_key_env, f"card {card.name!r}", PoolError, otherwise)
 
     def payload(self, request: CallRequest) -> dict[str, Any]:
         """The body of the HTTP request. A seed goes only where something is drawn: at temperature 0 it decides

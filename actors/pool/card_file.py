@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from datetime import date
 from io import StringIO
@@ -15,6 +14,7 @@ from ruamel.yaml.error import YAMLError
 
 from actors.pool.cards import CardError, load_cards, shipped_pools
 from actors.pool.measure import Measurement
+from actors.whole_files import replacing
 
 
 def check_writable(path: Path) -> None:
@@ -78,15 +78,6 @@ def _fill(row: dict[str, Any], measured: Measurement, day: date) -> None:
 
 
 def _replace(target: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".yaml", dir=target.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(target.stat().st_mode & 0o777)
-        load_cards(temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(target) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+        load_cards(unfinished)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.baselines.router import Asked, Router, check_enough, cost_scale
+from benchmarks.baselines.router import AskingOrder, Router, check_enough, cost_scale
 from benchmarks.evaluation.reply_table import Floats, ReplyTable
 
 _LONGEST = 3  # candidates of a cascade, as in the paper
@@ -80,9 +80,9 @@ class Cascade(Router):
                     best, plan = worth, _Plan(columns, thresholds)
         return plan
 
-    def route(self, table: ReplyTable) -> list[Asked]:
+    def route(self, table: ReplyTable) -> list[AskingOrder]:
         plan = self.plan()
-        asked: list[Asked] = [()] * len(table)
+        asked: list[AskingOrder] = [()] * len(table)
         going = np.arange(len(table))
         for place, column in enumerate(plan.columns):
             for row in going:

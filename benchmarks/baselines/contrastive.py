@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.baselines.embedding import Embedder, Embeddings
-from benchmarks.baselines.router import Asked, Router, best_columns, check_enough, cost_scale, utilities
+from benchmarks.baselines.router import AskingOrder, Router, best_columns, check_enough, cost_scale, utilities
 from benchmarks.baselines.torch_fit import minimise, seeded
 from benchmarks.evaluation.reply_table import Floats, ReplyTable
 
@@ -72,7 +72,7 @@ class Contrastive(Router):
     def chosen(self) -> str:
         return f"epoch {self._epoch}"
 
-    def route(self, table: ReplyTable) -> list[Asked]:
+    def route(self, table: ReplyTable) -> list[AskingOrder]:
         with torch.no_grad():
             scores: Floats = self._encoder(torch.as_tensor(self._embedder.embed(table.queries))).double().numpy()
         return best_columns(scores, self._costs)

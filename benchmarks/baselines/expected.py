@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.baselines.embedding import Embedder, Embeddings, widen
-from benchmarks.baselines.router import Asked, Router, best_columns, check_enough, cost_scale
+from benchmarks.baselines.router import AskingOrder, Router, best_columns, check_enough, cost_scale
 from benchmarks.evaluation.reply_table import Floats, ReplyTable
 
 _FOLDS = 5
@@ -27,7 +27,7 @@ class ExpectedRouter(Router):
         self._embedder = Embedder(self.terms)
         self.learn(self._embedder.fit(train.queries), train.correct)
 
-    def route(self, table: ReplyTable) -> list[Asked]:
+    def route(self, table: ReplyTable) -> list[AskingOrder]:
         expected = self.expect(self._embedder.embed(table.queries))
         return best_columns(expected - self.lambda_ * self._costs, self._costs)
 

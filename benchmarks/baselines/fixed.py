@@ -9,7 +9,7 @@ from abc import abstractmethod
 import numpy as np
 
 from actors.pool.cards import ModelCard
-from benchmarks.baselines.router import Asked, Router, RouterError, Terms, always, column_of, utilities
+from benchmarks.baselines.router import AskingOrder, Router, RouterError, Terms, always, column_of, utilities
 from benchmarks.evaluation.reply_table import ReplyTable
 
 # `70B`, `8x22B`, `1.5b`; not the `v0.3` or `2b` of another word
@@ -26,7 +26,7 @@ class Alone(Router):
     def fit(self, train: ReplyTable) -> None:
         column_of(self.candidate, train.names)
 
-    def route(self, table: ReplyTable) -> list[Asked]:
+    def route(self, table: ReplyTable) -> list[AskingOrder]:
         return always(column_of(self.candidate, table.names), table)
 
 
@@ -44,7 +44,7 @@ class Constant(Router):
     def pick(self, train: ReplyTable) -> int:
         """The column of that candidate."""
 
-    def route(self, table: ReplyTable) -> list[Asked]:
+    def route(self, table: ReplyTable) -> list[AskingOrder]:
         return always(self._column, table)
 
 
@@ -90,7 +90,7 @@ class Uniform(Router):
     def fit(self, train: ReplyTable) -> None:
         """There is nothing to learn."""
 
-    def route(self, table: ReplyTable) -> list[Asked]:
+    def route(self, table: ReplyTable) -> list[AskingOrder]:
         columns = range(len(table.cards))
         return [(random.Random(f"random-{self.terms.seed}-{q.id}").choice(columns),) for q in table.questions]
 
@@ -102,7 +102,7 @@ class CheapestRight(Router):
     def fit(self, train: ReplyTable) -> None:
         """There is nothing to learn."""
 
-    def route(self, table: ReplyTable) -> list[Asked]:
+    def route(self, table: ReplyTable) -> list[AskingOrder]:
         best = table.correct.max(axis=1, keepdims=True)
         costs = np.where(table.correct == best, table.cost_usd, np.inf)
         return [(int(column),) for column in costs.argmin(axis=1)]

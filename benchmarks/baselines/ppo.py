@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 
 from benchmarks.baselines.embedding import Embedder, Embeddings, widen
-from benchmarks.baselines.router import Asked, Router, best_columns, check_enough, cost_scale, utilities
+from benchmarks.baselines.router import AskingOrder, Router, best_columns, check_enough, cost_scale, utilities
 from benchmarks.evaluation.reply_table import Floats, ReplyTable
 
 ITERATIONS = 40
@@ -95,7 +95,7 @@ class PPO(Router):
     def chosen(self) -> str:
         return f"mean utility in training {self._utility:.3f}"
 
-    def route(self, table: ReplyTable) -> list[Asked]:
+    def route(self, table: ReplyTable) -> list[AskingOrder]:
         import torch
 
         questions = torch.as_tensor(widen(self._embedder.embed(table.queries)))

@@ -10,7 +10,7 @@ from typing import Any
 from actors.pool.cards import ModelCard, load_cards
 from actors.questions import Question
 from benchmarks.evaluation.measure import EXACT, JUDGED
-from benchmarks.evaluation.reply_table import Reply, ReplyTable, normalise_question
+from benchmarks.evaluation.reply_table import RecordedReply, ReplyTable, normalise_question
 from benchmarks.world.recorded import RECORDED_CARDS, RepliesError, check_fields, count_tokens, read_rows
 from rewards.outcome import outcomes
 
@@ -22,7 +22,7 @@ class _Row:
     """A question and the recorded replies to it."""
 
     question: Question
-    replies: dict[str, Reply] = field(default_factory=dict)
+    replies: dict[str, RecordedReply] = field(default_factory=dict)
 
 
 def recorded_table(path: Path, cards: Path = RECORDED_CARDS) -> ReplyTable:
@@ -83,7 +83,7 @@ def _question(fields: dict[str, Any], where: str) -> Question:
     return Question(_identity(fields), str(fields.get("dataset", "")), fields["question"], tuple(answers))
 
 
-def _reply(fields: dict[str, Any], card: ModelCard, where: str, assumed: set[str]) -> Reply:
+def _reply(fields: dict[str, Any], card: ModelCard, where: str, assumed: set[str]) -> RecordedReply:
     """The reply of a row; what had to be assumed is added to `assumed`."""
     text = fields.get("response")
     if text is not None:
@@ -104,7 +104,7 @@ def _reply(fields: dict[str, Any], card: ModelCard, where: str, assumed: set[str
         assumed.add(f"prices of {RECORDED_CARDS.name}")
     assumed.add("latencies")
     answers = fields.get("answers") or []
-    return Reply(
+    return RecordedReply(
         text=text or "",
         correct=_correct(fields, where, assumed),
         f1=outcomes(text, answers)[1] if text is not None and answers else math.nan,

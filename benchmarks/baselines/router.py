@@ -14,7 +14,7 @@ from actors.errors import ExplainedError
 from benchmarks.evaluation.means import Outcome
 from benchmarks.evaluation.reply_table import Floats, ReplyTable
 
-Asked = tuple[int, ...]  # columns of the table in the order of asking; the last one's reply is the answer
+AskingOrder = tuple[int, ...]  # columns of the table in the order of asking; the last one's reply is the answer
 HASHING = "hashing"  # the question embedding that needs no model
 _FEWEST = 10  # training questions of a router that learns from them
 _TIE = 1e-9  # of a normalised cost: enough to choose the cheaper of two that are alike
@@ -60,7 +60,7 @@ class Router(ABC):
         """
 
     @abstractmethod
-    def route(self, table: ReplyTable) -> list[Asked]:
+    def route(self, table: ReplyTable) -> list[AskingOrder]:
         """Who is asked, for every question of the table."""
 
     def running(self) -> AbstractContextManager[None]:
@@ -97,12 +97,12 @@ def utilities(train: ReplyTable, lambda_: float) -> Floats:
     return values
 
 
-def best_columns(expected: Floats, costs: Floats) -> list[Asked]:
+def best_columns(expected: Floats, costs: Floats) -> list[AskingOrder]:
     """The column of the highest expectation in each row, the cheaper one of two alike."""
     return [(int(column),) for column in (expected - _TIE * costs).argmax(axis=1)]
 
 
-def always(column: int, table: ReplyTable) -> list[Asked]:
+def always(column: int, table: ReplyTable) -> list[AskingOrder]:
     """The same column for every question."""
     return [(column,)] * len(table)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from actors.questions import Question
 from benchmarks.baselines.router import Router
 from benchmarks.evaluation.means import Outcome
-from benchmarks.evaluation.reply_table import Reply, ReplyTable
+from benchmarks.evaluation.reply_table import RecordedReply, ReplyTable
 from benchmarks.world.experts import Expert, count_tokens, experts
 from benchmarks.world.facts import Hop, World, hops_of, question_text
 from rewards.outcome import outcomes
@@ -78,22 +78,22 @@ def _hop_table(hops: dict[str, Hop], pool: Sequence[Expert], world: World) -> Re
 
 
 def _table(
-    questions: Sequence[Question], pool: Sequence[Expert], replies: Sequence[Sequence[Reply]], note: str = _NOTE
+    questions: Sequence[Question], pool: Sequence[Expert], replies: Sequence[Sequence[RecordedReply]], note: str = _NOTE
 ) -> ReplyTable:
     cards = tuple(expert.card(_NOWHERE) for expert in pool)
     return ReplyTable(tuple(questions), cards, tuple(map(tuple, replies)), note)
 
 
-def _answer_all(question: Question, expert: Expert, world: World) -> Reply:
+def _answer_all(question: Question, expert: Expert, world: World) -> RecordedReply:
     """The replies to all hops as one: the last one's text, the tokens of all."""
-    replies: list[Reply] = []
+    replies: list[RecordedReply] = []
     answer = ""
     for index, hop in enumerate(hops_of(question.text, world)):
         hop = hop if index == 0 else Hop(hop.relation, answer)
         replies.append(_answer(hop, expert, world))
         answer = expert.answer(hop, world)
     em, f1 = outcomes(answer, question.answers)
-    return Reply(
+    return RecordedReply(
         text=replies[-1].text,
         correct=em,
         f1=f1,
@@ -104,7 +104,7 @@ def _answer_all(question: Question, expert: Expert, world: World) -> Reply:
     )
 
 
-def _answer(hop: Hop, expert: Expert, world: World) -> Reply:
+def _answer(hop: Hop, expert: Expert, world: World) -> RecordedReply:
     text, right = expert.reply(hop, world), float(expert.answers_rightly(hop, world))
     prompt, completion = count_tokens(hop.query), count_tokens(text)
-    return Reply(text, right, right, prompt, completion, expert.cost_usd(prompt, completion), expert.latency_s)
+    return RecordedReply(text, right, right, prompt, completion, expert.cost_usd(prompt, completion), expert.latency_s)

@@ -14,7 +14,7 @@ from actors.questions import Question
 from benchmarks.evaluation.means import Outcome
 from benchmarks.evaluation.measure import EXACT, Measure
 from benchmarks.evaluation.old_names import row_of_today
-from benchmarks.questions.hops import hop_count
+from benchmarks.questions.sources import hop_count
 from rewards.outcome import outcomes
 from rewards.transcript import CallStatus, StopReason, Transcript, Turn
 

@@ -27,7 +27,7 @@ class ReplyTableError(ExplainedError, ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class RecordedReply:
     """One candidate's reply to one question."""
 
     text: str  # empty where it was not recorded
@@ -50,7 +50,7 @@ class ReplyTable:
 
     questions: tuple[Question, ...]
     cards: tuple[ModelCard, ...]
-    replies: tuple[tuple[Reply, ...], ...]
+    replies: tuple[tuple[RecordedReply, ...], ...]
     note: str = ""  # what of it is assumed rather than measured, in a sentence
     measure: Measure = EXACT  # that `correct` is by
     correct: Floats = field(init=False, repr=False)
@@ -133,7 +133,7 @@ class ReplyTable:
             held=self._held(row, replies[-1]),
         )
 
-    def _held(self, row: int, reply: Reply) -> float:
+    def _held(self, row: int, reply: RecordedReply) -> float:
         answers = self.questions[row].answers
         if not answers or not (reply.text or reply.refused):
             return math.nan

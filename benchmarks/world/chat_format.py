@@ -27,7 +27,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class ChatRequest:
+class CandidateRequest:
     """The fields of a request that a candidate server heeds; `query` is the last user message."""
 
     model: str
@@ -38,7 +38,7 @@ class ChatRequest:
     include_usage: bool = False
 
 
-def read_request(body: bytes) -> ChatRequest:
+def read_request(body: bytes) -> CandidateRequest:
     """Read a request's JSON body.
 
     Raises:
@@ -58,7 +58,7 @@ def read_request(body: bytes) -> ChatRequest:
         raise ValueError(f"field 'max_tokens' must be a positive integer, got {limit!r}")
     metadata, options = fields.get("metadata"), fields.get("stream_options")
     question_id = metadata.get("question_id") if isinstance(metadata, dict) else None
-    return ChatRequest(
+    return CandidateRequest(
         model=model,
         query=_last_user_text(fields.get("messages")),
         question_id=question_id if isinstance(question_id, str) and question_id else None,
@@ -77,7 +77,7 @@ def shorten(answer: Answer, max_tokens: int) -> Answer:
     return replace(answer, text=" ".join(kept), completion_tokens=max_tokens)
 
 
-def write_reply(request: ChatRequest, answer: Answer, fault: str = "") -> dict[str, Any]:
+def write_reply(request: CandidateRequest, answer: Answer, fault: str = "") -> dict[str, Any]:
     """The body of a reply; `answer` is not yet shortened. A fault of the name given spoils it."""
     short = shorten(answer, request.max_tokens)
     finish = "length" if short is not answer else "stop"
@@ -107,7 +107,7 @@ def write_reply(request: ChatRequest, answer: Answer, fault: str = "") -> dict[s
     return reply
 
 
-def write_chunks(request: ChatRequest, reply: dict[str, Any]) -> Iterator[bytes]:
+def write_chunks(request: CandidateRequest, reply: dict[str, Any]) -> Iterator[bytes]:
     """The reply as server-sent events: one chunk a word, then the finish reason, usage if asked for, `[DONE]`."""
     head = {key: reply[key] for key in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import shutil
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.world.demonstrations import Demonstration, demonstrations, drills
+from actors.whole_files import staged_folder
+from benchmarks.world.demonstrations import WorldDemonstration, demonstrations, drills
 from benchmarks.world.facts import World
 from benchmarks.world.language import EOS, PAD, build_tokenizer
 
@@ -51,7 +51,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedMode
     )
 
 
-def tokenize(demonstration: Demonstration, tokenizer: PreTrainedTokenizerFast) -> SftExample:
+def tokenize(demonstration: WorldDemonstration, tokenizer: PreTrainedTokenizerFast) -> SftExample:
     """Tokens of a demonstration, piece by piece as an episode would append them."""
     from learner.sft import SftExample
 
@@ -133,14 +133,10 @@ def _teach(
     settings = PlainSettings(steps=steps, batch_size=batch_size, lr=lr, warmup_steps=min(200, steps // 10 + 1))
     pad = int(tokenizer.convert_tokens_to_ids(PAD))
     losses = fine_tune(model, drawn, settings, pad)
-    stage = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(stage, ignore_errors=True)
-    stage.mkdir(parents=True)
-    model.to(torch.float16).save_pretrained(stage)
-    tokenizer.save_pretrained(stage)
     final = statistics.fmean(losses[-20:])
     note = {"steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed, "final_loss": final}
-    (stage / "coldstart.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    stage.rename(folder)
+    with staged_folder(folder) as stage:
+        model.to(torch.float16).save_pretrained(stage)
+        tokenizer.save_pretrained(stage)
+        (stage / "coldstart.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
     return losses

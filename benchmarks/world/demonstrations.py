@@ -33,7 +33,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Demonstration:
+class WorldDemonstration:
     """A user message and the pieces that follow it; `rules` is the rule followed at each hop."""
 
     prompt: str
@@ -94,7 +94,7 @@ def _within(
 
 def demonstrations(
     world: World, seed: int, cards_shown: int | None = None, *, budgets: bool = False
-) -> Iterator[Demonstration]:
+) -> Iterator[WorldDemonstration]:
     """Draw demonstrations without end; `cards_shown` cards a prompt (all, if None), always with those needed.
     `budgets`: each is told one."""
     rng = random.Random(f"demonstrations-{seed}")
@@ -123,10 +123,10 @@ def demonstrations(
             rules.append(rule)
         pieces.append(Piece(f"<think> {answer} </think> <answer> {answer} </answer>", True))
         prompt = render_prompt("compact", menu, question.text, 4, budget_usd=budget_usd)
-        yield Demonstration(prompt, tuple(pieces), tuple(rules))
+        yield WorldDemonstration(prompt, tuple(pieces), tuple(rules))
 
 
-def drills(world: World, seed: int, cards_shown: int | None = None) -> Iterator[Demonstration]:
+def drills(world: World, seed: int, cards_shown: int | None = None) -> Iterator[WorldDemonstration]:
     """Draw drills without end: named a profession, say the name and price on its card.
 
     Looking a card up is the one skill that demonstrations teach slowly, three look-ups each; a drill has up to
@@ -141,7 +141,7 @@ def drills(world: World, seed: int, cards_shown: int | None = None) -> Iterator[
         for item in rng.sample(menu.items, min(12, len(menu.items))):
             pieces.append(Piece(item.card.descriptor, False))
             pieces.append(Piece(f"{item.name} ${item.card.price_out_usd_per_mtok:.0f}", True))
-        yield Demonstration(render_prompt("compact", menu, question.text, 4), tuple(pieces), ())
+        yield WorldDemonstration(render_prompt("compact", menu, question.text, 4), tuple(pieces), ())
 
 
 def _cards(rng: random.Random, hops: tuple[Hop, ...], shown: int | None, *, spread: bool = False) -> list[ModelCard]:

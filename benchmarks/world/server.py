@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from benchmarks.world.chat_format import (
     Answer,
-    ChatRequest,
+    CandidateRequest,
     UnknownModel,
     read_request,
     write_chunks,
@@ -168,7 +168,7 @@ class CandidateServer:
         finally:
             self._in_flight -= 1
 
-    async def _respond(self, request: web.Request, chat: ChatRequest, answer: Answer) -> web.StreamResponse:
+    async def _respond(self, request: web.Request, chat: CandidateRequest, answer: Answer) -> web.StreamResponse:
         self._calls[chat.model] += 1
         fault = self._faults.draw(self._random)
         if fault:
@@ -219,7 +219,7 @@ async def _cut_off(request: web.Request, body: bytes) -> web.StreamResponse:
     return response
 
 
-async def _stream(request: web.Request, chat: ChatRequest, reply: dict[str, Any]) -> web.StreamResponse:
+async def _stream(request: web.Request, chat: CandidateRequest, reply: dict[str, Any]) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
     await response.prepare(request)
     for chunk in write_chunks(chat, reply):

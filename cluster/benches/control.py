@@ -24,9 +24,9 @@ import ray
 from benchmarks.benches.figures import Figure, at_least
 from benchmarks.benches.scripted_worker import AHEAD, VOCAB, ScriptedWorker
 from benchmarks.questions.sources import load_sources
-from benchmarks.world.experts import experts
 from cluster.config.loading import load_config
 from cluster.config.settings import Config
+from cluster.episodes.candidates import trained_cards
 from cluster.episodes.judging import judge_all
 from cluster.episodes.source import QuestionSource
 from cluster.session.ray_session import ray_session
@@ -137,7 +137,7 @@ class Steps:
 
     def __init__(self, config: Config, fleet: Fleet) -> None:
         questions = load_sources(config.data.train, two_hop_share=config.data.two_hop_share)
-        cards = [expert.card("http://127.0.0.1:1/v1") for expert in experts("seen")]  # nobody asks them
+        cards = trained_cards(config)
         self._config = config
         self._windows = Windows(config, QuestionSource(questions, config.run.seed), cards, fleet)
         self._judge = Judge(config.rewards)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections import Counter
 from dataclasses import asdict
@@ -102,8 +101,7 @@ def show(
       router-r1 data show musique --limit 100
       router-r1 data show dev.parquet:question=query:answers=gold
     """
-    from benchmarks.questions.hops import hop_count
-    from benchmarks.questions.sources import load_source
+    from benchmarks.questions.sources import hop_count, load_source
 
     questions = load_source(source, limit=limit, two_hop_share=0.4)
     for question in questions[:rows]:
@@ -150,14 +148,11 @@ def _short(source: str) -> str:
 def _write(path: Path, text: str) -> None:
     """Write a file that appears complete or not at all."""
     from actors.questions import QuestionError
+    from actors.whole_files import write_whole
 
-    unfinished = path.with_name(f".{path.name}.part")
     try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
+        write_whole(path, text)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
         raise QuestionError(f"{path} can't be written: {error}; its folder must exist and have space") from error
 
 

@@ -47,9 +47,9 @@ def demonstrate(
     quiet_libraries()
     log_to_terminal()
     with stoppable(lambda: f"what was played is in {out}; the same command goes on"):
-        from cluster.evaluation.demonstrate import Assignment, play_all
+        from cluster.evaluation.demonstrate import DemonstrationOptions, make_demonstrations
 
-        assignment = Assignment(
+        options = DemonstrationOptions(
             teacher=teacher,
             model=model,
             out=out,
@@ -61,4 +61,4 @@ def demonstrate(
             price_in=price_in,
             price_out=price_out,
         )
-        play_all(config, assignment, lambda text: typer.echo(text, err=True))
+        make_demonstrations(config, options, lambda text: typer.echo(text, err=True))

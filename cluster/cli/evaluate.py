@@ -122,9 +122,9 @@ def evaluate(
     where = out or "runs/evaluations"
     with stoppable(lambda: f"what was answered is in {where}; the same command goes on"):
         from cluster.evaluation.evaluate import evaluate as evaluate_target
-        from cluster.evaluation.options import Assignment
+        from cluster.evaluation.options import EvaluationOptions
 
-        assignment = Assignment(
+        options = EvaluationOptions(
             target=target,
             datasets=_listed(datasets),
             protocol=protocol,
@@ -154,7 +154,7 @@ def evaluate(
             published=published,
         )
         with _Progress() as progress, _table_alone():
-            folder = evaluate_target(assignment, progress.say, progress.told)
+            folder = evaluate_target(options, progress.say, progress.told)
         typer.echo((folder / "table.md").read_text(encoding="utf-8"))
         typer.echo(f"items, numbers and this table are in {folder}", err=True)
 

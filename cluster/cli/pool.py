@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import date
@@ -100,7 +99,7 @@ def probe(
     Tells whether it answers, whether it reports the tokens that it bills, whether these are plausible, what they
     cost and how long it took. Exits with 1 where one of this is not so.
     """
-    from actors.ledger.place import prepare_ledger
+    from actors.ledger.database import prepare_ledger
     from actors.pool.cards import find_pool, load_cards
     from actors.pool.probe import probe as probe_cards
     from actors.pool.settings import PoolSettings
@@ -196,7 +195,7 @@ def _measure(
     from rich.console import Console
     from rich.progress import Progress
 
-    from actors.ledger.place import prepare_ledger
+    from actors.ledger.database import prepare_ledger
     from actors.pool.measure import measure as measure_cards
     from actors.pool.settings import PoolSettings
 
@@ -218,9 +217,11 @@ def _measure(
 
 
 def _key_state(card: ModelCard) -> str:
+    from actors.api_keys import key_is_set
+
     if card.api_key_env is None:
         return "none needed"
-    return "set" if os.environ.get(card.api_key_env, "").strip() else "missing"
+    return "set" if key_is_set(card.api_key_env) else "missing"
 
 
 def _stale(cards: Iterable[ModelCard]) -> list[str]:

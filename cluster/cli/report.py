@@ -42,8 +42,9 @@ def report(
       router-r1 report runs/evaluations/NAME --out report.html
     """
     with stoppable():
+        from actors.whole_files import write_whole
         from cluster.report.page import render
-        from cluster.runs.files import RunFolderError, write_whole
+        from cluster.runs.files import RunFolderError
 
         html = render(_page(folder))
         file = out or folder / "report.html"

@@ -1,19 +1,26 @@
-"""The candidates of a run: their cards, and the local server that answers for them if the recipe asks for one."""
+"""The candidates of a run: their cards, the server that answers for them, and the ledger of their calls."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
-from actors.pool.cards import ModelCard, check_names, find_pool, load_cards
+from actors.ledger.database import prepare_ledger
+from actors.pool.cards import CardError, ModelCard, check_names, find_pool, load_cards
+from actors.pool.settings import PoolSettings
 from benchmarks.world.experts import Cohort, experts
 from benchmarks.world.process import spawn_server, stop_server
-from benchmarks.world.recorded import recorded_cards
+from benchmarks.world.recorded import RepliesError, recorded_cards
 from cluster.config.settings import CandidateSettings, Config
+from cluster.runs.record import RunRecord, setting
 from rewards.cost import derived_cost_scale_usd
 from rewards.settings import RewardSettings
+
+_NOWHERE = "http://127.0.0.1:1/v1"  # of cards that are read or compared; nobody is asked there
+_COHORTS: tuple[Cohort, ...] = ("seen", "unseen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,39 +63,97 @@ def start_candidates(config: Config) -> Iterator[Candidates]:
         CardError, RepliesError: the cards or replies can't be used.
     """
     settings = config.candidates
+    files = settings.pool.cards, settings.unseen_cards, settings.replies
     if settings.serve == "none":
-        assert settings.pool.cards is not None  # the configuration refuses None
-        found = Candidates(
-            _load(settings.pool.cards, settings),
-            _load(settings.unseen_cards, settings) if settings.unseen_cards else (),
-            unseen_join=True,
-        )
+        found = _read_cards(settings.serve, *files, settings.pool.base_url)
         check_names(found.all, f"{settings.pool.cards} with candidates.unseen_cards={settings.unseen_cards}")
         yield found
         return
     process, base_url = spawn_server(_arguments(settings))
     try:
-        yield _served_cards(settings, base_url)
+        yield _read_cards(settings.serve, *files, base_url)
     finally:
         stop_server(process)
 
 
-def _load(cards: Path, settings: CandidateSettings) -> tuple[ModelCard, ...]:
-    loaded = load_cards(find_pool(cards))
-    if settings.pool.base_url is not None:
-        loaded = [card.model_copy(update={"base_url": settings.pool.base_url}) for card in loaded]
-    return tuple(loaded)
+def trained_cards(config: Config) -> list[ModelCard]:
+    """The cards of training that a configuration names, as they are now; no server is started.
+
+    Raises:
+        CardError, RepliesError: the cards or replies can't be read.
+    """
+    settings = config.candidates
+    return list(_read_cards(settings.serve, settings.pool.cards, None, settings.replies).cards)
 
 
-def _served_cards(settings: CandidateSettings, base_url: str) -> Candidates:
-    if settings.serve == "recorded":
-        assert settings.replies is not None  # the configuration refuses None
-        return Candidates(tuple(recorded_cards(settings.replies, base_url)))
+@dataclass(frozen=True, slots=True)
+class RunCards:
+    """Cards by name, as they are now: those of training, those that training never saw, and a note on them."""
 
-    def cast(cohort: Cohort) -> tuple[ModelCard, ...]:
-        return tuple(expert.card(base_url) for expert in experts(cohort))
+    seen: Mapping[str, ModelCard] = field(default_factory=dict)
+    unseen: Mapping[str, ModelCard] = field(default_factory=dict)
+    note: str = "Prices are those of the cards as they are now."
 
-    return Candidates(cast("seen"), cast("unseen"))
+    @property
+    def all(self) -> dict[str, ModelCard]:
+        return {**self.seen, **self.unseen}
+
+
+def run_cards(record: RunRecord) -> RunCards:
+    """The cards that a run's configuration names, even if this version would refuse that configuration.
+
+    If the cards can't be read, there are none, and the note says why.
+    """
+
+    def file(key: str) -> Path | None:
+        named = setting(record.config, f"candidates.{key}")
+        return Path(named) if named else None
+
+    serve = setting(record.config, "candidates.serve")
+    try:
+        found = _read_cards(serve, file("pool.cards"), file("unseen_cards"), file("replies"))
+    except (CardError, RepliesError, OSError) as error:
+        return RunCards(note=f"Prices are not known, because the cards can't be read: {error}")
+    return RunCards({card.name: card for card in found.cards}, {card.name: card for card in found.unseen})
+
+
+def _read_cards(
+    serve: str, cards: Path | None, unseen: Path | None, replies: Path | None, base_url: str | None = None
+) -> Candidates:
+    """The cards that settings name. If `base_url` is given, all are called there; otherwise cards from files keep their
+    own URL, and the others can't be called."""
+    if serve == "world":
+        seen, others = (tuple(e.card(base_url or _NOWHERE) for e in experts(cohort)) for cohort in _COHORTS)
+        return Candidates(seen, others)
+    if serve == "recorded" and replies:
+        return Candidates(tuple(recorded_cards(replies, base_url or _NOWHERE)))
+
+    def load(file: Path | None) -> tuple[ModelCard, ...]:
+        found = load_cards(find_pool(file)) if file else []
+        return tuple(card.model_copy(update={"base_url": base_url}) if base_url else card for card in found)
+
+    return Candidates(load(cards), load(unseen), unseen_join=True)
+
+
+class Books(NamedTuple):
+    """The ledger that records calls, None if nothing does, and the run under which it records them."""
+
+    ledger_url: str | None = None
+    run: str = ""
+
+
+def open_books(pool: PoolSettings, ledger: Path, run: Callable[[], str]) -> Books:
+    """The books of calls outside training: in the file `ledger`, unless the settings name another or turn it off.
+
+    Args:
+        run: gives the run's id; it is only called if there is a ledger.
+
+    Raises:
+        LedgerError: the ledger's folder can't be made.
+    """
+    if pool.ledger == "off":
+        return Books()
+    return Books(pool.ledger_url or prepare_ledger(ledger), run())
 
 
 def _arguments(settings: CandidateSettings) -> list[str]:

@@ -13,7 +13,7 @@ from actors.pool.measure import holds_answer
 from actors.questions import Question
 from actors.together import run_together
 from benchmarks.evaluation.measure import HOLDS
-from benchmarks.evaluation.reply_table import Reply, ReplyTable
+from benchmarks.evaluation.reply_table import RecordedReply, ReplyTable
 from rewards.outcome import token_f1
 from rewards.transcript import CallStatus, RouteCall
 
@@ -23,7 +23,7 @@ NOTE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AskedTable:
     """The replies of everyone to the questions that all replied to, and those that someone failed at."""
 
     table: ReplyTable
@@ -38,7 +38,7 @@ async def ask_table(
     purpose: str,
     concurrency: int,
     told: Callable[[], None],
-) -> Asked:
+) -> AskedTable:
     """Ask every candidate every question. `purpose` and the question's number are a call's place in the ledger, so
     that one that was answered is not paid for again.
 
@@ -77,11 +77,11 @@ async def ask_table(
         else:
             whole.append((question, tuple(_reply(question, call) for call in row)))
     table = ReplyTable(tuple(q for q, _ in whole), tuple(cards), tuple(replies for _, replies in whole), NOTE, HOLDS)
-    return Asked(table, tuple(failed))
+    return AskedTable(table, tuple(failed))
 
 
-def _reply(question: Question, call: RouteCall) -> Reply:
-    return Reply(
+def _reply(question: Question, call: RouteCall) -> RecordedReply:
+    return RecordedReply(
         text=call.reply,
         correct=float(holds_answer(call.reply, question.answers)),
         f1=token_f1(call.reply, question.answers),

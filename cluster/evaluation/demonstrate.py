@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from actors.checkpoint_loading import read_tokenizer
-from actors.episodes.episode import Episode, EpisodeRequest
-from actors.episodes.remote_model import Player, Teacher, TeacherRefusal
+from actors.api_keys import read_option_key
+from actors.episodes.episode import EpisodeRequest
+from actors.episodes.remote_model import Conversation
 from actors.episodes.trajectory import Trajectory
 from actors.errors import ExplainedError
 from actors.pool.caller import CandidateCaller
@@ -21,13 +21,13 @@ from actors.pool.cards import ModelCard
 from actors.questions import Question
 from benchmarks.questions.sources import load_sources
 from cluster.config.settings import Config
-from cluster.episodes.candidates import start_candidates
-from cluster.episodes.judging import BudgetSpent, judge_all, spent_cap
-from cluster.episodes.requests import readable_rules, training_requests
+from cluster.episodes.candidates import open_books, start_candidates
+from cluster.episodes.judging import judge_all
+from cluster.episodes.requests import training_requests
 from cluster.episodes.source import QuestionSource
-from cluster.runs.files import writing
-from cluster.runs.line_file import append_line, mended_lines
-from cluster.runs.policy_checkpoints import locate_checkpoint
+from cluster.evaluation.playing import play_all
+from cluster.players.players import ChatEndpoint, ChatPolicy, PlayedEpisode, Refused
+from cluster.runs.files import append_line, mended_lines, writing
 from cluster.runs.run_id import keep_run_id
 from learner.demonstrations import (
     Demonstration,
@@ -37,9 +37,10 @@ from learner.demonstrations import (
     load_demonstrations,
 )
 from rewards.presets import Judge
+from rewards.settings import RewardSettings
+from rewards.transcript import RouteCall
 
 _SAY_EVERY_S = 5.0
-_MOST_FAILURES = 8  # episodes in a row that fail: then it is no accident
 _FAILED = "failed: "  # begins why an episode has no outcome; it is played again
 
 
@@ -48,7 +49,7 @@ class DemonstrateError(ExplainedError, RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Assignment:
+class DemonstrationOptions:
     """What is asked of the teacher."""
 
     teacher: str  # base URL
@@ -62,18 +63,14 @@ class Assignment:
     price_in: float = 0.0  # teacher's USD per million tokens
     price_out: float = 0.0
 
-    def read_key(self) -> str | None:
-        """The teacher's key.
+    def endpoint(self) -> ChatEndpoint:
+        """The teacher.
 
         Raises:
-            DemonstrateError: its variable is not set.
+            DemonstrateError: the variable of its key is not set.
         """
-        if self.api_key_env is None:
-            return None
-        key = os.environ.get(self.api_key_env, "").strip()
-        if not key:
-            raise DemonstrateError(f"--api-key-env {self.api_key_env}: not set; export the teacher's API key in it")
-        return key
+        key = read_option_key(self.api_key_env, DemonstrateError)
+        return ChatEndpoint(self.teacher, self.model, key, self.timeout_s, self.price_in, self.price_out)
 
 
 class Record:
@@ -122,7 +119,7 @@ class Record:
             append_line(self.log, json.dumps(row, ensure_ascii=False))
         self.rows.append(row)
 
-    def describe(self, assignment: Assignment) -> str:
+    def describe(self, options: DemonstrationOptions) -> str:
         """What was kept and dropped so far, why, and what it cost, in a line."""
         ended = self.outcomes
         failed = {row["id"]: row["why"] for row in self.rows if row["id"] not in ended}
@@ -130,172 +127,134 @@ class Record:
         reasons = ", ".join(f"{whys.count(why)} {why}" for why in dict.fromkeys(whys))
         kept = sum(bool(row["kept"]) for row in ended.values())
         read, written = (sum(row.get(name, 0) for row in self.rows) for name in ("prompt_tokens", "completion_tokens"))
-        teacher_usd = (read * assignment.price_in + written * assignment.price_out) / 1e6
+        teacher_usd = (read * options.price_in + written * options.price_out) / 1e6
         paid = f", ${teacher_usd:.4f}" if teacher_usd else ""
         candidates_usd = self.candidates_usd
         if candidates_usd is None:
             candidates_usd = sum(row.get("candidates_usd", 0.0) for row in self.rows)
         return (
-            f"{len(ended)} of {assignment.episodes} episodes ended: {kept} kept, {len(whys)} not"
+            f"{len(ended)} of {options.episodes} episodes ended: {kept} kept, {len(whys)} not"
             f"{f' ({reasons})' if reasons else ''}; candidates ${candidates_usd:.4f}; "
             f"teacher {read} tokens read, {written} written{paid}"
         )
 
 
-def play_all(config: Config, assignment: Assignment, say: Callable[[str], None]) -> Record:
+def make_demonstrations(config: Config, options: DemonstrationOptions, say: Callable[[str], None]) -> Record:
     """Play the episodes that are not in the record yet; `say` hears of progress, and at the end what came of it.
 
     Raises:
         DemonstrateError: the key is missing, the file can't be used, or no episode comes to an end.
-        TeacherError, PoolError, BudgetSpent: the teacher or the candidates can't be asked, or a cap is used up.
+        RemoteModelError, PoolError, BudgetSpent: the teacher or the candidates can't be asked, or a cap is used up.
         LedgerError, RunIdError, RunFolderError: calls or episodes can't be recorded.
     """
-    key = assignment.read_key()
-    record = Record(assignment.out)
+    endpoint = options.endpoint()
+    record = Record(options.out)
     questions = load_sources(config.data.train, limit=config.data.train_limit, two_hop_share=config.data.two_hop_share)
-    checkpoint = locate_checkpoint(config.policy.checkpoint, config.run.folder / ".cache")
-    tokenizer = read_tokenizer(checkpoint)
     with start_candidates(config) as candidates:
-        requests = _requests(config, questions, candidates.cards, assignment.episodes)
-        waiting = [request for request in requests if _id(request, config) not in record.outcomes]
-        if len(waiting) < len(requests):
-            say(f"{len(requests) - len(waiting)} of {len(requests)} episodes were played before")
-        judge = Judge(candidates.price_rewards(config))
-        asyncio.run(_Classroom(config, assignment, record, tokenizer, judge, say).play(waiting, candidates.cards, key))
-    say(record.describe(assignment))
+        drawn = _requests(config, questions, candidates.cards, options.episodes)
+        waiting = [each for each in drawn if each.id not in record.outcomes]
+        if len(waiting) < len(drawn):
+            say(f"{len(drawn) - len(waiting)} of {len(drawn)} episodes were played before")
+        pool = config.candidates.pool
+        books = open_books(pool, record.ledger, lambda: keep_run_id(record.run_id_file, record.out.stem))
+        caller = CandidateCaller(candidates.cards, pool, **books._asdict())
+        teacher = ChatPolicy(endpoint, config, caller)
+        keeper = _DemonstrationKeeper(config, options, record, teacher, caller, candidates.price_rewards(config), say)
+        try:
+            asyncio.run(play_all(teacher, waiting, keeper, concurrency=options.concurrency))
+        finally:
+            keeper.add_up()
+    say(record.describe(options))
     return record
 
 
-class _Classroom:
-    """What the episodes of one command share."""
+@dataclass(frozen=True, slots=True)
+class _NumberedRequest:
+    """An episode to be played; its id is the same however many are asked for."""
+
+    id: str
+    request: EpisodeRequest
+
+
+class _DemonstrationKeeper:
+    """Keeps the demonstrations of one command in its record, and says from time to time what came of it so far."""
+
+    error: type[ExplainedError] = DemonstrateError
 
     def __init__(
         self,
         config: Config,
-        assignment: Assignment,
+        options: DemonstrationOptions,
         record: Record,
-        tokenizer: Any,
-        judge: Judge,
+        teacher: ChatPolicy,
+        caller: CandidateCaller,
+        rewards: RewardSettings,
         say: Callable[[str], None],
     ) -> None:
-        self.config = config
-        self.assignment = assignment
-        self.record = record
-        self.tokenizer = tokenizer
-        self.encoder = DemonstrationEncoder(tokenizer, config.engine.max_model_len)
-        self.judge = judge
-        self.say = say
-        self.failures = 0  # since an episode ended last
-        self.said = time.monotonic()
+        self.place = record.log
+        self._config, self._options, self._record = config, options, record
+        self._teacher, self._caller, self._judge, self._say = teacher, caller, Judge(rewards), say
+        self._said = time.monotonic()
 
-    async def play(self, requests: Sequence[EpisodeRequest], cards: Sequence[ModelCard], key: str | None) -> None:
-        """Play episodes, `concurrency` of them at a time; each is on disk once it has ended."""
-        assignment = self.assignment
-        teacher = Teacher(assignment.teacher, assignment.model, key=key, timeout_s=assignment.timeout_s)
-        caller = self._hire_caller(cards)
-        waiting = iter(requests)
-        try:
-            await caller.check()
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(assignment.concurrency, len(requests))):
-                    group.create_task(self._play_some(waiting, teacher, caller))
-        finally:
-            self._count(caller)
-            await caller.close()
-            await teacher.close()
+    @cached_property
+    def _encoder(self) -> DemonstrationEncoder:
+        return DemonstrationEncoder(self._teacher.tokenizer, self._config.engine.max_model_len)
 
-    def _hire_caller(self, cards: Sequence[ModelCard]) -> CandidateCaller:
-        """A caller that records its calls, so that a command that goes on counts what was spent before."""
-        pool = self.config.candidates.pool
-        if pool.ledger == "off":
-            return CandidateCaller(cards, pool)
-        run = keep_run_id(self.record.run_id_file, self.record.out.stem)
-        ledger_url = pool.ledger_url or str(self.record.ledger.absolute())
-        return CandidateCaller(cards, pool, ledger_url=ledger_url, run=run)
-
-    def _count(self, caller: CandidateCaller) -> None:
-        if self.config.candidates.pool.ledger != "off":
-            self.record.candidates_usd = float(sum(caller.stats().usd.values()))
-
-    async def _play_some(self, waiting: Iterator[EpisodeRequest], teacher: Teacher, caller: CandidateCaller) -> None:
-        for request in waiting:
-            player = Player(teacher, self.tokenizer, request.prompt(readable_rules(self.config.episode)))
-            episode = Episode(
-                request,
-                tokenizer=self.tokenizer,
-                generate=player.generate,
-                ask=caller.ask,
-                settings=self.config.episode,
-                max_model_len=self.config.engine.max_model_len,
-                observer=player,
-            )
-            try:
-                trajectory = await episode.run()
-                self._count(caller)
-                self._note(request, player, trajectory)
-            except TeacherRefusal as refusal:
-                self._fail(request, player, "the teacher's provider refused it", str(refusal))
-
-    def _note(self, request: EpisodeRequest, player: Player, trajectory: Trajectory) -> None:
-        if cap := spent_cap([trajectory]):
-            raise BudgetSpent(f"{cap}. What was played is in {self.record.log}; the same command goes on")
-        [judged] = judge_all([trajectory], self.judge)
-        if judged.reward is None:
-            call = next(call for call in judged.transcript.calls if call.status.is_infrastructure)
-            self._fail(request, player, f"a call to {call.model} ended {call.status}", call.error, trajectory)
-            return
-        self.failures = 0
-        row = self._row(request, player, trajectory) | {"reward": judged.reward.total}
+    def keep(self, episode: _NumberedRequest, played: PlayedEpisode) -> None:
+        [judged] = judge_all([played.trajectory], self._judge)
+        assert judged.reward is not None, "only void episodes have no reward"
+        row = _row(episode, played.conversation, played.trajectory) | {"reward": judged.reward.total}
         demonstration, why = None, ""
-        if judged.reward.total >= self.assignment.min_reward:
-            demonstration = demonstration_of(judged, player, row["id"], self.assignment.model)
+        if judged.reward.total >= self._options.min_reward:
+            assert played.conversation is not None, "the teacher is a model at an endpoint"
+            demonstration = demonstration_of(judged, played.conversation, episode.id, self._options.model)
             try:
-                self.encoder.encode(demonstration)
+                self._encoder.encode(demonstration)
             except DemonstrationError:
                 demonstration, why = None, "beyond the policy's tokens"
         else:
-            why = f"below --min-reward {self.assignment.min_reward:g}"
+            why = f"below --min-reward {self._options.min_reward:g}"
         self._add(row | {"kept": demonstration is not None, "why": why}, demonstration)
 
-    def _fail(
-        self,
-        request: EpisodeRequest,
-        player: Player,
-        why: str,
-        detail: str,
-        trajectory: Trajectory | None = None,
-    ) -> None:
-        """Note an episode without an outcome.
+    def refuse(self, episode: _NumberedRequest, refused: Refused) -> str:
+        return self._fail(_row(episode, refused.conversation), "the teacher's provider refused it", str(refused))
 
-        Raises:
-            DemonstrateError: so many failed in a row that it is no accident.
-        """
-        self.failures += 1
-        row = self._row(request, player, trajectory) | {"kept": False, "why": f"{_FAILED}{why}", "detail": detail}
-        self._add(row, None)
-        if self.failures >= _MOST_FAILURES:
-            raise DemonstrateError(
-                f"{self.failures} episodes in a row failed, the last as {why}: {detail}; mend that, then the same "
-                "command goes on"
-            )
+    def fail(self, episode: _NumberedRequest, played: PlayedEpisode, call: RouteCall) -> str:
+        row = _row(episode, played.conversation, played.trajectory)
+        return self._fail(row, f"a call to {call.model} ended {call.status}", call.error)
 
-    def _row(self, request: EpisodeRequest, player: Player, trajectory: Trajectory | None) -> dict[str, Any]:
-        return {
-            "id": _id(request, self.config),
-            "question": request.question.id,
-            "candidates_usd": trajectory.transcript.cost_usd if trajectory else 0.0,
-            "prompt_tokens": player.prompt_tokens,
-            "completion_tokens": player.completion_tokens,
-        }
+    def finish(self) -> None:
+        """Nothing: each episode is kept as it ends."""
+
+    def add_up(self) -> None:
+        """Note what the candidates have cost by now, where the ledger tells."""
+        if self._config.candidates.pool.ledger != "off":
+            self._record.candidates_usd = float(sum(self._caller.stats().usd.values()))
+
+    def _fail(self, row: dict[str, Any], why: str, detail: str) -> str:
+        self._add(row | {"kept": False, "why": f"{_FAILED}{why}", "detail": detail}, None)
+        return f"{why}: {detail}"
 
     def _add(self, row: dict[str, Any], demonstration: Demonstration | None) -> None:
-        self.record.add(row, demonstration)
-        if time.monotonic() - self.said >= _SAY_EVERY_S:
-            self.said = time.monotonic()
-            self.say(self.record.describe(self.assignment))
+        self.add_up()
+        self._record.add(row, demonstration)
+        if time.monotonic() - self._said >= _SAY_EVERY_S:
+            self._said = time.monotonic()
+            self._say(self._record.describe(self._options))
 
 
-def demonstration_of(trajectory: Trajectory, player: Player, ident: str, teacher: str) -> Demonstration:
+def _row(episode: _NumberedRequest, talk: Conversation | None, trajectory: Trajectory | None = None) -> dict[str, Any]:
+    """What the record says of every episode; there is no conversation where the prompt alone was too long."""
+    return {
+        "id": episode.id,
+        "question": episode.request.question.id,
+        "candidates_usd": trajectory.transcript.cost_usd if trajectory else 0.0,
+        "prompt_tokens": talk.prompt_tokens if talk else 0,
+        "completion_tokens": talk.completion_tokens if talk else 0,
+    }
+
+
+def demonstration_of(trajectory: Trajectory, talk: Conversation, ident: str, teacher: str) -> Demonstration:
     """What the teacher played, under the prompt that the policy will read."""
     assert trajectory.reward is not None, "only judged trajectories are kept"
     return Demonstration(
@@ -303,7 +262,7 @@ def demonstration_of(trajectory: Trajectory, player: Player, ident: str, teacher
         prompt=trajectory.prompt,
         segments=tuple(
             Segment(message["content"], sampled=message["role"] == "assistant")
-            for message in player.messages[1:]
+            for message in talk.messages[1:]
             if message["content"]
         ),
         dataset=trajectory.question.dataset,
@@ -312,21 +271,22 @@ def demonstration_of(trajectory: Trajectory, player: Player, ident: str, teacher
             "question": trajectory.question.id,
             "reward": trajectory.reward.total,
             "candidates_usd": trajectory.transcript.cost_usd,
-            "prompt_tokens": player.prompt_tokens,
-            "completion_tokens": player.completion_tokens,
+            "prompt_tokens": talk.prompt_tokens,
+            "completion_tokens": talk.completion_tokens,
         },
     )
 
 
 def _requests(
     config: Config, questions: list[Question], cards: Sequence[ModelCard], episodes: int
-) -> list[EpisodeRequest]:
-    """One episode of each of so many questions, drawn as training draws them."""
+) -> list[_NumberedRequest]:
+    """One episode of each of so many questions, drawn as training draws them; named by its place in the draw, and the
+    draw's seed."""
     single = config.model_copy(update={"run": config.run.model_copy(update={"group_size": 1})})
     drawn = QuestionSource(questions, config.run.seed).draw(episodes)
-    return [replace(r, group=f"demonstration-{i}") for i, r in enumerate(training_requests(single, 0, drawn, cards))]
-
-
-def _id(request: EpisodeRequest, config: Config) -> str:
-    """Names an episode however many are asked for: its place in the draw, and the draw's seed."""
-    return f"{request.question.id}/{config.run.seed}-{request.group.removeprefix('demonstration-')}"
+    return [
+        _NumberedRequest(
+            f"{each.question.id}/{config.run.seed}-{number}", replace(each, group=f"demonstration-{number}")
+        )
+        for number, each in enumerate(training_requests(single, 0, drawn, cards))
+    ]

@@ -11,11 +11,12 @@ from actors.pool.cards import ModelCard
 from benchmarks.baselines.rows import UNTRAINED
 from benchmarks.evaluation.protocol import load_questions, passes
 from cluster.episodes.candidates import start_candidates
-from cluster.evaluation.evaluation_run import EvaluationSum, Say, Told, check_answerable, what_is_asked
+from cluster.evaluation.episodes import EvaluationEpisode, ItemKeeper
+from cluster.evaluation.evaluation_run import EvaluationRun, Say, TellProgress, check_answerable, what_is_asked
 from cluster.evaluation.folder import EvaluationFolder
 from cluster.evaluation.live_contest import policy_contest
-from cluster.evaluation.options import Assignment
-from cluster.evaluation.playing import Waiting, play_all
+from cluster.evaluation.options import EvaluationOptions
+from cluster.evaluation.playing import play_all
 from cluster.evaluation.pool_rows import sum_pools
 from cluster.evaluation.pool_variants import asked_of, cards_to_ask, make_variants, read_wishes, variant_episodes
 from cluster.evaluation.spending import Spending
@@ -24,20 +25,20 @@ from cluster.evaluation.untrained_rows import plan_untrained
 from cluster.players.players import ChatPolicy, EnginePolicy, Policy
 
 
-def evaluate_policy(assignment: Assignment, names: Sequence[str], say: Say, told: Told) -> Path:
+def evaluate_policy(options: EvaluationOptions, names: Sequence[str], say: Say, told: TellProgress) -> Path:
     """Evaluate a checkpoint or a model at a URL, and the named baselines; see `evaluation.evaluate.evaluate`."""
-    wishes = read_wishes(assignment.pools)
-    target = open_target(assignment)
+    wishes = read_wishes(options.pools)
+    target = open_target(options)
     config = target.config
     questions = load_questions(
-        assignment.protocol,
-        assignment.datasets or config.data.eval,
-        limit=assignment.limit,
+        options.protocol,
+        options.datasets or config.data.eval,
+        limit=options.limit,
         two_hop_share=config.data.two_hop_share,
     )
     check_answerable(questions, config.candidates.serve)
-    planned = passes(assignment.protocol, assignment.samples, assignment.budgets_usd)
-    out = assignment.out or config.run.folder / "evaluations" / f"{target.file_name}-{assignment.protocol}"
+    planned = passes(options.protocol, options.samples, options.budgets_usd)
+    out = options.out or config.run.folder / "evaluations" / f"{target.file_name}-{options.protocol}"
     with start_candidates(config) as candidates:
         cards = candidates.cards
         compact = target.endpoint is None and config.episode.prompt == "compact"
@@ -45,21 +46,21 @@ def evaluate_policy(assignment: Assignment, names: Sequence[str], say: Say, told
         rules = config.episode.model_dump(mode="json") | {
             "menus": config.run.seed,
             "max_model_len": config.engine.max_model_len,
-            "policy_usd_per_million": [assignment.price_in, assignment.price_out],
+            "policy_usd_per_million": [options.price_in, options.price_out],
         }
-        asked = what_is_asked(assignment, questions, cards, policy=target.identity, rules=rules)
+        asked = what_is_asked(options, questions, cards, policy=target.identity, rules=rules)
         folder = EvaluationFolder(out, asked | asked_of(variants))
-        unbudgeted = passes(assignment.protocol, assignment.samples)
-        untrained = plan_untrained(target, names, unbudgeted, questions, cards, asked_for=assignment.baselines)
+        unbudgeted = passes(options.protocol, options.samples)
+        untrained = plan_untrained(target, names, unbudgeted, questions, cards, asked_for=options.baselines)
         notes = [*pool_notes(target, cards), *untrained.notes]
-        if assignment.budgets_usd and not config.episode.budgets_usd:
+        if options.budgets_usd and not config.episode.budgets_usd:
             notes.append(
                 "the policy was not trained with budgets (episode.budgets_usd is empty), and may not heed them"
             )
         for note in notes:
             say(f"note: {note}")
         rows = tuple(each.row for each in planned)
-        evaluation = EvaluationSum(assignment, questions, cards, folder, target.identity, rows, notes)
+        evaluation = EvaluationRun(options, questions, cards, folder, target.identity, rows, notes)
         try:
             untrained.keep_to_player(folder)
             spending = Spending(config, folder)
@@ -73,7 +74,7 @@ def evaluate_policy(assignment: Assignment, names: Sequence[str], say: Say, told
             baselines = list(untrained.rows)
             contest = None
             if tabled := [name for name in names if name not in UNTRAINED]:
-                found = policy_contest(config, questions, cards, assignment, folder, spending, say, told)
+                found = policy_contest(config, questions, cards, options, folder, spending, say, told)
                 notes += found.notes
                 evaluation.spent_usd = spending.usd
                 if (contest := found.contest) is not None:
@@ -87,16 +88,16 @@ def evaluate_policy(assignment: Assignment, names: Sequence[str], say: Say, told
 
 def _play(
     target: Target,
-    episodes: Sequence[Waiting],
-    evaluation: EvaluationSum,
+    episodes: Sequence[EvaluationEpisode],
+    evaluation: EvaluationRun,
     spending: Spending,
     to_ask: Sequence[ModelCard],
     say: Say,
-    told: Told,
+    told: TellProgress,
 ) -> None:
     """Play the episodes that have no item yet."""
     evaluation.spent_usd = spending.usd
-    folder, assignment = evaluation.folder, evaluation.assignment
+    folder, options = evaluation.folder, evaluation.options
     waiting = [each for each in episodes if each.key not in folder.items]
     done = len(episodes) - len(waiting)
     if done:
@@ -110,24 +111,24 @@ def _play(
         evaluation.spent_usd = spending.add_up()
         told(done, len(episodes), evaluation.spent_usd)
 
-    engines = min(assignment.engines, len(waiting))
-    concurrency = assignment.concurrency or target.concurrency * engines
-    if assignment.engines > 1:
+    engines = min(options.engines, len(waiting))
+    concurrency = options.concurrency or target.concurrency * engines
+    if options.engines > 1:
         say(f"{engines} engines play {len(waiting)} episodes, {min(concurrency, len(waiting))} at a time")
     with _player(target, engines, evaluation, spending, to_ask) as policy:
-        asyncio.run(play_all(policy, waiting, folder, concurrency=concurrency, told=tell))
+        asyncio.run(play_all(policy, waiting, ItemKeeper(folder, tell), concurrency=concurrency))
 
 
 @contextmanager
 def _player(
-    target: Target, engines: int, evaluation: EvaluationSum, spending: Spending, to_ask: Sequence[ModelCard]
+    target: Target, engines: int, evaluation: EvaluationRun, spending: Spending, to_ask: Sequence[ModelCard]
 ) -> Iterator[Policy]:
     """What plays the target, and asks these candidates."""
     if target.endpoint is not None:
         yield ChatPolicy(target.endpoint, target.config, spending.hire(to_ask))
         return
     assert target.source is not None
-    if evaluation.assignment.engines == 1:
+    if evaluation.options.engines == 1:
         yield EnginePolicy(target.source, evaluation.cards, spending.hire(to_ask))
         return
     from cluster.players.fleet_player import engine_fleet  # imports what places and trains, too

@@ -27,19 +27,19 @@ from benchmarks.evaluation.protocol import passes
 from benchmarks.evaluation.published import published_rows, quote
 from benchmarks.evaluation.row_summary import Against, against, summarise_row
 from benchmarks.evaluation.table import render
-from benchmarks.questions.hops import hop_count
+from benchmarks.questions.sources import hop_count
 from cluster.evaluation.folder import EvaluationFolder
-from cluster.evaluation.options import Assignment, EvaluateError
+from cluster.evaluation.options import EvaluateError, EvaluationOptions
 
 Say = Callable[[str], None]
-Told = Callable[[int, int, float], None]  # done, in all, USD spent on candidates
+TellProgress = Callable[[int, int, float], None]  # done, in all, USD spent on candidates
 
 
 @dataclass(slots=True)
-class EvaluationSum:
+class EvaluationRun:
     """One evaluation under way."""
 
-    assignment: Assignment
+    options: EvaluationOptions
     questions: Sequence[Question]
     cards: tuple[ModelCard, ...]
     folder: EvaluationFolder
@@ -50,16 +50,16 @@ class EvaluationSum:
     left_out: dict[str, str] | None = None  # baselines, and why
     routed: tuple[BaselineRow, ...] = ()  # the baselines that are there
 
-    def run_baselines(self, names: Sequence[str], contest: Contest, told: Told) -> list[str]:
+    def run_baselines(self, names: Sequence[str], contest: Contest, told: TellProgress) -> list[str]:
         """Make the rows that are not whole yet; return all names in their order."""
-        planned = planned_rows(names, self.assignment.lambdas, contest.train, self.assignment.embedding)
+        planned = planned_rows(names, self.options.lambdas, contest.train, self.options.embedding)
         keys = [(question.dataset, question.id, 0) for question in contest.questions]
         open_ = [row for row in planned if any((row.name, *key) not in self.folder.items for key in keys)]
         self.left_out = {}
         if embedded := list(dict.fromkeys(row.router for row in planned if row.embedding != HASHING)):
-            self.notes.append(f"{', '.join(embedded)} embed questions by {self.assignment.embedding}")
+            self.notes.append(f"{', '.join(embedded)} embed questions by {self.options.embedding}")
         done = len(planned) - len(open_)
-        for row, items, why in make_rows(contest, open_, self.assignment.seed):
+        for row, items, why in make_rows(contest, open_, self.options.seed):
             for item in items:
                 self.folder.add(item)
             if why:
@@ -85,7 +85,7 @@ class EvaluationSum:
             raise EvaluateError(
                 f"no row is left to show: {reasons or 'no policy and no baselines'}. Try other --baselines"
             )
-        lost, resamples = self.folder.lost(), self.assignment.resamples
+        lost, resamples = self.folder.lost(), self.options.resamples
         rows = [summarise_row(name, items, lost=lost[name], resamples=resamples) for name, items in by_row.items()]
         reference = self._reference(list(by_row))
         notes = [*self.notes, *(pools.notes if pools else ())]
@@ -116,17 +116,17 @@ class EvaluationSum:
             quoted=[
                 quote(row)
                 for metric in ("em", "f1")
-                for row in published_rows(metric, sets_of(rows), self.assignment.published)  # type: ignore[arg-type]
+                for row in published_rows(metric, sets_of(rows), self.options.published)  # type: ignore[arg-type]
             ],
             notes=notes,
             verdicts=verdicts(rows, self.routed, self.policy_rows, compared),
             pools=pools,
         )
-        table = render(f"Evaluation of {self.policy or self.assignment.target}", found)
+        table = render(f"Evaluation of {self.policy or self.options.target}", found)
         self.folder.finish(table, self._numbers(found))
 
     def _reference(self, names: Sequence[str]) -> str | None:
-        against = self.assignment.against
+        against = self.options.against
         wanted = None if against is None else row_of_today(against)
         if wanted is not None and wanted not in names:
             raise EvaluateError(f"--against {wanted}: no such row; there are {', '.join(names)}")
@@ -134,16 +134,16 @@ class EvaluationSum:
         return first[0] if first else (names[0] if names else None)
 
     def _about(self) -> dict[str, str]:
-        assignment = self.assignment
+        options = self.options
         sets: dict[str, int] = {}
         for question in self.questions:
             sets[question.dataset] = sets.get(question.dataset, 0) + 1
-        planned = passes(assignment.protocol, assignment.samples, assignment.budgets_usd) if self.policy else ()
+        planned = passes(options.protocol, options.samples, options.budgets_usd) if self.policy else ()
         temperatures = "; ".join(f"{p.row}: {p.samples} at temperature {p.temperature:g}" for p in planned)
         asked = f"{len(self.questions)} questions: {', '.join(f'{name} {count}' for name, count in sets.items())}"
         return {
             "policy": self.policy or "none, baselines alone",
-            "protocol": f"{assignment.protocol}{f' ({temperatures})' if temperatures else ''}",
+            "protocol": f"{options.protocol}{f' ({temperatures})' if temperatures else ''}",
             "asked": asked,
             "pool": f"`{fingerprint(self.cards)}`, {', '.join(card.name for card in self.cards)}",
         }
@@ -171,7 +171,7 @@ class EvaluationSum:
 
 
 def what_is_asked(
-    assignment: Assignment,
+    options: EvaluationOptions,
     questions: Sequence[Question],
     cards: Sequence[ModelCard],
     *,
@@ -180,12 +180,12 @@ def what_is_asked(
 ) -> dict[str, Any]:
     """What makes an evaluation this one and no other."""
     return {
-        "target": policy or assignment.target,
-        "protocol": assignment.protocol,
-        "samples": assignment.samples,
+        "target": policy or options.target,
+        "protocol": options.protocol,
+        "samples": options.samples,
         "questions": fingerprint_questions(questions),
         "pool": fingerprint(cards),
-        "seed": assignment.seed,
+        "seed": options.seed,
         "rules": dict(rules),
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,9 +10,9 @@ from typing import Any
 
 from actors.episodes.trajectory import Trajectory
 from actors.questions import Question
+from actors.whole_files import write_whole
 from benchmarks.evaluation.item import NOT_TAKEN, Item, ItemError, Key
-from cluster.runs.files import RunFolderError, write_whole, writing
-from cluster.runs.line_file import append_line, mended_lines
+from cluster.runs.files import RunFolderError, append_line, hold_lock, mended_lines, writing
 from cluster.runs.run_id import FILE_NAME as RUN_ID_FILE
 from cluster.runs.trajectory_text import trajectory_report
 
@@ -40,13 +39,8 @@ class EvaluationFolder:
         self.ledger, self.run_id_file = path / "ledger.sqlite", path / RUN_ID_FILE
         with writing(path, "the evaluation"):
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = (path / "evaluation.lock").open("a")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunFolderError(
-                f"--out {path}: another process evaluates there; wait for it, or give another"
-            ) from None
+            taken = f"--out {path}: another process evaluates there; wait for it, or give another"
+            self._lock = hold_lock(path / "evaluation.lock", taken)
         self._asked = self._check(asked)
         self.items = self._read_items()
         self._failed: dict[Key, str] = {}

@@ -14,15 +14,15 @@ from benchmarks.baselines.rows import Contest
 from benchmarks.evaluation.reply_table import normalise_question
 from benchmarks.questions.sources import load_sources
 from cluster.config.settings import Config
-from cluster.evaluation.ask_everyone import Asked, ask_table
+from cluster.evaluation.ask_everyone import AskedTable, ask_table
 from cluster.evaluation.evaluation_run import fingerprint_questions
 from cluster.evaluation.folder import EvaluationFolder
-from cluster.evaluation.options import Assignment, EvaluateError
+from cluster.evaluation.options import EvaluateError, EvaluationOptions
 from cluster.evaluation.spending import Spending
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class PolicyContest:
     """A contest, if there is one, and what is to be said of it."""
 
     contest: Contest | None
@@ -33,12 +33,12 @@ def policy_contest(
     config: Config,
     questions: Sequence[Question],
     cards: Sequence[ModelCard],
-    assignment: Assignment,
+    options: EvaluationOptions,
     folder: EvaluationFolder,
     spending: Spending,
     say: Callable[[str], None],
     told: Callable[[int, int, float], None],
-) -> Found:
+) -> PolicyContest:
     """Baselines over the questions that a policy is asked. Of a pool that is really paid for, only if asked for.
 
     Raises:
@@ -48,28 +48,28 @@ def policy_contest(
     """
     if config.candidates.serve == "world":
         contest = world_contest(questions)
-        return Found(contest, (f"baselines: {contest.test.note}",))
+        return PolicyContest(contest, (f"baselines: {contest.test.note}",))
     if config.candidates.serve == "recorded":
         found = kept_contest(config, questions, folder)
-        return Found(found, (f"baselines: right is what the file of replies says is right; {found.test.note}",))
-    if not assignment.ask_everyone:
-        return Found(
+        return PolicyContest(found, (f"baselines: right is what the file of replies says is right; {found.test.note}",))
+    if not options.ask_everyone:
+        return PolicyContest(
             None, ("no baselines over tables: they need every candidate's reply to every question; say --ask-everyone",)
         )
-    learnt = _to_learn_from(config, questions, assignment.fit_questions)
+    learnt = _to_learn_from(config, questions, options.fit_questions)
     everything = [*learnt, *questions]
     most = most_usd(cards, everything)
     say(
         f"--ask-everyone: {len(questions)} questions and {len(learnt)} to learn from, to {len(cards)} candidates: at "
         f"most {most:.4f} USD"
     )
-    if most > assignment.max_usd and not assignment.yes:
+    if most > options.max_usd and not options.yes:
         raise EvaluateError(
-            f"--ask-everyone may cost {most:.4f} USD, more than --max-usd {assignment.max_usd:g}; say --yes, raise "
+            f"--ask-everyone may cost {most:.4f} USD, more than --max-usd {options.max_usd:g}; say --yes, raise "
             "--max-usd, or lower --limit or --fit-questions"
         )
     folder.keep_to({"learnt_from": fingerprint_questions(learnt)})
-    concurrency = assignment.concurrency or config.candidates.pool.max_in_flight
+    concurrency = options.concurrency or config.candidates.pool.max_in_flight
     train, test = asyncio.run(_ask(spending, learnt, questions, cards, concurrency, told))
     notes = [f"baselines: {test.table.note}"]
     if failed := (*train.failed, *test.failed):
@@ -77,7 +77,7 @@ def policy_contest(
             f"baselines: {len(failed)} of {len(everything)} questions are left out, for a candidate failed at them, "
             f"such as {failed[0][0].id!r}: {failed[0][1]}"
         )
-    return Found(live_contest(train.table, test.table), tuple(notes))
+    return PolicyContest(live_contest(train.table, test.table), tuple(notes))
 
 
 def kept_contest(config: Config, questions: Sequence[Question], folder: EvaluationFolder) -> Contest:
@@ -100,7 +100,7 @@ async def _ask(
     cards: Sequence[ModelCard],
     concurrency: int,
     told: Callable[[int, int, float], None],
-) -> tuple[Asked, Asked]:
+) -> tuple[AskedTable, AskedTable]:
     caller = spending.hire(cards)
     done, total = 0, (len(learnt) + len(questions)) * len(cards)
 

@@ -1,4 +1,4 @@
-"""The evaluation's assignment: what is evaluated, by which options, and whether these go together."""
+"""The options of an evaluation, and whether they go together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class EvaluateError(ExplainedError, RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Assignment:
+class EvaluationOptions:
     """What is to be evaluated, and how."""
 
     target: str

@@ -15,7 +15,7 @@ from benchmarks.evaluation.pool_table import BOUNDS, Played, Pool, PoolTable, po
 from benchmarks.evaluation.reply_table import ReplyTableError
 from benchmarks.world.experts import experts_of
 from cluster.config.settings import Config
-from cluster.evaluation.evaluation_run import EvaluationSum
+from cluster.evaluation.evaluation_run import EvaluationRun
 from cluster.evaluation.live_contest import kept_contest
 from cluster.evaluation.pool_variants import SEEN, PoolVariant
 
@@ -27,7 +27,7 @@ _NO_TABLE = (
 
 
 def sum_pools(
-    evaluation: EvaluationSum, variants: Sequence[PoolVariant], config: Config, as_trained: Contest | None
+    evaluation: EvaluationRun, variants: Sequence[PoolVariant], config: Config, as_trained: Contest | None
 ) -> PoolTable:
     """Make the bounds of each pool that are not in the folder yet, and sum up all rows of the policy.
 
@@ -75,7 +75,7 @@ def sum_pools(
         )
     return PoolTable(
         pools=[Pool(variant.label, fingerprint(variant.cards), card_facts(variant.cards)) for variant in variants],
-        rows=pool_rows(played, evaluation.assignment.resamples),
+        rows=pool_rows(played, evaluation.options.resamples),
         notes=notes,
     )
 
@@ -92,7 +92,7 @@ def _contest(
     return changed_contest(as_trained, names, variant.factors)
 
 
-def _bounds(evaluation: EvaluationSum, variant: PoolVariant, contest: Contest) -> dict[str, list[Item]]:
+def _bounds(evaluation: EvaluationRun, variant: PoolVariant, contest: Contest) -> dict[str, list[Item]]:
     """The items of the bounds of a pool; those that are not in the folder yet are made."""
     folder = evaluation.folder
     rows = {name: variant.row(name) for name in BOUNDS}
@@ -100,7 +100,7 @@ def _bounds(evaluation: EvaluationSum, variant: PoolVariant, contest: Contest) -
     open_ = [
         BaselineRow(name, 0.0) for name, row in rows.items() if any((row, *key) not in folder.items for key in keys)
     ]
-    for _, items, _ in make_rows(contest, open_, evaluation.assignment.seed):
+    for _, items, _ in make_rows(contest, open_, evaluation.options.seed):
         for item in items:
             folder.add(replace(item, row=variant.row(item.row)))
     return {name: [folder.items[row, *key] for key in keys] for name, row in rows.items()}

@@ -15,8 +15,8 @@ from benchmarks.evaluation.protocol import Pass
 from benchmarks.world.experts import PRICES
 from cluster.config.settings import Config
 from cluster.episodes.candidates import Candidates
+from cluster.evaluation.episodes import EvaluationEpisode, episodes_of
 from cluster.evaluation.options import EvaluateError
-from cluster.evaluation.playing import Waiting, episodes_of
 from cluster.evaluation.repricing import PriceFactors
 
 Kind = Literal["seen", "unseen", "unseen-unmeasured", "without", "price"]
@@ -87,14 +87,14 @@ def cards_to_ask(variants: Sequence[PoolVariant], candidates: Candidates) -> tup
 
 def variant_episodes(
     config: Config, passes: Sequence[Pass], questions: Sequence[Question], variant: PoolVariant
-) -> list[Waiting]:
+) -> list[EvaluationEpisode]:
     """The episodes of an evaluation with these candidates: a question has the same seeds whatever the variant, but
     rows and places in the ledger are the variant's own."""
     found = episodes_of(config, passes, questions, variant.cards, variant.names)
     if variant.label == SEEN:
         return found
     return [
-        Waiting(
+        EvaluationEpisode(
             (variant.row(each.key[0]), *each.key[1:]),
             replace(each.request, group=f"{each.request.group}@{variant.label}"),
             variant.factors,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from actors.ledger.place import prepare_ledger
 from actors.ledger.store import LedgerStore
 from actors.pool.caller import CandidateCaller
 from actors.pool.cards import ModelCard
 from cluster.config.settings import Config
+from cluster.episodes.candidates import Books, open_books
 from cluster.evaluation.folder import EvaluationFolder
 from cluster.runs.run_id import keep_run_id
 
@@ -35,8 +35,7 @@ class Spending:
 
     def hire(self, cards: Sequence[ModelCard]) -> CandidateCaller:
         """A caller whose calls have stable places in the folder's ledger, so that none is paid for twice."""
-        url, run = self._open_books(cards)
-        self._asked = caller = CandidateCaller(cards, self._pool, ledger_url=url, run=run)
+        self._asked = caller = CandidateCaller(cards, self._pool, **self._books_for(cards)._asdict())
         return caller
 
     def start_pool(self, cards: Sequence[ModelCard]) -> CandidatePool:
@@ -47,8 +46,7 @@ class Spending:
         """
         from actors.pool.pool import CandidatePool
 
-        url, run = self._open_books(cards)
-        self._asked = pool = CandidatePool.start(cards, self._pool, ledger_url=url, run=run)
+        self._asked = pool = CandidatePool.start(cards, self._pool, **self._books_for(cards)._asdict())
         return pool
 
     def add_up(self) -> float:
@@ -63,25 +61,25 @@ class Spending:
     def _has_ledger(self) -> bool:
         return self._pool.ledger != "off"
 
-    def _open_books(self, cards: Sequence[ModelCard]) -> tuple[str | None, str]:
-        """Where calls to these candidates are recorded, and as whose, if at all; what others have cost is noted."""
-        if not self._has_ledger:
+    def _books_for(self, cards: Sequence[ModelCard]) -> Books:
+        """The books of calls to these candidates; what others have cost is noted."""
+        if self._has_ledger:
+            names = {card.name for card in cards}
+            self._elsewhere = sum(usd for name, usd in self._recorded().items() if name not in names)
+        else:
             self._elsewhere = self.usd
-            return None, ""
-        names = {card.name for card in cards}
-        self._elsewhere = sum(usd for name, usd in self._recorded().items() if name not in names)
-        return self._booked()
+        return self._books()
 
-    def _booked(self) -> tuple[str, str]:
-        """The ledger of the evaluation's calls, and the run that they are of there."""
-        run = keep_run_id(self._folder.run_id_file, f"evaluation-{self._folder.path.resolve().name}")
-        return self._pool.ledger_url or prepare_ledger(self._folder.ledger), run
+    def _books(self) -> Books:
+        file, name = self._folder.run_id_file, f"evaluation-{self._folder.path.resolve().name}"
+        return open_books(self._pool, self._folder.ledger, lambda: keep_run_id(file, name))
 
     def _recorded(self) -> dict[str, float]:
         """USD by candidate, as the ledger has it."""
         if not self._folder.run_id_file.exists():
             return {}  # nothing was asked yet
-        url, run = self._booked()
+        url, run = self._books()
+        assert url is not None, "asked only where there is a ledger"
         store = LedgerStore(url, run)
         try:
             return store.spent_usd(None, run, settled=True)

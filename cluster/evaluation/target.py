@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from actors.pool.cards import CardError, ModelCard, find_pool, load_cards
+from actors.api_keys import read_option_key
+from actors.pool.cards import CardError, ModelCard
 from benchmarks.evaluation.pool_fingerprint import difference
-from benchmarks.world.experts import experts
-from benchmarks.world.recorded import RepliesError, recorded_cards
+from benchmarks.world.recorded import RepliesError
 from cluster.config.loading import ConfigError, load_config
 from cluster.config.settings import Config
-from cluster.evaluation.options import Assignment, EvaluateError
-from cluster.players.players import Endpoint
+from cluster.episodes.candidates import trained_cards
+from cluster.evaluation.options import EvaluateError, EvaluationOptions
+from cluster.players.players import ChatEndpoint
 from cluster.players.responder import PolicySource, open_source
 
-_NOWHERE = "http://127.0.0.1:1/v1"  # cards are compared; nobody is asked
 _CHAT_CONCURRENCY = 16
 
 
@@ -28,7 +27,7 @@ class Target:
     config: Config
     name: str  # for people
     source: PolicySource | None = None
-    endpoint: Endpoint | None = None
+    endpoint: ChatEndpoint | None = None
 
     @property
     def identity(self) -> str:
@@ -47,27 +46,27 @@ class Target:
         return _CHAT_CONCURRENCY if self.endpoint is not None else self.config.engine.max_num_seqs
 
 
-def open_target(assignment: Assignment) -> Target:
+def open_target(options: EvaluationOptions) -> Target:
     """Find the policy.
 
     Raises:
         RunFolderError, ConfigError: there is no such run or checkpoint, or its configuration can't be used.
         EvaluateError: the key's variable is not set.
     """
-    if not assignment.is_url:
-        source = open_source(assignment.target, assignment.recipe, assignment.overrides)
+    if not options.is_url:
+        source = open_source(options.target, options.recipe, options.overrides)
         return Target(source.config, source.name, source=source)
-    assert assignment.model is not None
-    endpoint = Endpoint(
-        url=assignment.target,
-        model=assignment.model,
-        key=_read_key(assignment.api_key_env),
-        timeout_s=assignment.timeout_s,
-        price_in=assignment.price_in,
-        price_out=assignment.price_out,
+    assert options.model is not None
+    endpoint = ChatEndpoint(
+        url=options.target,
+        model=options.model,
+        key=read_option_key(options.api_key_env, EvaluateError),
+        timeout_s=options.timeout_s,
+        price_in=options.price_in,
+        price_out=options.price_out,
     )
-    name = f"{assignment.model}-{urlsplit(assignment.target).netloc}"
-    return Target(load_config(assignment.recipe, assignment.overrides), name, endpoint=endpoint)
+    name = f"{options.model}-{urlsplit(options.target).netloc}"
+    return Target(load_config(options.recipe, options.overrides), name, endpoint=endpoint)
 
 
 def pool_notes(target: Target, cards: tuple[ModelCard, ...]) -> list[str]:
@@ -82,28 +81,3 @@ def pool_notes(target: Target, cards: tuple[ModelCard, ...]) -> list[str]:
         return [f"the candidates that the policy was trained with can't be read ({error})"]
     changes = difference(cards, trained)
     return [f"the candidates are not those that the policy was trained with: {'; '.join(changes)}"] if changes else []
-
-
-def trained_cards(config: Config) -> list[ModelCard]:
-    """The cards that a configuration names, as they are now; no server is started.
-
-    Raises:
-        CardError, RepliesError: they can't be read.
-    """
-    candidates = config.candidates
-    if candidates.serve == "world":
-        return [expert.card(_NOWHERE) for expert in experts("seen")]
-    if candidates.serve == "recorded":
-        assert candidates.replies is not None  # the configuration refuses it
-        return recorded_cards(candidates.replies, _NOWHERE)
-    assert candidates.pool.cards is not None  # the configuration refuses it
-    return load_cards(find_pool(candidates.pool.cards))
-
-
-def _read_key(variable: str | None) -> str | None:
-    if variable is None:
-        return None
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise EvaluateError(f"--api-key-env {variable}: not set; export the model's API key in it")
-    return key

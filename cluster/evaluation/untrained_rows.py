@@ -15,13 +15,14 @@ from actors.episodes.menu import Menu
 from actors.episodes.prompt import Unrouted
 from actors.pool.cards import ModelCard
 from actors.questions import Question
+from actors.whole_files import write_whole
 from benchmarks.baselines.rows import UNTRAINED
 from benchmarks.evaluation.protocol import Pass
 from cluster.config.loading import ConfigError
+from cluster.evaluation.episodes import EvaluationEpisode, episodes_of
 from cluster.evaluation.folder import EvaluationFolder
-from cluster.evaluation.playing import Waiting, episodes_of
 from cluster.evaluation.target import Target
-from cluster.runs.files import RunFolderError, write_whole, writing
+from cluster.runs.files import RunFolderError, writing
 from cluster.runs.policy_checkpoints import locate_checkpoint
 
 _PROMPT_ONLY = "prompt_only"
@@ -34,7 +35,7 @@ class UntrainedRows:
 
     player: Target  # the target itself, where nothing was trained that is known of
     rows: tuple[str, ...] = ()
-    episodes: tuple[Waiting, ...] = ()
+    episodes: tuple[EvaluationEpisode, ...] = ()
     notes: tuple[str, ...] = ()
 
     def keep_to_player(self, folder: EvaluationFolder) -> None:
@@ -88,7 +89,7 @@ def plan_untrained(
         wanted.remove(_PROMPT_ONLY)
         notes.append(f"{_PROMPT_ONLY} was left out: {why}; name it in --baselines to have it")
     compact = player.endpoint is None and player.config.episode.prompt == "compact"
-    episodes: list[Waiting] = []
+    episodes: list[EvaluationEpisode] = []
     rows: list[str] = []
     for name in wanted:
         renamed = [replace(each, row=name + each.row.removeprefix("policy")) for each in passes]
@@ -129,7 +130,7 @@ def _needless(target: Target, player: Target) -> str:
     return ""
 
 
-def _put(name: str, waiting: Waiting, compact: bool) -> Waiting:
+def _put(name: str, waiting: EvaluationEpisode, compact: bool) -> EvaluationEpisode:
     """The policy's episode as a row has it, with a place of its own in the ledger."""
     request = replace(waiting.request, group=f"{name}-{waiting.request.group}")
     if name in _UNROUTED:

@@ -14,14 +14,13 @@ from ray.util import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.episodes.episode import EpisodeRequest
-from actors.episodes.trajectory import Trajectory
 from actors.pool.pool import CandidatePool
+from cluster.players.players import PlayedEpisode
 from cluster.players.responder import PolicySource
 from cluster.session.errors import CrewError
 from cluster.session.ray_session import ray_session
 from cluster.workers.fleet import EpisodeFailed, Fleet
-from cluster.workers.hiring import hire_worker
-from cluster.workers.placement import reserve, worker_bundle
+from cluster.workers.placement import hire_worker, reserve, worker_bundle
 from cluster.workers.play import Play
 
 _LOOK_EVERY_S = 5.0  # for engines that hang or come back; the end of an episode is noticed at once
@@ -91,7 +90,7 @@ class FleetPolicy:
     async def start(self) -> None:
         """Do nothing: the engines already run."""
 
-    async def play(self, request: EpisodeRequest) -> tuple[Trajectory, float]:
+    async def play(self, request: EpisodeRequest) -> PlayedEpisode:
         """Play an episode; if its engine is lost, another continues it.
 
         Raises:
@@ -107,7 +106,7 @@ class FleetPolicy:
         finally:
             self._fleet.forget([play])
         [trajectory] = play.trajectories
-        return trajectory, 0.0
+        return PlayedEpisode(trajectory)
 
     async def close(self) -> None:
         """Do nothing: `engine_fleet` ends the engines."""

@@ -20,13 +20,13 @@ from actors.episodes.trajectory import Trajectory
 from actors.errors import ExplainedError
 from actors.heavy_imports import heavy_imports
 from actors.ledger.database import FILE_NAME as LEDGER_FILE
-from actors.ledger.place import prepare_ledger
 from actors.pool.caller import CandidateCaller
 from actors.pool.cards import ModelCard
 from actors.questions import Question
 from actors.settings import SamplingSettings
 from cluster.config.loading import load_config
 from cluster.config.settings import Config
+from cluster.episodes.candidates import open_books
 from cluster.episodes.requests import evaluation_budget
 from cluster.runs.checkpoint_folder import resolve_checkpoint_folder
 from cluster.runs.policy_checkpoints import NAMED, locate_checkpoint
@@ -224,10 +224,8 @@ async def check_candidates(source: PolicySource, cards: Sequence[ModelCard]) -> 
 def hire_caller(source: PolicySource, cards: Sequence[ModelCard]) -> CandidateCaller:
     """A caller that records its calls, so that caps count all questions to a policy, from all processes."""
     pool = source.config.candidates.pool
-    if pool.ledger == "off":
-        return CandidateCaller(cards, pool)
-    ledger_url = pool.ledger_url or prepare_ledger(source.ledger)
-    return CandidateCaller(cards, pool, ledger_url=ledger_url, run=source.booked_as)
+    books = open_books(pool, source.ledger, lambda: source.booked_as)
+    return CandidateCaller(cards, pool, **books._asdict())
 
 
 class _Allowance:

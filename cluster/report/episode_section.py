@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cluster.report.page import Episode, Part
+from cluster.report.page import Part, ShownEpisode
 from cluster.runs.folder import step_files, step_of
 
 _FILES = 400  # the newest ones are read: what the policy did long ago is not what it does
@@ -99,7 +99,7 @@ def parse_episodes(text: str, step: int) -> Iterator[Told]:
         yield told
 
 
-def telling_episodes(told: Sequence[Told]) -> list[Episode]:
+def telling_episodes(told: Sequence[Told]) -> list[ShownEpisode]:
     """Some right ones that asked somebody, some wrong ones, and the dearest, of the newest quarter of the steps; no
     question is shown twice. Held-out ones go before those of training, and many calls before few."""
     judged = [each for each in told if each.em is not None]
@@ -111,7 +111,7 @@ def telling_episodes(told: Sequence[Told]) -> list[Episode]:
     right = sorted((e for e in fresh if e.em == 1 and e.calls), key=lambda e: (not e.held_out, -e.calls, e.cost_usd))
     wrong = sorted((e for e in fresh if e.em != 1), key=lambda e: (not e.held_out, e.reward or 0.0))
     dear = sorted((e for e in fresh if e.cost_usd > 0), key=lambda e: -e.cost_usd)
-    shown: list[Episode] = []
+    shown: list[ShownEpisode] = []
     seen: set[str] = set()
     for why, those in (("Good: right", right), ("Bad: wrong", wrong), ("Dear: of those left, the dearest", dear)):
         fitting: dict[str, Told] = {}
@@ -124,10 +124,10 @@ def telling_episodes(told: Sequence[Told]) -> list[Episode]:
     return shown
 
 
-def _episode(told: Told, why: str) -> Episode:
+def _episode(told: Told, why: str) -> ShownEpisode:
     where = "held-out question" if told.held_out else "training"
     unseen = ", candidates not seen in training" if told.label == "eval-unseen" else ""
-    return Episode(
+    return ShownEpisode(
         title=told.fact("question") or told.question_id,
         why=f"{why} · {where}{unseen} · step {told.step}",
         facts=[f"id: {told.question_id}", *(line for line in told.facts if not line.startswith("question: "))],

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from actors.whole_files import write_whole
 from benchmarks.evaluation.formats import interval_text
 from benchmarks.evaluation.frontier import (
     BY_BUDGET,
@@ -26,7 +27,7 @@ from benchmarks.evaluation.row_tables import methods_table, quoted_table
 from benchmarks.evaluation.tables import Column, Table, markdown, text_columns
 from cluster.report.frontier_plot import draw
 from cluster.report.page import Page, Plot, Section, render
-from cluster.runs.files import write_whole, writing
+from cluster.runs.files import writing
 from cluster.tracking.drawing import save_png, svg_of
 
 

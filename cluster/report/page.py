@@ -43,7 +43,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Episode:
+class ShownEpisode:
     """A whole trajectory for people to read, and why it is shown."""
 
     title: str
@@ -70,7 +70,7 @@ class Section:
     lead: str = ""
     tables: Sequence[Table] = ()
     plots: Sequence[Plot] = ()
-    episodes: Sequence[Episode] = ()
+    episodes: Sequence[ShownEpisode] = ()
     listings: Sequence[Listing] = ()
     facts: Sequence[str] = ()  # lines below the lead
 

@@ -11,13 +11,13 @@ from benchmarks.evaluation.item import Item
 from benchmarks.evaluation.methods import CHEAPEST_RIGHT, METHODS
 from cluster.evaluation.record import EvaluationRecord
 from cluster.report.episode_section import parse_episodes, shortened
-from cluster.report.page import Episode, Part
+from cluster.report.page import Part, ShownEpisode
 
 _PER_KIND = 2
-Place = tuple[str, str]  # data set, id
+QuestionKey = tuple[str, str]  # data set, id
 
 
-def telling_questions(record: EvaluationRecord, row: str) -> list[Episode]:
+def telling_questions(record: EvaluationRecord, row: str) -> list[ShownEpisode]:
     """Some questions that a row got right after asking somebody, some that it got wrong though a candidate was
     right, and the dearest; none is shown twice.
 
@@ -25,7 +25,7 @@ def telling_questions(record: EvaluationRecord, row: str) -> list[Episode]:
         RunFolderError: a file of the folder is damaged.
     """
     mine: list[Item] = []
-    soluble: set[Place] = set()
+    soluble: set[QuestionKey] = set()
     for item in record.read_items():
         if item.row == row and item.sample == 0:
             mine.append(item)
@@ -33,7 +33,7 @@ def telling_questions(record: EvaluationRecord, row: str) -> list[Episode]:
             soluble.add(_place(item))
     picked = _picked(sorted(mine, key=lambda item: item.key), soluble)
     wanted = {_place(item) for _, item in picked}
-    others: dict[Place, list[Item]] = defaultdict(list)
+    others: dict[QuestionKey, list[Item]] = defaultdict(list)
     for item in record.read_items():
         if item.row != row and item.sample == 0 and _place(item) in wanted:
             others[_place(item)].append(item)
@@ -44,12 +44,12 @@ def telling_questions(record: EvaluationRecord, row: str) -> list[Episode]:
     ]
 
 
-def _picked(items: Sequence[Item], soluble: set[Place]) -> list[tuple[str, Item]]:
+def _picked(items: Sequence[Item], soluble: set[QuestionKey]) -> list[tuple[str, Item]]:
     right = sorted((i for i in items if i.em == 1 and i.calls), key=lambda item: (-len(item.calls), item.cost_usd))
     wrong = sorted((i for i in items if i.em < 1), key=lambda item: (_place(item) not in soluble, -item.cost_usd))
     dear = sorted((i for i in items if i.cost_usd > 0), key=lambda item: -item.cost_usd)
     found: list[tuple[str, Item]] = []
-    seen: set[Place] = set()
+    seen: set[QuestionKey] = set()
     for why, those in (("Good: right", right), ("Bad: wrong", wrong), ("Dear: of those left, the dearest", dear)):
         fresh = [item for item in those if _place(item) not in seen][:_PER_KIND]
         seen |= {_place(item) for item in fresh}
@@ -58,7 +58,7 @@ def _picked(items: Sequence[Item], soluble: set[Place]) -> list[tuple[str, Item]
     return found
 
 
-def _episode(why: str, item: Item, question: Question | None, others: Sequence[Item], report: str) -> Episode:
+def _episode(why: str, item: Item, question: Question | None, others: Sequence[Item], report: str) -> ShownEpisode:
     facts = [f"id: {item.question}", f"row: {item.row}"]
     if question is not None:
         facts.append(f"accepted answers: {', '.join(question.answers)}")
@@ -76,7 +76,7 @@ def _episode(why: str, item: Item, question: Question | None, others: Sequence[I
         lines = "\n".join(f"{other.row}: {_told(other)}" for other in others)
         parts.append(Part("What the other rows made of it", lines, folded=True))
     title = question.text if question is not None else item.question
-    return Episode(title, f"{why} · {item.dataset}", facts, parts)
+    return ShownEpisode(title, f"{why} · {item.dataset}", facts, parts)
 
 
 def _told(item: Item) -> str:
@@ -90,5 +90,5 @@ def _told(item: Item) -> str:
     )
 
 
-def _place(item: Item) -> Place:
+def _place(item: Item) -> QuestionKey:
     return item.dataset, item.question

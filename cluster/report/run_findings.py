@@ -18,7 +18,7 @@ from benchmarks.evaluation.methods import (
     RANDOM,
     UNSEEN,
 )
-from cluster.episodes.run_cards import RunCards
+from cluster.episodes.candidates import RunCards
 from cluster.report.run_tables import usd
 from cluster.runs.record import RunRecord, setting
 

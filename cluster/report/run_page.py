@@ -11,7 +11,7 @@ from benchmarks.evaluation.collapse import Constant
 from benchmarks.evaluation.methods import POLICY
 from benchmarks.evaluation.row_tables import methods_table
 from cluster.config.loading import masked
-from cluster.episodes.run_cards import RunCards, run_cards
+from cluster.episodes.candidates import RunCards, run_cards
 from cluster.report.episode_section import read_episodes, telling_episodes
 from cluster.report.page import Listing, Page, Section
 from cluster.report.run_evaluations import evaluation_sections, published_table

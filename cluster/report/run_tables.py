@@ -15,7 +15,7 @@ from benchmarks.evaluation.methods import BEST_CONSTANT_HINDSIGHT, METHODS, OF_R
 from benchmarks.evaluation.pool_fingerprint import fingerprint
 from benchmarks.evaluation.statistics import share_interval
 from benchmarks.evaluation.tables import Column, Table
-from cluster.episodes.run_cards import RunCards
+from cluster.episodes.candidates import RunCards
 from cluster.runs.record import RunRecord, row_evaluation, setting
 from cluster.runs.run_id import FILE_NAME as RUN_ID
 

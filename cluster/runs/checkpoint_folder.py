@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from actors.whole_files import is_unfinished
 from cluster.runs.files import RunFolderError
 from cluster.runs.folder import RunFolder
 
@@ -22,7 +23,7 @@ def resolve_checkpoint_folder(run_or_checkpoint: Path) -> tuple[Path, Path | Non
         raise RunFolderError(f"{path}: no such folder; give a run folder (runs/NAME) or a checkpoint folder")
     if not path.is_dir():
         raise RunFolderError(f"{path}: is a file; give a run folder (runs/NAME) or a checkpoint folder")
-    if path.name.startswith(".") and ".partial" in path.name:
+    if is_unfinished(path):
         raise RunFolderError(f"{path}: was never finished; give the run folder, for its latest whole checkpoint")
     run = RunFolder(path)
     if run.config_file.is_file() or run.checkpoints_path.is_dir():

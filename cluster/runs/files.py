@@ -1,14 +1,17 @@
-"""Disk: files that are written completely or not at all, and the error if they can't be written."""
+"""Files of a run: their errors, the lock of a folder, and files that get a line as each item is finished."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from actors.errors import ExplainedError
 
@@ -52,32 +55,51 @@ def remove(path: Path) -> bool:
     return not path.exists()
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file completely or not at all, even if the machine fails meanwhile."""
-    stage = path.with_name(f".{path.name}.partial")
+def hold_lock(file: Path, taken: str) -> IO[str]:
+    """The lock on a file. It is held until it is closed or the process ends, even by a crash.
+
+    Raises:
+        RunFolderError: another process holds the lock; the message is `taken`.
+        OSError: the file can't be made.
+    """
+    lock = file.open("a")
     try:
-        stage.write_bytes(text.encode("utf-8", "backslashreplace"))
-        sync(stage)
-        stage.replace(path)
-        sync(path.parent)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            stage.unlink(missing_ok=True)
-        raise
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise RunFolderError(taken) from None
+    return lock
 
 
-def sync_tree(folder: Path) -> None:
-    """Have the system write a folder with all its files to disk."""
-    for parent, _, files in os.walk(folder):
-        for name in files:
-            sync(Path(parent, name))
-        sync(Path(parent))
+def mended_lines(path: Path) -> list[bytes]:
+    """The lines of a file, not parsed; none if there is no file. A last line without its newline is mended.
+
+    If it is the beginning of an object, left by a crash, it is cut off; if it is complete, it gets its newline. Any
+    other text was not written by this program: it stays, and the caller refuses the file.
+    """
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    tail = content[len(whole) :]
+    if tail.strip():
+        if _is_json(tail):
+            with path.open("ab") as file:
+                file.write(b"\n")
+        elif tail.startswith(b"{"):
+            os.truncate(path, len(whole))
+            content = whole
+    return [line for line in content.split(b"\n") if line.strip()]
 
 
-def sync(path: Path) -> None:
-    """Have the system write a file or a folder's list of names to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+def _is_json(line: bytes) -> bool:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def append_line(path: Path, line: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,9 +16,10 @@ from typing import IO, Any
 import yaml
 
 from actors.episodes.trajectory import Trajectory
+from actors.whole_files import is_unfinished, staged_folder, write_whole
 from benchmarks.evaluation.json_numbers import to_json
 from cluster.config.settings import Config
-from cluster.runs.files import RunFolderError, remove, sync, sync_tree, write_whole, writing
+from cluster.runs.files import RunFolderError, hold_lock, remove, writing
 from cluster.runs.metrics import undeclared
 from cluster.runs.run_id import FILE_NAME as RUN_ID
 from cluster.runs.run_id import keep_run_id
@@ -133,14 +132,10 @@ class RunFolder:
 
     def _take_lock(self) -> None:
         """Lock the folder, because only one process at a time may work in it."""
-        self._lock = (self.path / "run.lock").open("a")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise RunFolderError(
-                f"{self.path}: another process trains in it now; wait for it, stop it, or give another run.name"
-            ) from None
+        self._lock = hold_lock(
+            self.path / "run.lock",
+            f"{self.path}: another process trains in it now; wait for it, stop it, or give another run.name",
+        )
 
     def cut_after(self, step: int) -> None:
         """Remove metrics and trajectories of the steps after `step`, which are taken again; -1 means all steps."""
@@ -233,19 +228,13 @@ class RunFolder:
         final = self.checkpoint(step)
         if final.exists():
             raise RunFolderError(f"checkpoint {final}: exists already; a step is saved once")
-        stage = final.with_name(f".{final.name}.partial")
         try:
-            with writing(final, "the checkpoint"):
-                shutil.rmtree(stage, ignore_errors=True)
-                stage.mkdir(parents=True)
+            with writing(final, "the checkpoint"), staged_folder(final) as stage:
                 yield stage
-                sync_tree(stage)
-                stage.rename(final)
-                sync(self.checkpoints_path)
         except BaseException:
             # Writers may have made temporary folders beside this one; their names contain that of the checkpoint.
             for leftover in self.checkpoints_path.glob(f".*{final.name}*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+                remove(leftover)
             raise
 
     def checkpoints(self) -> list[Path]:
@@ -319,5 +308,5 @@ def step_of(path: Path) -> int:
 
 def _is_begun(path: Path) -> bool:
     """Whether a folder is empty, or a run was killed while it made the folder."""
-    names = {child.name for child in path.iterdir()}
-    return names <= {"run.lock", "checkpoints", ".config.yaml.partial"} and not any((path / "checkpoints").glob("*"))
+    names = {child.name for child in path.iterdir() if not is_unfinished(child)}
+    return names <= {"run.lock", "checkpoints"} and not any((path / "checkpoints").glob("*"))

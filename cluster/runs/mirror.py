@@ -9,7 +9,7 @@ import threading
 from pathlib import Path, PurePosixPath
 
 from actors.errors import ExplainedError
-from cluster.runs.files import remove
+from actors.whole_files import staged_folder
 from cluster.runs.folder import RunFolder, step_of
 from cluster.runs.manifest import FILE as MANIFEST
 from cluster.runs.manifest import ResumeError, read_manifest
@@ -103,24 +103,21 @@ class Mirror:
         """
         if path.exists() and any(path.iterdir()):
             raise MirrorError(f"{path} is there already; go on with it, or move it away to fetch {self.url}")
-        folder = RunFolder(path.with_name(f".{path.name}.partial"))
-        config_name = folder.config_file.name
+        config_name = RunFolder(path).config_file.name
         try:
             names = {PurePosixPath(name).name for name in self._fs.ls(self._root, detail=False)}
             if config_name not in names:
                 raise FileNotFoundError(f"no {config_name}")
-            remove(folder.path)  # left by an earlier download that was interrupted
-            folder.checkpoints_path.mkdir(parents=True)
-            self._fetch_checkpoint(folder)
-            for name in sorted(names - {_CHECKPOINTS}):
-                self._fs.get_file(f"{self._root}/{name}", str(folder.path / name))
-            folder.path.rename(path)
+            with staged_folder(path) as stage:
+                folder = RunFolder(stage)
+                folder.checkpoints_path.mkdir()
+                self._fetch_checkpoint(folder)
+                for name in sorted(names - {_CHECKPOINTS}):
+                    self._fs.get_file(f"{self._root}/{name}", str(folder.path / name))
         except MirrorError:
             raise
         except Exception as error:
             raise MirrorError(f"mirror {self.url}: holds no run that can be fetched ({error})") from error
-        finally:
-            remove(folder.path)
         return RunFolder(path)
 
     def _fetch_checkpoint(self, folder: RunFolder) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from actors.whole_files import staged_folder
 from benchmarks.world.coldstart import BUDGET_CHECKPOINT, CHECKPOINT
 from cluster.config.loading import ConfigError
 from cluster.runs.checkpoint_folder import check_checkpoint
@@ -81,8 +82,7 @@ def _unpack_smollm2(folder: Path) -> Path:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None
-    partial = folder.with_name(f"{folder.name}.partial")
-    model.save_pretrained(partial)
-    AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_FILE).save_pretrained(partial)
-    partial.rename(folder)
+    with staged_folder(folder) as stage:
+        model.save_pretrained(stage)
+        AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_FILE).save_pretrained(stage)
     return check_folder(folder)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 
 from actors.errors import ExplainedError
+from actors.whole_files import write_whole
 
 FILE_NAME = "run_id"  # in the run folder
 
@@ -35,13 +35,5 @@ def keep_run_id(file: Path, name: str) -> str:
 
 def _make(file: Path, name: str) -> str:
     made = f"{name}-{secrets.token_hex(4)}"
-    stage = file.with_name(f".{file.name}.partial")
-    try:
-        with stage.open("w", encoding="utf-8") as opened:
-            opened.write(made + "\n")
-            opened.flush()
-            os.fsync(opened.fileno())
-        stage.replace(file)
-    finally:
-        stage.unlink(missing_ok=True)
+    write_whole(file, made + "\n")
     return made

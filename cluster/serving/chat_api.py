@@ -179,7 +179,7 @@ def route_row(call: RouteCall) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ChatCompletion:
     """Writes one reply: its content is the answer; its reasoning is the text that the policy wrote and read before."""
 
     version: int  # of the policy

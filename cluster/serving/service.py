@@ -23,7 +23,15 @@ from cluster.players.responder import (
     PolicyUnavailable,
     Responder,
 )
-from cluster.serving.chat_api import MODEL, ApiError, ChatRequest, Reply, no_such_model, parse_chat_request, void_error
+from cluster.serving.chat_api import (
+    MODEL,
+    ApiError,
+    ChatCompletion,
+    ChatRequest,
+    no_such_model,
+    parse_chat_request,
+    void_error,
+)
 from cluster.serving.live_trace import Trace
 from rewards.transcript import StopReason
 
@@ -62,7 +70,7 @@ class PolicyService:
     @app.post("/v1/chat/completions")
     async def complete(self, request: Request) -> Response:
         chat = parse_chat_request(await request.body())
-        reply = Reply(self._responder.source.version)
+        reply = ChatCompletion(self._responder.source.version)
         if not chat.stream:
             parts: list[str] = []
             trajectory = await self._play(chat.ask, Trace(parts.append))
@@ -129,7 +137,7 @@ class PolicyService:
         trace.finish(answered=trajectory.transcript.answer is not None)
         return trajectory
 
-    async def _chunks(self, chat: ChatRequest, reply: Reply) -> AsyncGenerator[dict[str, Any], None]:
+    async def _chunks(self, chat: ChatRequest, reply: ChatCompletion) -> AsyncGenerator[dict[str, Any], None]:
         """The reply as chunks while the episode runs; closing the generator ends the episode."""
         queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         trace = Trace(

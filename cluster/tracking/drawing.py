@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from actors.whole_files import replacing
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -68,12 +70,8 @@ def svg_of(figure: Figure) -> bytes:
 
 def save_png(figure: Figure, path: Path) -> None:
     """Write the figure as PNG; write all of it or nothing."""
-    stage = path.with_name(f".{path.name}.partial")
-    try:
-        figure.savefig(stage, format="png", dpi=110)
-        stage.replace(path)
-    finally:
-        stage.unlink(missing_ok=True)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=110)
 
 
 def spans(values: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from actors.load import Reading
+from actors.load import LoadReading
 from actors.pool.stats import CallerStats
 from cluster.config.settings import Config
 
@@ -19,7 +19,7 @@ _CRAMPED = 0.75  # share of engine.max_num_seqs; an engine whose memory holds th
 class Readings:
     """The loads of the engines and of all callers together, at one moment."""
 
-    engines: Mapping[object, Reading]  # by worker; a worker that replaces another has a key of its own
+    engines: Mapping[object, LoadReading]  # by worker; a worker that replaces another has a key of its own
     callers: CallerStats
     targets: Sequence[int] = ()  # for each engine, the sequences that it may generate at a time, as its memory allows
 

@@ -1,9 +1,10 @@
-"""The placement: which resources a run asks of Ray, bundle by bundle."""
+"""The placement: which resources a run asks of Ray, bundle by bundle, and the actors that take them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from actors.errors import ExplainedError
 from cluster.config.settings import Config
@@ -12,11 +13,14 @@ from cluster.session.address import cluster_address
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
 
+    from actors.pool.pool import CandidatePool
+
 _CPUS_PER_GPU_ACTOR = 4.0
 # On two cores the learner and the engines take turns, so each asks for half a core.
 _CPUS_PER_CPU_ACTOR = 0.5
 # No node joins the Ray of this machine, and no other run uses it: resources not granted by then are never granted.
 _ALONE_S = 60.0
+_CONCURRENT_EPISODES = 4096  # Ray's limit for a rollout worker, all calls included; it limits its episodes itself
 
 
 class PlacementError(ExplainedError, RuntimeError):
@@ -99,3 +103,30 @@ def reserve(config: Config, wanted: list[Bundle] | None = None) -> PlacementGrou
             f"{'join a cluster (placement.address)' if alone else 'add nodes'}.\n{asked}"
         )
     return group
+
+
+def hire_worker(config: Config, index: int, checkpoint: Path, pool: CandidatePool, strategy: Any) -> Any:
+    """Make the actor of rollout worker number `index`; its caller must start it. Ray schedules it by `strategy`."""
+    import ray
+
+    from actors.episodes.rollout_worker import RolloutWorker
+
+    wanted = worker_bundle(config, index).resources
+    return (
+        ray.remote(RolloutWorker)
+        .options(
+            num_cpus=wanted["CPU"],
+            num_gpus=wanted.get("GPU", 0),
+            max_concurrency=_CONCURRENT_EPISODES,
+            scheduling_strategy=strategy,
+        )
+        .remote(
+            str(checkpoint),
+            config.engine,
+            config.episode,
+            pool,
+            config.weight_backend,
+            config.run.seed * 1000 + index,
+            trace=config.run.trace,
+        )
+    )

@@ -19,8 +19,7 @@ from cluster.config.settings import Config
 from cluster.runs.folder import RunFolder
 from cluster.session.errors import CrewError
 from cluster.workers.fleet import Fleet
-from cluster.workers.hiring import hire_worker
-from cluster.workers.placement import bundles, reserve
+from cluster.workers.placement import bundles, hire_worker, reserve
 from cluster.workers.play import Worker
 from learner.gang import LearnerError, LearnerGang, RankLost
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors import load
-from actors.load import Load, Reading
+from actors.load import Load, LoadReading
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.integers(-3, 3)), max_size=30))
@@ -32,7 +32,7 @@ def test_it_is_the_sum_over_the_stretches(changes: list[tuple[float, int]]) -> N
 
 
 def test_the_difference_of_two_readings_is_the_time_between() -> None:
-    span = Reading(10, 6, 12) - Reading(4, 3, 3)
-    assert span == Reading(6, 3, 9)
+    span = LoadReading(10, 6, 12) - LoadReading(4, 3, 3)
+    assert span == LoadReading(6, 3, 9)
     assert (span.idle, span.mean) == (0.5, 1.5)
-    assert Reading(0, 0, 0).idle == Reading(0, 0, 0).mean == 0
+    assert LoadReading(0, 0, 0).idle == LoadReading(0, 0, 0).mean == 0

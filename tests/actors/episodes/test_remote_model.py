@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestServer
 from scripted import ANSWER, CARDS, MENU, QUESTION, SEARCH, TOKENIZER, replying
 
 from actors.episodes.episode import Episode, EpisodeRequest
-from actors.episodes.remote_model import Player, Teacher, TeacherError, TeacherRefusal, end_turn
+from actors.episodes.remote_model import Conversation, RemoteModel, RemoteModelError, RemoteModelRefusal, end_turn
 from actors.settings import EpisodeSettings
 from learner.demonstrations import Demonstration, DemonstrationEncoder, Segment
 from rewards.grammar import STOPS
@@ -79,7 +79,7 @@ def completion(text: object, finish: str = "stop") -> web.Response:
     return web.json_response({"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage})
 
 
-def say(teacher: Teacher) -> Awaitable[Any]:
+def say(teacher: RemoteModel) -> Awaitable[Any]:
     return teacher.say([{"role": "user", "content": "who ?"}], max_tokens=9, stop=ONE, temperature=0.5)
 
 
@@ -89,10 +89,10 @@ async def test_an_episode_is_played_as_a_chat_and_comes_to_the_tokens_of_its_dem
     server, url = endpoint
     turns = [SEARCH.removesuffix("</search>"), ANSWER.removesuffix("</answer>")]
     server.reply = lambda asked: completion(turns[len(asked["messages"]) // 2])
-    teacher = Teacher(url, "sage", key=KEY)
+    teacher = RemoteModel(url, "sage", key=KEY)
     request = EpisodeRequest(QUESTION, MENU, "g", 7)
     settings = EpisodeSettings(prompt="compact")
-    player = Player(teacher, TOKENIZER, "told how to")
+    player = Conversation(teacher, TOKENIZER, "told how to")
     trajectory = await Episode(
         request,
         tokenizer=TOKENIZER,
@@ -128,8 +128,10 @@ async def test_an_episode_is_played_as_a_chat_and_comes_to_the_tokens_of_its_dem
 async def test_a_turn_too_long_for_the_policy_is_cut(endpoint: tuple[Endpoint, str]) -> None:
     server, url = endpoint
     server.reply = lambda _: completion("<think> the the the the </think>")
-    teacher = Teacher(url, "sage")
-    generation = await Player(teacher, TOKENIZER, "?").generate([], max_tokens=3, stop=ONE, sampling=_greedy(), seed=0)
+    teacher = RemoteModel(url, "sage")
+    generation = await Conversation(teacher, TOKENIZER, "?").generate(
+        [], max_tokens=3, stop=ONE, sampling=_greedy(), seed=0
+    )
     await teacher.close()
     assert generation.finish_reason == "length"
     assert generation.text.split() == ["<think>", "the", "the"]
@@ -146,20 +148,24 @@ def _greedy() -> Any:
 @pytest.mark.parametrize(
     ("reply", "error", "words"),
     [
-        (web.json_response({"error": {"message": f"bad key {KEY}"}}, status=401), TeacherError, "--api-key-env"),
+        (web.json_response({"error": {"message": f"bad key {KEY}"}}, status=401), RemoteModelError, "--api-key-env"),
         (
             web.json_response({"error": {"message": "no such model"}}, status=404),
-            TeacherError,
+            RemoteModelError,
             "check the model's name, sage",
         ),
-        (web.json_response({"error": {"message": f"too long {KEY}"}}, status=400), TeacherRefusal, r"too long \*\*\*"),
-        (web.json_response({"error": {"message": "busy"}}, status=503), TeacherError, "HTTP 503 after 1 attempts"),
-        (web.Response(status=307, headers={"Location": "http://127.0.0.1:9/"}), TeacherError, "redirects"),
-        (web.Response(text="<html>"), TeacherError, "something else than a chat completion"),
-        (web.Response(text="{", content_type="application/json"), TeacherError, "something else than"),
-        (web.json_response({"choices": []}), TeacherError, "something else than a chat completion"),
-        (web.json_response({"choices": [{"index": 0}]}), TeacherError, "something else than a chat completion"),
-        (web.json_response([1]), TeacherError, "something else than a chat completion"),
+        (
+            web.json_response({"error": {"message": f"too long {KEY}"}}, status=400),
+            RemoteModelRefusal,
+            r"too long \*\*\*",
+        ),
+        (web.json_response({"error": {"message": "busy"}}, status=503), RemoteModelError, "HTTP 503 after 1 attempts"),
+        (web.Response(status=307, headers={"Location": "http://127.0.0.1:9/"}), RemoteModelError, "redirects"),
+        (web.Response(text="<html>"), RemoteModelError, "something else than a chat completion"),
+        (web.Response(text="{", content_type="application/json"), RemoteModelError, "something else than"),
+        (web.json_response({"choices": []}), RemoteModelError, "something else than a chat completion"),
+        (web.json_response({"choices": [{"index": 0}]}), RemoteModelError, "something else than a chat completion"),
+        (web.json_response([1]), RemoteModelError, "something else than a chat completion"),
     ],
 )
 async def test_what_goes_wrong_is_told_with_its_remedy_and_without_the_key(
@@ -167,7 +173,7 @@ async def test_what_goes_wrong_is_told_with_its_remedy_and_without_the_key(
 ) -> None:
     server, url = endpoint
     server.reply = lambda _: reply
-    teacher = Teacher(url, "sage", key=KEY, attempts=1)
+    teacher = RemoteModel(url, "sage", key=KEY, attempts=1)
     with pytest.raises(error, match=words) as caught:
         await say(teacher)
     await teacher.close()
@@ -179,7 +185,7 @@ async def test_what_goes_wrong_is_told_with_its_remedy_and_without_the_key(
 async def test_a_reply_without_text_is_an_empty_turn(endpoint: tuple[Endpoint, str], content: object) -> None:
     server, url = endpoint
     server.reply = lambda _: completion(content)
-    teacher = Teacher(url, "sage")
+    teacher = RemoteModel(url, "sage")
     assert (await say(teacher)).text == ""
     await teacher.close()
 
@@ -187,7 +193,7 @@ async def test_a_reply_without_text_is_an_empty_turn(endpoint: tuple[Endpoint, s
 async def test_a_passing_failure_is_tried_again(endpoint: tuple[Endpoint, str]) -> None:
     server, url = endpoint
     server.reply = lambda _: web.Response(status=503) if len(server.asked) == 1 else completion("<answer> a ")
-    teacher = Teacher(url, "sage", attempts=2)
+    teacher = RemoteModel(url, "sage", attempts=2)
     assert (await say(teacher)).text == "<answer> a </answer>"
     await teacher.close()
     assert len(server.asked) == 2
@@ -205,18 +211,18 @@ async def test_silence_and_absence_have_an_end() -> None:
     server = TestServer(app)
     await server.start_server()
     url = str(server.make_url("/"))
-    silent = Teacher(url, "sage", timeout_s=0.2, attempts=1)
-    with pytest.raises(TeacherError, match=r"did not answer within 0.2 s, 1 times \(--timeout-s\)"):
+    silent = RemoteModel(url, "sage", timeout_s=0.2, attempts=1)
+    with pytest.raises(RemoteModelError, match=r"did not answer within 0.2 s, 1 times \(--timeout-s\)"):
         await say(silent)
     await silent.close()
     release.set()
     await server.close()
-    gone = Teacher(url, "sage", timeout_s=5, attempts=1)
-    with pytest.raises(TeacherError, match=r"can't be reached.*start the server"):
+    gone = RemoteModel(url, "sage", timeout_s=5, attempts=1)
+    with pytest.raises(RemoteModelError, match=r"can't be reached.*start the server"):
         await say(gone)
     await gone.close()
-    with pytest.raises(TeacherError, match="the base URL of sage must be an http"):
-        Teacher("nowhere", "sage")
-    with pytest.raises(TeacherError, match="must hold no credentials") as refused:
-        Teacher("http://user:hunter2@127.0.0.1:8000/v1", "sage")
+    with pytest.raises(RemoteModelError, match="the base URL of sage must be an http"):
+        RemoteModel("nowhere", "sage")
+    with pytest.raises(RemoteModelError, match="must hold no credentials") as refused:
+        RemoteModel("http://user:hunter2@127.0.0.1:8000/v1", "sage")
     assert "hunter2" not in str(refused.value)

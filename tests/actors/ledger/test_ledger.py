@@ -26,14 +26,16 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from actors.ledger.database import FILE_NAME, connect, database_url, open_tables, passes, shown
-from actors.ledger.ledger import CallEntry, Ledger, LedgerError, Place, Settled, request_hash
+from actors.ledger.ledger import CallEntry, CallPlace, Ledger, LedgerError, Settled, request_hash
 from actors.ledger.rows import Operation, Withdraw, begin_of, settle_of
 
 REPLY = Settled("ok", "Paris.", 12, 3, 0.000_001_5, False, 0.25, 1)
 
 
 def entry(id_: str, episode: str = "e", index: int = 0, **fields: object) -> CallEntry:
-    call = CallEntry(id_, Place(1, episode, 0, index), "small", "host", "hash", '{"messages": []}', 0.01, time.time())
+    call = CallEntry(
+        id_, CallPlace(1, episode, 0, index), "small", "host", "hash", '{"messages": []}', 0.01, time.time()
+    )
     return replace(call, **fields)
 
 
@@ -93,8 +95,8 @@ async def test_more_rows_are_written_at_once_than_one_statement_takes(ledger_url
         entry("b", index=1),
         entry("b", episode="f"),
         entry("b", request_hash="other"),
-        entry("b", place=Place(2, "e", 0, 0)),
-        entry("b", place=Place(1, "e", 1, 0)),
+        entry("b", place=CallPlace(2, "e", 0, 0)),
+        entry("b", place=CallPlace(1, "e", 1, 0)),
     ],
 )
 async def test_another_place_or_request_is_another_call(tmp_path: Path, other: CallEntry) -> None:
@@ -158,13 +160,13 @@ async def test_one_call_twice_at_once_is_two_entries_for_both_are_paid(ledger_ur
 
 async def test_find_prefers_the_place_of_the_run_then_of_another_then_the_latest(ledger_url: str) -> None:
     mine, other = await Ledger.open(ledger_url, run="mine"), await Ledger.open(ledger_url, run="other")
-    here, elsewhere = Place(1, "e", 0, 0), Place(1, "e", 0, 7)
+    here, elsewhere = CallPlace(1, "e", 0, 0), CallPlace(1, "e", 0, 7)
 
-    async def add(ledger: Ledger, id_: str, place: Place, started_at: float) -> None:
+    async def add(ledger: Ledger, id_: str, place: CallPlace, started_at: float) -> None:
         await ledger.begin(entry(id_, place=place, started_at=started_at))
         await ledger.settle(id_, replace(REPLY, reply=id_))
 
-    async def found(place: Place | None = None) -> str | None:
+    async def found(place: CallPlace | None = None) -> str | None:
         settled = await mine.find("hash", place)
         return settled and settled.reply
 
@@ -172,12 +174,12 @@ async def test_find_prefers_the_place_of_the_run_then_of_another_then_the_latest
     await add(other, "old elsewhere", elsewhere, 100)
     assert await found(here) == await found() == "old elsewhere"
     await add(other, "its here", here, 50)
-    await add(other, "new elsewhere", Place(1, "e", 0, 8), 200)
+    await add(other, "new elsewhere", CallPlace(1, "e", 0, 8), 200)
     assert await found(here) == "its here"
     await add(mine, "my here", here, 10)
     assert await found(here) == "my here"
-    assert await found() == await found(Place(9, "", 0, 0)) == "new elsewhere"
-    await mine.begin(entry("open", place=Place(1, "e", 0, 9), started_at=300))
+    assert await found() == await found(CallPlace(9, "", 0, 0)) == "new elsewhere"
+    await mine.begin(entry("open", place=CallPlace(1, "e", 0, 9), started_at=300))
     assert await found() == "new elsewhere"
     await mine.close()
     await other.close()
@@ -302,11 +304,12 @@ async def test_close_writes_what_waits_and_then_refuses(tmp_path: Path) -> None:
 
 WRITER = """
 import asyncio, sys, time
-from actors.ledger.ledger import CallEntry, Ledger, Place, Settled
+from actors.ledger.ledger import CallEntry, Ledger, CallPlace, Settled
 
 async def work(ledger, name, numbers):
     for number in numbers:
-        call = CallEntry(f"{name}-{number}", Place(0, "e", 0, number), "small", "host", "hash", "{}", 0.01, time.time())
+        place = CallPlace(0, "e", 0, number)
+        call = CallEntry(f"{name}-{number}", place, "small", "host", "hash", "{}", 0.01, time.time())
         settled = await ledger.begin(call)
         print("begun", number, flush=True) if settled is None else print("found", number, flush=True)
         if settled is None:
@@ -447,14 +450,15 @@ async def test_what_breaks_in_the_writer_reaches_everyone_who_waits(tmp_path: Pa
 
 FULL_DISK = """
 import asyncio, resource, signal, sys, time
-from actors.ledger.ledger import CallEntry, Ledger, LedgerError, Place
+from actors.ledger.ledger import CallEntry, Ledger, LedgerError, CallPlace
 
 async def main(folder):
     ledger = await Ledger.open(folder, run="r")
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
     for number in range(100):
-        call = CallEntry(f"{number}", Place(0, "e", 0, number), "m", "host", "hash", "x" * 100_000, 0.01, time.time())
+        place = CallPlace(0, "e", 0, number)
+        call = CallEntry(f"{number}", place, "m", "host", "hash", "x" * 100_000, 0.01, time.time())
         await ledger.begin(call)
 
 try:

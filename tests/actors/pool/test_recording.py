@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from sqlalchemy import create_engine, text
 
 from actors.ledger.database import database_url
-from actors.ledger.ledger import CallEntry, Ledger, LedgerError, Place, Settled
+from actors.ledger.ledger import CallEntry, CallPlace, Ledger, LedgerError, Settled
 from actors.pool.caller import CandidateCaller
 from actors.pool.calls import CallRequest
 from actors.pool.settings import PoolSettings
@@ -316,8 +316,8 @@ async def test_the_running_total_starts_with_what_is_settled(pool: Any, ledger_u
     """A call that a dead process left open is asked again, and would be counted twice."""
     _, base_url = await pool.server()
     gone = await Ledger.open(ledger_url, run="run")
-    await gone.begin(CallEntry("a", Place(1, "e", 0, 0), "small", "host", "h", "{}", 0.5, time.time()))
-    await gone.begin(CallEntry("b", Place(1, "e", 0, 1), "small", "host", "h", "{}", 0.5, time.time()))
+    await gone.begin(CallEntry("a", CallPlace(1, "e", 0, 0), "small", "host", "h", "{}", 0.5, time.time()))
+    await gone.begin(CallEntry("b", CallPlace(1, "e", 0, 1), "small", "host", "h", "{}", 0.5, time.time()))
     await gone.settle("b", Settled("ok", cost_usd=0.25))
     await gone.close()
     caller = pool.caller([pool.card(base_url)], ledger_url)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.ledger.ledger import CallEntry, Ledger, Place, Settled
+from actors.ledger.ledger import CallEntry, CallPlace, Ledger, Settled
 from actors.pool.calls import CallRequest
 from actors.pool.candidate import worst_usd
 from actors.pool.settings import PoolSettings
@@ -148,7 +148,7 @@ def test_no_cap_is_ever_exceeded_and_no_call_waits_for_ever(
 async def spent_before(url: str, run: str, card: str, usd: float, age_s: float = 0.0, step: int = 1) -> None:
     ledger = await Ledger.open(url, run=run)
     id_ = f"{run}-{card}-{step}"
-    entry = CallEntry(id_, Place(step, id_, 0, 0), card, "h:1", "hash", "{}", usd, time.time() - age_s)
+    entry = CallEntry(id_, CallPlace(step, id_, 0, 0), card, "h:1", "hash", "{}", usd, time.time() - age_s)
     await ledger.begin(entry)
     await ledger.settle(entry.id, Settled("ok", cost_usd=usd))
     await ledger.close()
@@ -182,7 +182,7 @@ async def test_runs_side_by_side_share_the_days_cap(ledger_url: str, monkeypatch
     assert await purse.reserve(charge("a", 1.0)) == ""
     purse.settle("a", 1.0)
     other = await Ledger.open(ledger_url, run="other")
-    await other.begin(CallEntry("o", Place(1, "e", 0, 0), "small", "h:1", "hash", "{}", 6.0, time.time()))
+    await other.begin(CallEntry("o", CallPlace(1, "e", 0, 0), "small", "h:1", "hash", "{}", 6.0, time.time()))
     await asyncio.sleep(0.1)
     assert "7.000000 USD are spent" in await purse.reserve(charge("b", 4.0))  # 6 are the other's, reserved
     await other.settle("o", Settled("ok", cost_usd=3.0))

@@ -8,7 +8,7 @@ import numpy as np
 
 from actors.pool.cards import ModelCard
 from actors.questions import Question
-from benchmarks.evaluation.reply_table import Reply, ReplyTable
+from benchmarks.evaluation.reply_table import RecordedReply, ReplyTable
 
 NAMES = ("geographer", "musician", "polymath")
 _COSTS = (0.001, 0.003, 0.002)
@@ -32,7 +32,7 @@ def table_of(
         tuple(Question(f"q{row}", "made", f"question number {row}", ("x",)) for row in range(len(right))),
         tuple(map(card, names)),
         tuple(
-            tuple(Reply("", r, r, 1, 1, c, 1.0) for r, c in zip(rights, costs_, strict=True))
+            tuple(RecordedReply("", r, r, 1, 1, c, 1.0) for r, c in zip(rights, costs_, strict=True))
             for rights, costs_ in zip(right, paid, strict=True)
         ),
     )
@@ -51,7 +51,7 @@ def topics_table(rows: int, seed: int, noise: float = 0.1) -> ReplyTable:
         rights = [float(rng.random() < chance) for chance in chances]
         replies.append(
             tuple(
-                Reply("it is so" if right else "perhaps it is", right, right, 5, 3, cost, 1.0)
+                RecordedReply("it is so" if right else "perhaps it is", right, right, 5, 3, cost, 1.0)
                 for right, cost in zip(rights, _COSTS, strict=True)
             )
         )

@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 
 from actors.pool.cards import ModelCard
 from actors.questions import Question
-from benchmarks.evaluation.reply_table import Reply, ReplyTable, ReplyTableError, check_apart, split
+from benchmarks.evaluation.reply_table import RecordedReply, ReplyTable, ReplyTableError, check_apart, split
 
 CARDS = tuple(
     ModelCard(name=name, descriptor="x", base_url="http://127.0.0.1:9/v1", price_out_usd_per_mtok=1.0)
     for name in ("a", "b")
 )
-RIGHT = Reply("yes", 1.0, 1.0, 3, 1, 0.25, 2.0)
-WRONG = Reply("no", 0.0, math.nan, 3, 1, 0.5, 1.0)
+RIGHT = RecordedReply("yes", 1.0, 1.0, 3, 1, 0.25, 2.0)
+WRONG = RecordedReply("no", 0.0, math.nan, 3, 1, 0.5, 1.0)
 
 
-def table_of(texts: list[str], replies: tuple[Reply, ...] = (RIGHT, WRONG)) -> ReplyTable:
+def table_of(texts: list[str], replies: tuple[RecordedReply, ...] = (RIGHT, WRONG)) -> ReplyTable:
     questions = tuple(Question(f"q{i}", "made", text, ("yes",)) for i, text in enumerate(texts))
     return ReplyTable(questions, CARDS, (replies,) * len(texts))
 

@@ -15,8 +15,7 @@ import pytest
 from actors.questions import Question, QuestionError
 from benchmarks.questions import flashrag
 from benchmarks.questions.flashrag import SETS, split_of
-from benchmarks.questions.hops import hop_count
-from benchmarks.questions.sources import file_source, load_source, load_sources
+from benchmarks.questions.sources import file_source, hop_count, load_source, load_sources
 from cluster.config.loading import load_config
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

@@ -19,7 +19,7 @@ from sqlalchemy import create_engine, text
 from typer.testing import CliRunner
 
 from actors.ledger.database import database_url
-from actors.ledger.ledger import CallEntry, Ledger, LedgerError, Place, Settled
+from actors.ledger.ledger import CallEntry, CallPlace, Ledger, LedgerError, Settled
 from cluster.cli.app import app
 
 DAY_S = 86_400.0
@@ -44,7 +44,7 @@ async def write(url: str, run: str, calls: list[tuple[str, float, Settled | None
     book = await Ledger.open(url, run=run)
 
     async def call(number: int, model: str, started_at: float, settled: Settled | None) -> None:
-        place = Place(number // 2, f"{number}", 0, 0)
+        place = CallPlace(number // 2, f"{number}", 0, 0)
         id_ = f"{run}-{number}"
         entry = CallEntry(id_, place, model, "host", f"hash {number}", '{"a": 1}', 0.5, started_at)
         if await book.begin(entry) is None and settled is not None:
@@ -192,8 +192,10 @@ async def test_prune_of_texts_keeps_every_sum_and_asks_again_what_it_forgot(ledg
     assert "removed the requests and replies of 3 calls" in done.stdout
     assert output_of("stats", ledger_url) == before
     book = await Ledger.open(ledger_url, run="r")
-    assert await book.find("hash 0", Place(0, "0", 0, 0)) is None
-    assert await book.begin(CallEntry("new", Place(0, "0", 0, 0), "small", "host", "hash 0", "{}", 0.5, NOW)) is None
+    assert await book.find("hash 0", CallPlace(0, "0", 0, 0)) is None
+    assert (
+        await book.begin(CallEntry("new", CallPlace(0, "0", 0, 0), "small", "host", "hash 0", "{}", 0.5, NOW)) is None
+    )
     await book.close()
 
 
@@ -213,7 +215,7 @@ async def test_prune_lets_a_running_caller_go_on(tmp_path: Path) -> None:
     pruning = asyncio.create_task(asyncio.to_thread(ledger, "prune", tmp_path, "--older-than", 2, "--yes"))
     begun = 0
     while not pruning.done():
-        place = Place(0, f"{begun}", 0, 0)
+        place = CallPlace(0, f"{begun}", 0, 0)
         await book.begin(CallEntry(f"n{begun}", place, "small", "host", "h", "{}", 0.5, time.time()))
         begun += 1
     assert (await pruning).exit_code == 0

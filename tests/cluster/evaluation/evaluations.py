@@ -11,14 +11,14 @@ from typing import Any
 from endpoints import Endpoints, write_cards, write_questions
 
 from cluster.evaluation.evaluate import evaluate
-from cluster.evaluation.options import Assignment
+from cluster.evaluation.options import EvaluationOptions
 
 FEW = 199  # resamples
 
 
-def run(assignment: Assignment) -> tuple[Path, list[str]]:
+def run(options: EvaluationOptions) -> tuple[Path, list[str]]:
     said: list[str] = []
-    return evaluate(dataclasses.replace(assignment, resamples=FEW), said.append, lambda *_: None), said
+    return evaluate(dataclasses.replace(options, resamples=FEW), said.append, lambda *_: None), said
 
 
 def numbers(folder: Path) -> dict[str, dict[str, Any]]:
@@ -36,11 +36,11 @@ def check_unique(folder: Path) -> None:
     assert set(keys.values()) == {1}
 
 
-def chat(endpoints: Endpoints, tmp_path: Path, count: int = 10, **changes: Any) -> Assignment:
+def chat(endpoints: Endpoints, tmp_path: Path, count: int = 10, **changes: Any) -> EvaluationOptions:
     """An evaluation of `sage` over both candidates."""
     train = write_questions(tmp_path / "train.jsonl", range(100, 130))
     asked = write_questions(tmp_path / "asked.jsonl", range(count))
-    return Assignment(
+    return EvaluationOptions(
         **{
             "target": endpoints.url,
             "model": "sage",

@@ -17,7 +17,7 @@ import pytest
 from endpoints import Endpoints, write_cards, write_questions
 from evaluations import chat, check_unique, lines, numbers, run
 
-from actors.episodes.remote_model import TeacherError
+from actors.episodes.remote_model import RemoteModelError
 from actors.pool.transport import PoolError
 from actors.questions import QuestionError
 from benchmarks.baselines import contests
@@ -27,10 +27,11 @@ from benchmarks.baselines.router import RouterError
 from benchmarks.evaluation.reply_table import ReplyTableError, split
 from cluster.cli import evaluate as evaluate_cli
 from cluster.config.loading import load_config
+from cluster.episodes.candidates import trained_cards
 from cluster.episodes.judging import BudgetSpent
 from cluster.evaluation.frontier_points import read_points
-from cluster.evaluation.options import Assignment, EvaluateError
-from cluster.evaluation.target import Target, pool_notes, trained_cards
+from cluster.evaluation.options import EvaluateError, EvaluationOptions
+from cluster.evaluation.target import Target, pool_notes
 from cluster.players.responder import PolicySource
 from cluster.runs.files import RunFolderError
 
@@ -46,7 +47,7 @@ def _little_to_learn_from(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not here")
 def test_recorded_replies_give_the_numbers_of_another_computation(tmp_path: Path) -> None:
     file = DATA / "scores_llmrouter_nq.jsonl"
-    out, _ = run(Assignment(f"recorded:{file}", baselines=QUICK, out=tmp_path / "out"))
+    out, _ = run(EvaluationOptions(f"recorded:{file}", baselines=QUICK, out=tmp_path / "out"))
     found = numbers(out)
     train, test = split(recorded_table(file), TRAIN_SHARE, 0)
     for column, name in enumerate(test.names):
@@ -69,7 +70,7 @@ import sys, time
 from pathlib import Path
 from cluster.evaluation.evaluate import evaluate
 from cluster.evaluation.folder import EvaluationFolder
-from cluster.evaluation.options import Assignment
+from cluster.evaluation.options import EvaluationOptions
 import benchmarks.baselines.contests
 benchmarks.baselines.contests._WORLD_TRAIN = 100
 add = EvaluationFolder.add
@@ -78,7 +79,7 @@ def slowly(self, item):
     time.sleep(600 if len(self.items) > 60 else 0.005)
 EvaluationFolder.add = slowly
 names = ("random", "cheapest_right", "cheapest")
-asked = Assignment("world", limit=40, baselines=names, out=Path(sys.argv[1]), resamples=199)
+asked = EvaluationOptions("world", limit=40, baselines=names, out=Path(sys.argv[1]), resamples=199)
 evaluate(asked, print, lambda *_: None)
 """
 
@@ -97,22 +98,22 @@ def test_killed_in_its_midst_it_goes_on_to_the_same_table(tmp_path: Path) -> Non
     assert not (out / "table.md").exists()
     with items.open("a", encoding="utf-8") as file:
         file.write('{"row": "cheapest_right", "data')  # and a line that was cut short
-    assignment = Assignment("world", limit=40, baselines=("random", "cheapest_right", "cheapest"))
-    run(dataclasses.replace(assignment, out=out))
-    whole, _ = run(dataclasses.replace(assignment, out=tmp_path / "whole"))
+    options = EvaluationOptions("world", limit=40, baselines=("random", "cheapest_right", "cheapest"))
+    run(dataclasses.replace(options, out=out))
+    whole, _ = run(dataclasses.replace(options, out=tmp_path / "whole"))
     assert (out / "table.md").read_text() == (whole / "table.md").read_text()
     assert sorted(items.read_text().splitlines()) == sorted((whole / "items.jsonl").read_text().splitlines())
     check_unique(out)
     again = items.read_bytes()
-    run(dataclasses.replace(assignment, out=out))
+    run(dataclasses.replace(options, out=out))
     assert items.read_bytes() == again
 
 
 def test_another_model_plays_the_policy_and_goes_on_without_a_call_twice(endpoints: Endpoints, tmp_path: Path) -> None:
-    assignment = chat(endpoints, tmp_path)
+    options = chat(endpoints, tmp_path)
     endpoints.patience = 9
-    with pytest.raises(TeacherError, match="refused the key"):
-        run(dataclasses.replace(assignment, concurrency=1))
+    with pytest.raises(RemoteModelError, match="refused the key"):
+        run(dataclasses.replace(options, concurrency=1))
     before = dict(endpoints.asked)
     done = len(lines(tmp_path / "out"))
     assert done == 4
@@ -120,7 +121,7 @@ def test_another_model_plays_the_policy_and_goes_on_without_a_call_twice(endpoin
     assert not (tmp_path / "out" / "table.md").exists()
 
     endpoints.patience = None
-    out, said = run(assignment)
+    out, said = run(options)
     assert said[0] == f"{done} of 10 episodes were played before"
     check_unique(out)
     candidates = endpoints.asked["alpha"] + endpoints.asked["beta"]
@@ -137,18 +138,18 @@ def test_another_model_plays_the_policy_and_goes_on_without_a_call_twice(endpoin
     assert spent == pytest.approx(sum(item["cost_usd"] for item in lines(out)))
 
     asked, table = Counter(endpoints.asked), (out / "table.md").read_text()
-    _, said = run(assignment)
+    _, said = run(options)
     assert said[0] == "10 of 10 episodes were played before"
     assert endpoints.asked == asked
     assert (out / "table.md").read_text() == table
     for file in ("table.md", "evaluation.json"):  # as when it was killed after the last episode
         (out / file).unlink()
-    run(assignment)
+    run(options)
     assert (out / "table.md").read_text() == table
     assert json.loads((out / "evaluation.json").read_text())["spent_usd"] == pytest.approx(spent)
 
     replay = ("candidates.pool.ledger=replay", f"candidates.pool.ledger_url={out / 'ledger.sqlite'}")
-    again, _ = run(dataclasses.replace(assignment, out=tmp_path / "again", overrides=(*assignment.overrides, *replay)))
+    again, _ = run(dataclasses.replace(options, out=tmp_path / "again", overrides=(*options.overrides, *replay)))
     assert (again / "table.md").read_text() == table  # to the last digit, latencies too
     assert (endpoints.asked - asked).keys() == {"sage"}
     assert json.loads((again / "evaluation.json").read_text())["spent_usd"] == 0
@@ -172,14 +173,14 @@ def test_a_policy_is_asked_everything_under_every_budget(endpoints: Endpoints, t
 
 
 def test_everyone_is_asked_only_when_told_to_and_the_price_is_said_first(endpoints: Endpoints, tmp_path: Path) -> None:
-    assignment = chat(endpoints, tmp_path, 12, baselines=("alone", "largest", "cheapest_right"), fit_questions=10)
-    out, _ = run(assignment)
+    options = chat(endpoints, tmp_path, 12, baselines=("alone", "largest", "cheapest_right"), fit_questions=10)
+    out, _ = run(options)
     assert "say --ask-everyone" in (out / "table.md").read_text()
     asked = dict(endpoints.asked)
     with pytest.raises(EvaluateError, match=r"--ask-everyone may cost 0\.\d+ USD, more than --max-usd 0;"):
-        run(dataclasses.replace(assignment, ask_everyone=True, max_usd=0.0))
+        run(dataclasses.replace(options, ask_everyone=True, max_usd=0.0))
     assert dict(endpoints.asked) == asked
-    out, said = run(dataclasses.replace(assignment, ask_everyone=True))
+    out, said = run(dataclasses.replace(options, ask_everyone=True))
     assert "12 questions and 10 to learn from, to 2 candidates: at most 0." in said[-1]
     found = numbers(out)
     assert (found["alone:alpha"]["em_all"], found["alone:alpha"]["ended"]["refusals"]) == (1.0, 0)
@@ -193,36 +194,36 @@ def test_everyone_is_asked_only_when_told_to_and_the_price_is_said_first(endpoin
     assert "| Right by |" in (out / "table.md").read_text()
     assert found["policy"]["questions"] == 12
     before = dict(endpoints.asked)
-    run(dataclasses.replace(assignment, ask_everyone=True))
+    run(dataclasses.replace(options, ask_everyone=True))
     with pytest.raises(RunFolderError, match=r"baselines of another making \(learnt_from was '10, \w+', is '11, "):
-        run(dataclasses.replace(assignment, ask_everyone=True, fit_questions=11))
+        run(dataclasses.replace(options, ask_everyone=True, fit_questions=11))
     write_questions(tmp_path / "train.jsonl", range(200, 230))
     with pytest.raises(RunFolderError, match=r"learnt_from was '10, \w+', is '10, "):
-        run(dataclasses.replace(assignment, ask_everyone=True))
-    run(assignment)  # that asks nobody, and needs no other folder
+        run(dataclasses.replace(options, ask_everyone=True))
+    run(options)  # that asks nobody, and needs no other folder
     assert dict(endpoints.asked) == before
 
 
 def test_a_spent_cap_ends_it_and_without_the_cap_it_goes_on(endpoints: Endpoints, tmp_path: Path) -> None:
-    assignment = chat(endpoints, tmp_path, concurrency=1)
-    capped = (*assignment.overrides, "candidates.pool.cap_usd_per_run=0.0012")
+    options = chat(endpoints, tmp_path, concurrency=1)
+    capped = (*options.overrides, "candidates.pool.cap_usd_per_run=0.0012")
     with pytest.raises(BudgetSpent, match=r"cap_usd_per_run=0\.0012.*the same command goes on"):
-        run(dataclasses.replace(assignment, overrides=capped))
+        run(dataclasses.replace(options, overrides=capped))
     assert 0 < len(lines(tmp_path / "out")) < 10
-    out, _ = run(assignment)
+    out, _ = run(options)
     check_unique(out)
     assert endpoints.asked["alpha"] + endpoints.asked["beta"] == len(lines(out)) == 10
 
 
 def test_candidates_that_fail_are_no_answers_and_are_asked_again(endpoints: Endpoints, tmp_path: Path) -> None:
-    assignment = chat(endpoints, tmp_path, 6)
+    options = chat(endpoints, tmp_path, 6)
     endpoints.broken = {"beta"}
-    out, _ = run(assignment)
+    out, _ = run(options)
     row = numbers(out)["policy"]
     assert row["lost"] == 6 - row["questions"] > 0
     assert "failures.jsonl" in (out / "table.md").read_text()
     endpoints.broken = set()
-    out, _ = run(assignment)
+    out, _ = run(options)
     check_unique(out)
     assert (numbers(out)["policy"]["questions"], numbers(out)["policy"]["lost"]) == (6, 0)
     endpoints.broken = {"alpha", "beta"}
@@ -231,23 +232,23 @@ def test_candidates_that_fail_are_no_answers_and_are_asked_again(endpoints: Endp
 
 
 def test_candidates_that_are_not_there_are_told_at_once(endpoints: Endpoints, tmp_path: Path) -> None:
-    assignment = chat(endpoints, tmp_path)
+    options = chat(endpoints, tmp_path)
     write_cards(tmp_path / "cards.yaml", "http://127.0.0.1:9/v1")
     with pytest.raises(PoolError, match=r"127\.0\.0\.1:9"):
-        run(assignment)
+        run(options)
     assert not endpoints.asked
 
 
 def test_questions_whose_hops_nobody_knows_are_counted(endpoints: Endpoints, tmp_path: Path) -> None:
     known = write_questions(tmp_path / "nq.jsonl", range(200, 203), "nq")
-    assignment = chat(endpoints, tmp_path, 5)
-    out, _ = run(dataclasses.replace(assignment, datasets=(*assignment.datasets, known)))
+    options = chat(endpoints, tmp_path, 5)
+    out, _ = run(dataclasses.replace(options, datasets=(*options.datasets, known)))
     [row] = numbers(out).values()
     assert {hops: part["questions"] for hops, part in row["by_hops"].items()} == {"1": 3}
     assert row["questions"] == 8
     note = "Note: 5 of 8 questions have no known hop count and are in no row by hops: things 5\n"
     assert note in (out / "table.md").read_text()
-    out, _ = run(dataclasses.replace(assignment, datasets=(known,), out=tmp_path / "known"))
+    out, _ = run(dataclasses.replace(options, datasets=(known,), out=tmp_path / "known"))
     assert "hop count" not in (out / "table.md").read_text()
 
 
@@ -258,7 +259,7 @@ def test_one_question(endpoints: Endpoints, tmp_path: Path) -> None:
 
 
 def test_another_evaluation_does_not_go_on_in_a_folder(tmp_path: Path) -> None:
-    first = Assignment("world", limit=5, baselines=("random",), out=tmp_path)
+    first = EvaluationOptions("world", limit=5, baselines=("random",), out=tmp_path)
     run(first)
     with pytest.raises(
         RunFolderError, match=r"another evaluation \(protocol was 'paper', is 'full'; questions was '5, "
@@ -270,35 +271,51 @@ def test_another_evaluation_does_not_go_on_in_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("assignment", "error", "message"),
+    ("options", "error", "message"),
     [
-        (Assignment("http://127.0.0.1:1/v1"), EvaluateError, "needs --model"),
-        (Assignment("http://me:secret@127.0.0.1:1/v1", model="m"), EvaluateError, "URL must hold no credentials"),
-        (Assignment("world", model="x"), EvaluateError, "--model x goes with a URL"),
+        (EvaluationOptions("http://127.0.0.1:1/v1"), EvaluateError, "needs --model"),
         (
-            Assignment("http://127.0.0.1:1/v1", model="m", engines=2),
+            EvaluationOptions("http://me:secret@127.0.0.1:1/v1", model="m"),
+            EvaluateError,
+            "URL must hold no credentials",
+        ),
+        (EvaluationOptions("world", model="x"), EvaluateError, "--model x goes with a URL"),
+        (
+            EvaluationOptions("http://127.0.0.1:1/v1", model="m", engines=2),
             EvaluateError,
             "--engines 2 with http://127.0.0.1:1/v1: the model there plays",
         ),
-        (Assignment("world", engines=2), EvaluateError, "--engines with world: no policy plays there"),
-        (Assignment("world", samples=3), EvaluateError, "--samples with world: no policy plays there"),
-        (Assignment("world", budgets_usd=(0.1,)), EvaluateError, "--budget with world: no policy plays there"),
-        (Assignment("runs/x", budgets_usd=(0.1, -1.0)), EvaluateError, "--budget -1: must be a number of US dollars"),
-        (Assignment("runs/x", budgets_usd=(0.1, 0.1)), EvaluateError, r"--budget 0\.1 comes twice"),
-        (Assignment("world", baselines=("none",)), EvaluateError, "leaves no row"),
-        (Assignment("world", baselines=("knnn",)), RouterError, "baseline 'knnn': not found"),
-        (Assignment("world", datasets=("nosuchset",)), QuestionError, "'nosuchset': unknown"),
-        (Assignment("world", datasets=("world:train",), limit=9, baselines=("random",)), ReplyTableError, "trained on"),
-        (Assignment("world", limit=3, baselines=("random",), against="knn"), EvaluateError, "--against knn: no such"),
-        (Assignment("http://h/v1", model="m", api_key_env="NO_SUCH_KEY_HERE"), EvaluateError, "not set"),
-        (Assignment("runs/no-such-run"), RunFolderError, "no such folder"),
+        (EvaluationOptions("world", engines=2), EvaluateError, "--engines with world: no policy plays there"),
+        (EvaluationOptions("world", samples=3), EvaluateError, "--samples with world: no policy plays there"),
+        (EvaluationOptions("world", budgets_usd=(0.1,)), EvaluateError, "--budget with world: no policy plays there"),
+        (
+            EvaluationOptions("runs/x", budgets_usd=(0.1, -1.0)),
+            EvaluateError,
+            "--budget -1: must be a number of US dollars",
+        ),
+        (EvaluationOptions("runs/x", budgets_usd=(0.1, 0.1)), EvaluateError, r"--budget 0\.1 comes twice"),
+        (EvaluationOptions("world", baselines=("none",)), EvaluateError, "leaves no row"),
+        (EvaluationOptions("world", baselines=("knnn",)), RouterError, "baseline 'knnn': not found"),
+        (EvaluationOptions("world", datasets=("nosuchset",)), QuestionError, "'nosuchset': unknown"),
+        (
+            EvaluationOptions("world", datasets=("world:train",), limit=9, baselines=("random",)),
+            ReplyTableError,
+            "trained on",
+        ),
+        (
+            EvaluationOptions("world", limit=3, baselines=("random",), against="knn"),
+            EvaluateError,
+            "--against knn: no such",
+        ),
+        (EvaluationOptions("http://h/v1", model="m", api_key_env="NO_SUCH_KEY_HERE"), EvaluateError, "not set"),
+        (EvaluationOptions("runs/no-such-run"), RunFolderError, "no such folder"),
     ],
 )
 def test_what_can_not_be_done_is_refused(
-    assignment: Assignment, error: type[Exception], message: str, tmp_path: Path
+    options: EvaluationOptions, error: type[Exception], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=message):
-        run(dataclasses.replace(assignment, out=tmp_path / "out"))
+        run(dataclasses.replace(options, out=tmp_path / "out"))
 
 
 def test_baselines_that_are_all_left_out_are_no_table(tmp_path: Path) -> None:
@@ -309,12 +326,12 @@ def test_baselines_that_are_all_left_out_are_no_table(tmp_path: Path) -> None:
     path = tmp_path / "replies.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in replies), encoding="utf-8")
     with pytest.raises(EvaluateError, match=r"no row is left to show: largest: .*tell no size"):
-        run(Assignment(f"recorded:{path}", baselines=("largest",), out=tmp_path / "out"))
+        run(EvaluationOptions(f"recorded:{path}", baselines=("largest",), out=tmp_path / "out"))
 
 
 def test_replies_that_were_corrected_are_another_evaluation(tmp_path: Path) -> None:
     path = tmp_path / "replies.jsonl"
-    asked = Assignment(f"recorded:{path}", baselines=("alone",), out=tmp_path / "out")
+    asked = EvaluationOptions(f"recorded:{path}", baselines=("alone",), out=tmp_path / "out")
     for right in (True, False):
         replies = [
             {"id": f"q{n}", "question": f"who is {n} ?", "model": model, "response": "x", "correct": right}
@@ -330,7 +347,7 @@ def test_replies_that_were_corrected_are_another_evaluation(tmp_path: Path) -> N
 def test_only_the_worlds_experts_answer_the_worlds_questions(tmp_path: Path) -> None:
     asked = write_questions(tmp_path / "asked.jsonl", range(3))
     with pytest.raises(EvaluateError, match=r"'things' with candidates\.serve=world"):
-        run(Assignment("http://127.0.0.1:1/v1", model="m", datasets=(asked,), out=tmp_path / "out"))
+        run(EvaluationOptions("http://127.0.0.1:1/v1", model="m", datasets=(asked,), out=tmp_path / "out"))
 
 
 def test_a_pool_other_than_the_one_trained_with_is_told(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from benchmarks.baselines import contests
 from benchmarks.baselines.router import RouterError
 from cluster.cli.app import app
-from cluster.evaluation.options import Assignment, EvaluateError
+from cluster.evaluation.options import EvaluateError, EvaluationOptions
 
-KNN = Assignment("world", limit=20, baselines=("knn", "best_constant_training"))
+KNN = EvaluationOptions("world", limit=20, baselines=("knn", "best_constant_training"))
 
 
 @pytest.fixture(autouse=True)
@@ -60,4 +60,4 @@ def test_an_embedding_that_can_not_be_had_is_refused_before_anybody_is_asked(
 
 def test_an_embedding_that_nothing_reads_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EvaluateError, match="--embedding x with --baselines random,cascade: none of these embeds"):
-        run(Assignment("world", baselines=("random", "cascade"), embedding="x", out=tmp_path / "out"))
+        run(EvaluationOptions("world", baselines=("random", "cascade"), embedding="x", out=tmp_path / "out"))

@@ -27,11 +27,11 @@ def test_judged_replies_are_not_compared_by_exact_match_and_their_baselines_keep
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
     record(right=True)
-    assignment = chat(endpoints, tmp_path, 8, baselines=("alone",))
+    options = chat(endpoints, tmp_path, 8, baselines=("alone",))
     served = ("candidates.serve=recorded", f"candidates.replies={path}")
-    of_data = tuple(each for each in assignment.overrides if each.startswith("data."))
-    assignment = dataclasses.replace(assignment, overrides=(*served, *of_data))
-    out, _ = run(assignment)
+    of_data = tuple(each for each in options.overrides if each.startswith("data."))
+    options = dataclasses.replace(options, overrides=(*served, *of_data))
+    out, _ = run(options)
     found = {name: (row["measure"], row["em_all"]) for name, row in numbers(out).items()}
     assert found == {  # the policy repeats "red", which every fourth thing is
         "policy": ("exact match", 0.25), "alone:GPT-3.5": ("judged", 0.0), "alone:BingChat": ("judged", 1.0),
@@ -40,4 +40,4 @@ def test_judged_replies_are_not_compared_by_exact_match_and_their_baselines_keep
     assert json.loads((out / "evaluation.json").read_text())["against"] == {}
     record(right=False)
     with pytest.raises(RunFolderError, match=r"baselines of another making \(replies was "):
-        run(assignment)
+        run(options)

@@ -51,10 +51,10 @@ def test_what_a_refused_conversation_had_cost_is_counted(endpoints: Endpoints, t
 
 
 def test_a_prompt_that_the_policy_has_no_room_for_is_wrong(endpoints: Endpoints, tmp_path: Path) -> None:
-    assignment = chat(endpoints, tmp_path, 3)
-    out, _ = run(dataclasses.replace(assignment, overrides=(*assignment.overrides, "engine.max_model_len=8")))
+    options = chat(endpoints, tmp_path, 3)
+    out, _ = run(dataclasses.replace(options, overrides=(*options.overrides, "engine.max_model_len=8")))
     row = numbers(out)["policy"]
     assert (row["em_all"], row["unanswered"], row["lost"]) == (0.0, 1.0, 0)
     assert "raise engine.max_model_len" in (out / "table.md").read_text()
     with pytest.raises(RunFolderError, match=r"another evaluation .*max_model_len"):
-        run(assignment)
+        run(options)

@@ -16,7 +16,7 @@ import pytest
 from endpoints import Endpoints
 from evaluations import FEW, chat, lines, run
 
-from actors.episodes.remote_model import TeacherError
+from actors.episodes.remote_model import RemoteModelError
 
 
 def paid(endpoints: Endpoints) -> float:
@@ -41,7 +41,7 @@ evaluate(pickle.load(sys.stdin.buffer), print, lambda *_: None)
 
 
 def test_what_was_spent_before_a_kill_during_the_baselines_is_told(endpoints: Endpoints, tmp_path: Path) -> None:
-    assignment = chat(endpoints, tmp_path, 6, baselines=("alone",), ask_everyone=True, fit_questions=10, resamples=FEW)
+    options = chat(endpoints, tmp_path, 6, baselines=("alone",), ask_everyone=True, fit_questions=10, resamples=FEW)
     path = os.pathsep.join(sys.path)
     child = subprocess.Popen(
         [sys.executable, "-c", _EVERYONE],
@@ -49,7 +49,7 @@ def test_what_was_spent_before_a_kill_during_the_baselines_is_told(endpoints: En
         stdin=subprocess.PIPE,
     )
     assert child.stdin is not None
-    child.stdin.write(pickle.dumps(assignment))
+    child.stdin.write(pickle.dumps(options))
     child.stdin.close()
     items, until = tmp_path / "out" / "items.jsonl", time.monotonic() + 120
     while not (items.is_file() and b"alone:alpha" in items.read_bytes()):
@@ -60,23 +60,23 @@ def test_what_was_spent_before_a_kill_during_the_baselines_is_told(endpoints: En
     child.wait(20)
     assert endpoints.asked["alpha"] + endpoints.asked["beta"] == 6 + 2 * 16
     spent = paid(endpoints)
-    for again in (dataclasses.replace(assignment, baselines=("none",)), assignment):
+    for again in (dataclasses.replace(options, baselines=("none",)), options):
         out, _ = run(again)
         assert json.loads((out / "evaluation.json").read_text())["spent_usd"] == pytest.approx(spent)
     assert paid(endpoints) == spent
 
 
 def test_without_a_ledger_the_folder_knows_what_was_spent(endpoints: Endpoints, tmp_path: Path) -> None:
-    assignment = chat(endpoints, tmp_path, concurrency=1)
-    assignment = dataclasses.replace(assignment, overrides=(*assignment.overrides, "candidates.pool.ledger='off'"))
+    options = chat(endpoints, tmp_path, concurrency=1)
+    options = dataclasses.replace(options, overrides=(*options.overrides, "candidates.pool.ledger='off'"))
     endpoints.patience = 8
-    with pytest.raises(TeacherError, match="refused the key"):
-        run(assignment)
+    with pytest.raises(RemoteModelError, match="refused the key"):
+        run(options)
     assert len(lines(tmp_path / "out")) == 4
     endpoints.patience = None
-    out, _ = run(assignment)
+    out, _ = run(options)
     assert endpoints.asked["alpha"] + endpoints.asked["beta"] == 10
     for _ in range(2):
         assert json.loads((out / "evaluation.json").read_text())["spent_usd"] == pytest.approx(paid(endpoints))
         (out / "evaluation.json").unlink()
-        run(assignment)
+        run(options)

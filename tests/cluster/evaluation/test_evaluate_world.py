@@ -20,7 +20,7 @@ from benchmarks.evaluation.means import Outcome
 from benchmarks.questions.sources import load_source
 from benchmarks.world.experts import Expert, count_tokens, experts
 from benchmarks.world.facts import Hop, World
-from cluster.evaluation.options import Assignment
+from cluster.evaluation.options import EvaluationOptions
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def _little_to_learn_from(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_worlds_baselines_are_those_of_its_own_bench(tmp_path: Path) -> None:
-    out, _ = run(Assignment("world", limit=60, baselines=("alone", "cheapest_right"), out=tmp_path / "out"))
+    out, _ = run(EvaluationOptions("world", limit=60, baselines=("alone", "cheapest_right"), out=tmp_path / "out"))
     found = numbers(out)
     drawn = {(row["dataset"], row["question"]) for row in lines(out)}
     all_ = load_source("world:heldout", limit=None, two_hop_share=0.4)
@@ -61,7 +61,7 @@ def cheapest_who_is_right(question: Question, step: int, hop: Hop, world: World)
 def test_random_and_cheapest_right_over_the_world_are_those_played_by_hand(
     row: str, choose: Callable[[Question, int, Hop, World], Expert], tmp_path: Path
 ) -> None:
-    out, _ = run(Assignment("world", limit=60, baselines=(row,), out=tmp_path / "out"))
+    out, _ = run(EvaluationOptions("world", limit=60, baselines=(row,), out=tmp_path / "out"))
     items = {(item["dataset"], item["question"]): item for item in lines(out)}
     world, played = World(), {}
     for question in load_source("world:heldout", limit=None, two_hop_share=0.4):

@@ -17,7 +17,7 @@ from aiohttp import web
 from endpoints import Endpoints, Words, colour, write_cards, write_questions
 
 from actors.episodes.menu import INVENTED_NAMES
-from actors.episodes.remote_model import TeacherError
+from actors.episodes.remote_model import RemoteModelError
 from actors.pool.cards import ModelCard
 from actors.questions import Question
 from benchmarks.baselines import contests
@@ -27,7 +27,7 @@ from benchmarks.world.experts import Expert, experts
 from benchmarks.world.facts import World
 from cluster.episodes.candidates import Candidates
 from cluster.evaluation.evaluate import evaluate
-from cluster.evaluation.options import Assignment, EvaluateError
+from cluster.evaluation.options import EvaluateError, EvaluationOptions
 from cluster.evaluation.pool_variants import PoolVariant, make_variants, read_wishes
 from cluster.players import players as evaluation_policy
 from cluster.runs.files import RunFolderError
@@ -75,7 +75,7 @@ def endpoints(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pools]:
     made.stop()
 
 
-def colours(endpoints: Pools, tmp_path: Path, count: int = 8, **changes: Any) -> Assignment:
+def colours(endpoints: Pools, tmp_path: Path, count: int = 8, **changes: Any) -> EvaluationOptions:
     """`sage` over alpha and beta; gamma is the unseen candidate."""
     unseen = tmp_path / "unseen.yaml"
     card = {"name": "gamma", "descriptor": "a model 13b", "base_url": endpoints.url, "price_out_usd_per_mtok": 4.0}
@@ -87,7 +87,7 @@ def colours(endpoints: Pools, tmp_path: Path, count: int = 8, **changes: Any) ->
         "unseen_cards": unseen,
     }
     train = write_questions(tmp_path / "train.jsonl", range(100, 130))
-    return Assignment(
+    return EvaluationOptions(
         **{
             "target": endpoints.url,
             "model": "sage",
@@ -107,9 +107,9 @@ def colours(endpoints: Pools, tmp_path: Path, count: int = 8, **changes: Any) ->
     )
 
 
-def run(assignment: Assignment) -> tuple[Path, list[str]]:
+def run(options: EvaluationOptions) -> tuple[Path, list[str]]:
     said: list[str] = []
-    return evaluate(dataclasses.replace(assignment, resamples=FEW), said.append, lambda *_: None), said
+    return evaluate(dataclasses.replace(options, resamples=FEW), said.append, lambda *_: None), said
 
 
 def pools_of(folder: Path) -> dict[str, dict[str, Any]]:
@@ -237,16 +237,16 @@ def test_where_everyone_was_asked_the_bounds_are_those_of_each_pool(endpoints: P
 
 
 def test_stopped_in_its_midst_it_goes_on_and_asks_nobody_twice(endpoints: Pools, tmp_path: Path) -> None:
-    assignment = colours(endpoints, tmp_path)
-    whole, _ = run(dataclasses.replace(assignment, out=tmp_path / "whole"))
+    options = colours(endpoints, tmp_path)
+    whole, _ = run(dataclasses.replace(options, out=tmp_path / "whole"))
     endpoints.asked.clear()
     endpoints.patience = 45
-    with pytest.raises(TeacherError, match="refused the key"):
-        run(dataclasses.replace(assignment, concurrency=1))  # with more, a call under way is cut off and made anew
+    with pytest.raises(RemoteModelError, match="refused the key"):
+        run(dataclasses.replace(options, concurrency=1))  # with more, a call under way is cut off and made anew
     before = sum(endpoints.asked[name] for name in ("alpha", "beta", "gamma"))
     assert 8 < before < 40
     endpoints.patience = None
-    out, said = run(assignment)
+    out, said = run(options)
     assert re.search(r"^\d+ of 40 episodes were played before", "\n".join(said), re.M)
     assert sum(endpoints.asked[name] for name in ("alpha", "beta", "gamma")) == 40
     for label in LABELS:
@@ -256,7 +256,7 @@ def test_stopped_in_its_midst_it_goes_on_and_asks_nobody_twice(endpoints: Pools,
                 del part["latency_s"]  # of these two evaluations' own calls
         assert ours == theirs
     asked, table = Counter(endpoints.asked), (out / "table.md").read_text()
-    run(assignment)
+    run(options)
     assert endpoints.asked == asked
     assert (out / "table.md").read_text() == table
 
@@ -280,7 +280,7 @@ def test_in_the_world_the_share_of_the_cheapest_right_is_that_of_another_computa
     pools["without:seen-polymath"] = [expert for expert in experts("seen") if expert.name != "seen-polymath"]
     pools["unseen"] = experts("unseen")
     out, _ = run(
-        Assignment(
+        EvaluationOptions(
             endpoints.url, model="wanderer", datasets=("world:heldout",), limit=60, baselines=("none",),
             pools=tuple(pools), out=tmp_path / "out", concurrency=8,
             overrides=("engine.max_model_len=4096", "data.two_hop_share=0"),
@@ -332,7 +332,7 @@ def test_recorded_replies_bound_each_pool(endpoints: Pools, tmp_path: Path) -> N
     ]  # fmt: skip
     (tmp_path / "replies.jsonl").write_text("".join(json.dumps(row) + "\n" for row in replies), encoding="utf-8")
 
-    def ask(name: str, numbers: range) -> Assignment:
+    def ask(name: str, numbers: range) -> EvaluationOptions:
         rows = [
             {"id": f"q{n}", "dataset": "things", "question": f"what is the thing {n} ?", "answers": ["red"]}
             for n in numbers
@@ -341,7 +341,7 @@ def test_recorded_replies_bound_each_pool(endpoints: Pools, tmp_path: Path) -> N
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         served = ("candidates.serve=recorded", f"candidates.replies={tmp_path / 'replies.jsonl'}")
         pools = ("without:ChatGPT-4", "price:ChatGPT-4=2")
-        return Assignment(
+        return EvaluationOptions(
             endpoints.url, model="wanderer", datasets=(str(file),), baselines=("none",), pools=pools,
             out=tmp_path / name, overrides=(*served, f"data.train={file}", f"data.eval={file}"),
         )  # fmt: skip
@@ -372,7 +372,7 @@ def test_recorded_replies_bound_each_pool(endpoints: Pools, tmp_path: Path) -> N
 def test_an_unseen_cast_has_names_that_training_never_shows(endpoints: Pools, tmp_path: Path) -> None:
     overrides = ("engine.max_model_len=4096",)
     out, _ = run(
-        Assignment(
+        EvaluationOptions(
             endpoints.url, model="wanderer", limit=2, baselines=("none",), pools=("unseen-unmeasured",),
             out=tmp_path / "out", overrides=overrides,
         )
@@ -446,7 +446,7 @@ def test_the_worlds_policy_is_shown_only_prices_that_it_can_read() -> None:
 @pytest.mark.parametrize("target", ["world", "recorded:nowhere.jsonl"])
 def test_where_no_policy_plays_there_are_no_variants(target: str, tmp_path: Path) -> None:
     with pytest.raises(EvaluateError, match=f"--pool with {target}: no policy plays there"):
-        run(Assignment(target, pools=("unseen",), out=tmp_path / "out"))
+        run(EvaluationOptions(target, pools=("unseen",), out=tmp_path / "out"))
 
 
 def test_a_wrong_variant_is_told_before_anybody_is_asked(endpoints: Pools, tmp_path: Path) -> None:

@@ -26,10 +26,10 @@ from benchmarks.evaluation.protocol import passes
 from benchmarks.world.coldstart import CHECKPOINT
 from benchmarks.world.experts import experts
 from cluster.config.loading import load_config
+from cluster.evaluation.episodes import EvaluationEpisode, episodes_of
 from cluster.evaluation.evaluate import evaluate
 from cluster.evaluation.folder import EvaluationFolder
-from cluster.evaluation.options import Assignment, EvaluateError
-from cluster.evaluation.playing import Waiting, episodes_of
+from cluster.evaluation.options import EvaluateError, EvaluationOptions
 from cluster.evaluation.target import Target
 from cluster.evaluation.untrained_rows import UntrainedRows, plan_untrained
 from cluster.players import players as evaluation_policy
@@ -48,10 +48,10 @@ def endpoints(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoints]:
     made.stop()
 
 
-def chat(endpoints: Endpoints, tmp_path: Path, count: int = 8, **changes: Any) -> Assignment:
+def chat(endpoints: Endpoints, tmp_path: Path, count: int = 8, **changes: Any) -> EvaluationOptions:
     """An evaluation of `sage` over both candidates, with all three rows."""
     asked = write_questions(tmp_path / "asked.jsonl", range(count))
-    return Assignment(
+    return EvaluationOptions(
         **{
             "target": endpoints.url,
             "model": "sage",
@@ -74,9 +74,9 @@ def chat(endpoints: Endpoints, tmp_path: Path, count: int = 8, **changes: Any) -
     )
 
 
-def run(assignment: Assignment) -> tuple[Path, list[str]]:
+def run(options: EvaluationOptions) -> tuple[Path, list[str]]:
     said: list[str] = []
-    return evaluate(assignment, said.append, lambda *_: None), said
+    return evaluate(options, said.append, lambda *_: None), said
 
 
 def numbers(folder: Path) -> dict[str, Any]:
@@ -94,12 +94,12 @@ def of_row(folder: Path, row: str) -> list[dict[str, Any]]:
 def test_an_endpoint_plays_the_rows_and_only_prompt_only_knows_of_candidates(
     endpoints: Endpoints, tmp_path: Path
 ) -> None:
-    assignment = chat(endpoints, tmp_path)
-    out, said = run(dataclasses.replace(assignment, baselines=("none",)))
+    options = chat(endpoints, tmp_path)
+    out, said = run(dataclasses.replace(options, baselines=("none",)))
     policys = list(endpoints.openings)
     asked_policy = Counter(endpoints.asked)
     identity = (out / "asked.json").read_bytes()
-    _, said = run(assignment)
+    _, said = run(options)
     assert "8 of 32 episodes were played before" in said
     assert (out / "asked.json").read_bytes() == identity
     direct, cot, prompt_only = (endpoints.openings[start : start + 8] for start in (8, 16, 24))
@@ -137,7 +137,7 @@ def test_an_endpoint_plays_the_rows_and_only_prompt_only_knows_of_candidates(
     assert f"direct, cot, prompt_only: played by sage at {endpoints.url}, as the policy is" in numbers(out)["notes"]
 
     asked, table = Counter(endpoints.asked), (out / "table.md").read_text()
-    run(assignment)
+    run(options)
     assert endpoints.asked == asked
     assert (out / "table.md").read_text() == table
 
@@ -166,11 +166,11 @@ evaluate(pickle.load(sys.stdin.buffer), print, lambda *_: None)
 
 
 def test_killed_among_them_it_goes_on_and_repeats_no_call(endpoints: Endpoints, tmp_path: Path) -> None:
-    assignment = chat(endpoints, tmp_path, 6)
+    options = chat(endpoints, tmp_path, 6)
     done = subprocess.run(
         [sys.executable, "-c", _KILLED],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        input=pickle.dumps(assignment),
+        input=pickle.dumps(options),
         timeout=120,
         check=False,
     )
@@ -178,11 +178,11 @@ def test_killed_among_them_it_goes_on_and_repeats_no_call(endpoints: Endpoints, 
     assert done.returncode == -signal.SIGKILL
     assert not (out / "table.md").exists()
     assert Counter(item["row"] for item in lines(out)) == {"policy": 6, "direct": 6, "cot": 6, "prompt_only": 3}
-    run(assignment)
+    run(options)
     assert Counter(item["row"] for item in lines(out)) == dict.fromkeys(("policy", *UNTRAINED), 6)
     assert endpoints.asked["alpha"] + endpoints.asked["beta"] == 6 + 6
     assert endpoints.asked["sage"] == 6 * (2 + 1 + 1 + 2)
-    whole, _ = run(dataclasses.replace(assignment, out=tmp_path / "whole"))
+    whole, _ = run(dataclasses.replace(options, out=tmp_path / "whole"))
     scores = [{row["name"]: row["em_all"] for row in numbers(folder)["rows"]} for folder in (out, whole)]
     assert scores[0] == scores[1]
 
@@ -206,8 +206,8 @@ def test_unknown_names_are_refused_with_those_that_there_are(endpoints: Endpoint
 
 def test_tables_have_no_model_that_plays(tmp_path: Path) -> None:
     with pytest.raises(EvaluateError, match=r"--baselines direct,cot with world leaves no row, for no model plays"):
-        run(Assignment("world", limit=3, baselines=("direct", "cot"), out=tmp_path / "none"))
-    out, _ = run(Assignment("world", limit=3, baselines=("random", "cot"), out=tmp_path / "out", resamples=199))
+        run(EvaluationOptions("world", limit=3, baselines=("direct", "cot"), out=tmp_path / "none"))
+    out, _ = run(EvaluationOptions("world", limit=3, baselines=("random", "cot"), out=tmp_path / "out", resamples=199))
     assert [row["name"] for row in numbers(out)["rows"]] == ["random"]
     assert "cot left out: no model plays with world" in numbers(out)["notes"]
 
@@ -263,7 +263,7 @@ def test_where_prompts_are_read_each_row_has_its_own(tmp_path: Path) -> None:
     assert len(rows.notes) == 1
 
 
-def places(waiting: tuple[Waiting, ...]) -> list[str]:
+def places(waiting: tuple[EvaluationEpisode, ...]) -> list[str]:
     return [each.request.episode for each in waiting]
 
 

@@ -11,7 +11,7 @@ from endpoints import Endpoints, Words, colour, write_cards
 
 from benchmarks.baselines import contests
 from cluster.evaluation.evaluate import evaluate
-from cluster.evaluation.options import Assignment
+from cluster.evaluation.options import EvaluationOptions
 from cluster.players import players as evaluation_policy
 
 FEW = 199  # resamples
@@ -24,10 +24,10 @@ def evaluate_world(out: Path, **changes: Any) -> Path:
     asked = {"limit": 40, "baselines": names, "lambdas": (0.0, 0.5), "out": out, "resamples": FEW} | changes
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contests, "_WORLD_TRAIN", 100)
-        return evaluate(Assignment("world", **asked), lambda _: None, lambda *_: None)
+        return evaluate(EvaluationOptions("world", **asked), lambda _: None, lambda *_: None)
 
 
-def chat(endpoints: Endpoints, folder: Path, **changes: Any) -> Assignment:
+def chat(endpoints: Endpoints, folder: Path, **changes: Any) -> EvaluationOptions:
     """A policy over two candidates, asked about `nq`, which the paper has numbers of, and a set of ours; what is asked
     tries to break out of the page."""
     sources = []
@@ -48,13 +48,13 @@ def chat(endpoints: Endpoints, folder: Path, **changes: Any) -> Assignment:
         "out": folder / "out", "concurrency": 1, "price_in": 1.0, "price_out": 10.0, "ask_everyone": True,
         "fit_questions": 20, "overrides": overrides, "resamples": FEW,
     }  # fmt: skip
-    return Assignment(**{"target": endpoints.url, **options, **changes})
+    return EvaluationOptions(**{"target": endpoints.url, **options, **changes})
 
 
-def evaluate_chat(assignment: Assignment) -> Path:
+def evaluate_chat(options: EvaluationOptions) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation_policy, "load_tokenizer", lambda _: Words())  # importing transformers takes seconds
-        return evaluate(assignment, lambda _: None, lambda *_: None)
+        return evaluate(options, lambda _: None, lambda *_: None)
 
 
 def numbers_of(folder: Path) -> dict[str, Any]:

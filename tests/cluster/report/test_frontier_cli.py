@@ -18,7 +18,7 @@ from cluster.cli.app import app
 from cluster.config.loading import load_config
 from cluster.evaluation.evaluate import evaluate
 from cluster.evaluation.frontier_points import read_points
-from cluster.evaluation.options import Assignment
+from cluster.evaluation.options import EvaluationOptions
 from cluster.runs.files import RunFolderError
 
 BOUNDS = {"mean": 0.7, "low": 0.6, "high": 0.8, "questions": 40}
@@ -30,7 +30,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("evaluation")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contests, "_WORLD_TRAIN", 100)
-        asked = Assignment("world", limit=40, baselines=NAMES, lambdas=(0.0, 1.0), out=out, resamples=199)
+        asked = EvaluationOptions("world", limit=40, baselines=NAMES, lambdas=(0.0, 1.0), out=out, resamples=199)
         return evaluate(asked, lambda _: None, lambda *_: None)
 
 

@@ -16,7 +16,7 @@ from evaluated import EVIL, chat, evaluate_chat, evaluate_world, numbers_of
 from page_reader import BROWSER, CHROMIUM, Read, check_asks_nothing, show
 from typer.testing import CliRunner
 
-from actors.episodes.remote_model import TeacherError
+from actors.episodes.remote_model import RemoteModelError
 from benchmarks.evaluation.item import Item
 from benchmarks.evaluation.statistics import compare
 from cluster.cli.app import app
@@ -311,7 +311,7 @@ def test_an_evaluation_that_is_not_finished_is_refused_with_the_remedy(tmp_path:
     made = Endpoints()
     made.patience = 9
     try:
-        with pytest.raises(TeacherError):
+        with pytest.raises(RemoteModelError):
             evaluate_chat(chat(made, tmp_path))
     finally:
         made.stop()

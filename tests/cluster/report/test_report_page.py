@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from benchmarks.evaluation.tables import Column, Table
 from cluster.cli.app import app
-from cluster.episodes.run_cards import run_cards
+from cluster.episodes.candidates import run_cards
 from cluster.report.episode_section import Told, telling_episodes
 from cluster.report.page import render
 from cluster.report.run_findings import alarms, best_constant, result, status

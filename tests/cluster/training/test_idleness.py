@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from actors.load import Reading
+from actors.load import LoadReading
 from actors.pool.stats import CallerStats
 from cluster.config.loading import load_config
 from cluster.training.idleness import Readings, advice, idleness
 
 
 def test_shares_of_a_step() -> None:
-    before = Readings({"a": Reading(10, 5, 50), "lost": Reading(9, 9, 9)}, CallerStats(up_s=10, busy_s=2))
-    after = Readings({"a": Reading(20, 9, 130), "new": Reading(3, 0, 0)}, CallerStats(up_s=20, busy_s=9.5), [16, 12])
+    before = Readings({"a": LoadReading(10, 5, 50), "lost": LoadReading(9, 9, 9)}, CallerStats(up_s=10, busy_s=2))
+    after = Readings(
+        {"a": LoadReading(20, 9, 130), "new": LoadReading(3, 0, 0)}, CallerStats(up_s=20, busy_s=9.5), [16, 12]
+    )
     row = idleness(before, after, learn_s=2.5, step_s=10, target=16)
     assert row == pytest.approx(
         {
@@ -27,8 +29,8 @@ def test_shares_of_a_step() -> None:
 
 
 def test_what_nobody_told_is_left_out() -> None:
-    before = Readings({"lost": Reading(9, 9, 9)}, CallerStats(up_s=10, busy_s=2))
-    after = Readings({"new": Reading(3, 0, 0)}, CallerStats(up_s=1, busy_s=1))  # the caller was restarted
+    before = Readings({"lost": LoadReading(9, 9, 9)}, CallerStats(up_s=10, busy_s=2))
+    after = Readings({"new": LoadReading(3, 0, 0)}, CallerStats(up_s=1, busy_s=1))  # the caller was restarted
     assert idleness(before, after, learn_s=1, step_s=2, target=16) == {"idle/learner": 0.5}
     assert advice({"idle/learner": 0.5}, load_config("quickstart")) is None
 

@@ -22,6 +22,7 @@ from actors.stacks import Whereabouts, whereabouts
 from benchmarks.benches.scripted_worker import play, write_script
 from cluster.players import fleet_player as fleet_policy
 from cluster.players.fleet_player import FleetPolicy
+from cluster.players.players import PlayedEpisode
 from cluster.session.errors import CrewError
 from cluster.workers import fleet as module
 from cluster.workers.fleet import Fleet
@@ -248,7 +249,7 @@ def test_a_worker_that_hangs_is_replaced_and_what_it_did_is_kept(
 
 async def play_all(policy: FleetPolicy, requests: list[EpisodeRequest]) -> list[list[Trajectory]]:
     """Play episodes of an evaluation, each of which is a group."""
-    return [[played] for played, _ in await asyncio.gather(*map(policy.play, requests))]
+    return [[played.trajectory] for played in await asyncio.gather(*map(policy.play, requests))]
 
 
 async def test_single_episodes_of_a_lost_engine_are_kept_and_the_one_in_its_place_plays_with_the_others(
@@ -277,7 +278,7 @@ async def test_what_a_single_episode_fails_at_is_raised_as_it_is_and_for_that_on
     bad, *good = await asyncio.gather(*map(policy.play, requests), return_exceptions=True)
     assert type(bad) is ValueError
     assert str(bad) == "the prompt is too long"
-    assert [played[0].seed for played in good if isinstance(played, tuple)] == [0, 1, 2]
+    assert [played.trajectory.seed for played in good if isinstance(played, PlayedEpisode)] == [0, 1, 2]
     assert fleet.restarts == 0
     assert all(worker.episodes == 0 for worker in fleet.workers)
 

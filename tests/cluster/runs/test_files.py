@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.runs.line_file import append_line, mended_lines
+from cluster.runs.files import append_line, mended_lines
 
 OBJECTS = st.lists(st.dictionaries(st.text(), st.text() | st.integers() | st.none(), min_size=1), min_size=1)
 
 
 @given(objects=OBJECTS, data=st.data())
 def test_a_crash_costs_the_last_line_at_most(
-    objects: list[dict[str, object]], data: st.DataObject, tmp_path_factory
-) -> None:  # type: ignore[no-untyped-def]
+    objects: list[dict[str, object]], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     path = tmp_path_factory.mktemp("lines") / "file.jsonl"
     lines = [json.dumps(each, ensure_ascii=False) for each in objects]
     for line in lines:
