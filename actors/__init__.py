@@ -1,4 +1,4 @@
 """Makes trajectories: the episode, the rollout worker and the candidate pool.
 
-Of the other rooms it may import only `rewards`. It trains nothing.
+Of the other rooms this one may import only `rewards`. It trains nothing.
 """

@@ -1,4 +1,4 @@
-"""Loading a checkpoint by transformers: tensors and JSON are read, and code that the checkpoint brings is never run."""
+"""Loads checkpoints with transformers: reads tensors and JSON, and never runs a checkpoint's own code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read_tokenizer(checkpoint: str | Path) -> Any:  # transformers' stubs are no
     """The tokenizer of a checkpoint folder.
 
     Raises:
-        CheckpointError: its files can't be read, or it needs code of its own.
+        CheckpointError: the files can't be read, or the tokenizer needs code of its own.
     """
     from transformers import AutoTokenizer
 
@@ -28,9 +28,9 @@ def read_tokenizer(checkpoint: str | Path) -> Any:  # transformers' stubs are no
 
 @contextmanager
 def loading(part: str, checkpoint: str | Path) -> Iterator[None]:
-    """Within it transformers loads a part of a checkpoint, told `trust_remote_code=False`.
+    """Explain errors of the block, in which transformers loads a part of a checkpoint with `trust_remote_code=False`.
 
-    Left to its default, transformers asks on the terminal whether to run a checkpoint's own code.
+    Without that argument, transformers asks on the terminal whether to run a checkpoint's own code.
 
     Raises:
         CheckpointError: in place of transformers' error.

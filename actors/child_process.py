@@ -1,8 +1,8 @@
-"""Child processes: their Python imports our packages from this process's root, and no file of the user's instead.
+"""Child processes: their Python imports our packages from this process's root, never a user's file of the same name.
 
-`python -m` and `python -c` put the working directory first on their path. A `benchmarks.py` that the user keeps there
-would then run in place of our package. Every Python process of ours is therefore started with this command line and
-this environment; `actors.ray_start` does the same for Ray's workers.
+`python -m` and `python -c` put the working directory first on their path. A user's `benchmarks.py` there would then
+run in place of our package. So every Python process of ours is started with this command line and this environment;
+`actors.ray_start` does the same for Ray's workers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]  # the folder that holds our packages
-SAFE_PATH = {"PYTHONSAFEPATH": "1"}  # as `-P`, and the children of the child inherit it
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}  # has the effect of `-P`, also on the child's children
 
 
 def python_command(*arguments: str) -> list[str]:
@@ -29,7 +29,7 @@ def child_environment() -> dict[str, str]:
 
 
 def child_variables() -> dict[str, str]:
-    """The variables that keep a child, and the children of that child, to our packages."""
+    """The variables with which a child and its own children import our packages."""
     before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     named = [folder for folder in before if folder]  # an empty entry is the working directory
     path = os.pathsep.join(dict.fromkeys([*own_path(), *named]))
@@ -37,7 +37,7 @@ def child_variables() -> dict[str, str]:
 
 
 def own_path() -> list[str]:
-    """The folder that a child needs on its path for our packages; none where Python looks by itself."""
+    """The folder that a child needs on its path for our packages; empty if Python searches it anyway."""
     return [] if Path(sysconfig.get_path("purelib")).resolve() == ROOT else [str(ROOT)]
 
 

@@ -1,4 +1,4 @@
-"""How vLLM, DeepSpeed and transformers are imported: with less work than they make of it by themselves."""
+"""Imports vLLM, DeepSpeed and transformers with less work than they do by default."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def heavy_imports() -> Iterator[None]:
-    """What is imported inside comes without scikit-learn, and nothing looks for garbage meanwhile.
+    """Imports inside the block leave out scikit-learn, and run without the garbage collector.
 
-    transformers takes one function from scikit-learn, for a draft model that proposes tokens, which nobody here has;
-    that import costs a second of a core. Our own imports of scikit-learn go on as before. The collector would look
-    again and again through hundreds of thousands of new objects, of which all stay.
+    transformers needs scikit-learn only for one function of draft models, which we don't use, and its import costs a
+    CPU second. Our own imports of scikit-learn still work. The collector would search hundreds of thousands of new
+    objects again and again, although all of them stay.
     """
     collects = gc.isenabled()
     gc.disable()

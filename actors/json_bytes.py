@@ -1,4 +1,4 @@
-"""JSON as bytes: what providers are sent and send back, by the fast library where it can and Python's where not."""
+"""JSON as bytes, as exchanged with providers: by orjson where it can, otherwise by Python's `json`."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ def encode(value: Any, *, sort_keys: bool = False) -> bytes:
     """Compact JSON in UTF-8.
 
     Raises:
-        TypeError: something in it is not JSON.
+        TypeError: `value` holds something that JSON can't express.
     """
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS if sort_keys else None)
-    except TypeError:  # lone surrogates, which are legal in JSON but in no UTF-8
+    except TypeError:  # orjson refuses lone surrogates: JSON can escape them, but UTF-8 can't hold them
         return json.dumps(value, sort_keys=sort_keys, separators=(",", ":")).encode("ascii")
 
 
 def decode(data: bytes) -> Any:
-    """What JSON says.
+    """The value that JSON bytes hold.
 
     Raises:
-        ValueError, RecursionError: it is no JSON, or nested too deeply.
+        ValueError, RecursionError: `data` is not JSON, or is nested too deeply.
     """
     try:
         return orjson.loads(data)
-    except orjson.JSONDecodeError:  # lone surrogates and NaN, which Python takes
+    except orjson.JSONDecodeError:  # lone surrogates and NaN, which Python's `json` accepts
         return json.loads(data)

@@ -1,4 +1,4 @@
-"""JSON lines: files of one JSON value a line, read so that every fault names its file and line."""
+"""JSON lines: files with one JSON value per line; every error names its file and line."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 
 def decoded_lines(path: Path, lines: Iterable[bytes], error: type[ValueError]) -> Iterator[tuple[str, str]]:
-    """Lines of a UTF-8 file, each with where it stands; a byte order mark is no part of the text.
+    """Pairs of location (file and line) and text, for each line of a UTF-8 file; a byte order mark is dropped.
 
     Raises:
-        ValueError: one is not UTF-8; it is an `error`.
+        ValueError: a line is not UTF-8; the exception is of the class `error`.
     """
     for number, line in enumerate(lines, 1):
         where = f"{path}, line {number}"
@@ -23,17 +23,18 @@ def decoded_lines(path: Path, lines: Iterable[bytes], error: type[ValueError]) -
 
 
 def json_values(path: Path, error: type[ValueError]) -> Iterator[tuple[str, Any]]:
-    """The values of a file, in order, each with where it stands; blank lines are passed over.
+    """Pairs of location (file and line) and value, in the file's order; blank lines are skipped.
 
     Raises:
-        ValueError: a line is not UTF-8, not JSON, nested too deeply or holds too long a number; it is an `error`.
+        ValueError: a line is not UTF-8, not JSON, nested too deeply or holds too long a number; the exception is of
+            the class `error`.
     """
     with path.open("rb") as file:
         for where, line in decoded_lines(path, file, error):
             if not line.strip():
                 continue
             try:
-                value = json.loads(line.rstrip())  # so that a fault's column is one of this line
+                value = json.loads(line.rstrip())  # without the newline, an error's column is always in this line
             except json.JSONDecodeError as fault:
                 why = f"{fault.msg} at column {fault.colno}"
                 raise error(f"{where}: not JSON ({why}); write one JSON object a line") from fault
@@ -45,10 +46,10 @@ def json_values(path: Path, error: type[ValueError]) -> Iterator[tuple[str, Any]
 
 
 def json_objects(path: Path, error: type[ValueError]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a file, as `json_values` reads them.
+    """As `json_values`, for a file that holds only JSON objects.
 
     Raises:
-        ValueError: as there, or a line holds something else; it is an `error`.
+        ValueError: as for `json_values`, or a line holds a value that is not an object.
     """
     for where, value in json_values(path, error):
         if not isinstance(value, dict):

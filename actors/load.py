@@ -1,4 +1,4 @@
-"""The load: how many things were under way, over time."""
+"""The load: the number of tasks in progress, integrated over time."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class LoadReading:
-    """What a load has come to since it began; the difference of two is that of the time between them."""
+    """The totals of a load since it began. The difference of two readings covers the time between them."""
 
-    seconds: float  # since it began
-    busy_s: float  # of them, those with something under way
-    count_s: float  # the number under way, summed over the seconds
+    seconds: float  # since the load began
+    busy_s: float  # of these, the seconds with a count above 0
+    count_s: float  # integral of the count over time: two tasks for three seconds add 6
 
     def __sub__(self, before: LoadReading) -> LoadReading:
         return LoadReading(self.seconds - before.seconds, self.busy_s - before.busy_s, self.count_s - before.count_s)
 
     @property
     def idle(self) -> float:
-        """Share of the time with nothing under way; 0 of no time."""
+        """Share of the time with nothing in progress; 0 if no time has passed."""
         return 1 - self.busy_s / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def mean(self) -> float:
-        """Mean number under way; 0 of no time."""
+        """Mean number of tasks in progress; 0 if no time has passed."""
         return self.count_s / self.seconds if self.seconds > 0 else 0.0
 
 
 class Load:
-    """Counts what is under way, and integrates the count."""
+    """Counts the tasks in progress, and integrates the count over time."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -37,12 +37,12 @@ class Load:
         self._busy_s = self._count_s = 0.0
 
     def change(self, by: int) -> None:
-        """So many more are under way from now on; fewer, if negative."""
+        """Add `by`, which may be negative, to the count."""
         self._settle()
         self.count += by
 
     def read(self) -> LoadReading:
-        """What it has come to up to now."""
+        """The totals up to now."""
         self._settle()
         return LoadReading(self._changed - self._began, self._busy_s, self._count_s)
 

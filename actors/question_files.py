@@ -1,4 +1,4 @@
-"""Question files: JSON lines, CSV, TSV and Parquet, read row by row with columns to choose."""
+"""Question files: JSON lines, CSV, TSV and Parquet, read row by row; the caller may name the columns."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import Any
 from actors.json_lines import decoded_lines, json_objects
 from actors.questions import ROW_NUMBER, Columns, Question, QuestionError, QuestionRow, missing_column, take_questions
 
-_ROWS_AT_ONCE = 1000  # of a Parquet file, in memory
+_ROWS_AT_ONCE = 1000  # rows of a Parquet file held in memory
 DEFAULT_COLUMNS = Columns()
 FORMATS = "JSON lines, .csv, .tsv or .parquet with id, question and answers"
 
 
 def load_questions(path: Path, limit: int | None = None, columns: Columns = DEFAULT_COLUMNS) -> list[Question]:
-    """Read a question file, the first `limit` questions if given; what comes after them is not looked at.
+    """Read the first `limit` questions of a file, or all if None; the rows after them are not read.
 
     Raises:
-        QuestionError: the file is missing, empty or not of its format, a row is malformed or not UTF-8 (it is
-            named), a column is missing, an id comes twice.
+        QuestionError: the file is missing, empty or not of its format; a row is malformed or not UTF-8 (the message
+            names the row); a column is missing; an id appears twice.
     """
     return take_questions(read_rows(path, columns), limit)
 
 
 def read_rows(path: Path, columns: Columns = DEFAULT_COLUMNS) -> Iterator[QuestionRow]:
-    """The rows of a file as they stand, in order; the ending tells the format, JSON lines if it is no other's.
+    """The rows of a file, unchanged and in order. The ending .csv, .tsv or .parquet tells the format, else JSON lines.
 
     Raises:
-        QuestionError: as for `load_questions`, but rows are not judged.
+        QuestionError: as for `load_questions`, except that rows are not validated.
     """
     if not path.is_file():
         raise QuestionError(f"{path}: no such question file; give {FORMATS}")

@@ -1,4 +1,4 @@
-"""Questions with their accepted answers, and the one place where a row of data becomes one."""
+"""Questions with their accepted answers; the only place that turns a row of data into a question."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from actors.errors import ExplainedError
 
-ROW_NUMBER = "#"  # as the id's column: rows are named by their number
+ROW_NUMBER = "#"  # in place of the id column's name: ids are made from row numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +23,12 @@ class Question:
 
 
 class QuestionError(ExplainedError, ValueError):
-    """Questions that can't be had or used; the message names file, line, fault and remedy."""
+    """Questions can't be read or used; the message names the file, the line, the fault and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which column of a source holds which field; `name` is the data set of rows that state none."""
+    """The column of a source that holds each field; `name` is the dataset of rows that state none."""
 
     id: str = "id"
     question: str = "question"
@@ -39,15 +39,19 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class QuestionRow:
-    """A row as its source has it, not judged yet: where it stands, and its values by column."""
+    """A row as read from its source, not yet validated."""
 
-    where: str  # file and line, or set and row
+    where: str  # file and line, or dataset and row
     values: Mapping[str, object]
     columns: Columns = Columns()
 
     @property
     def unanswered(self) -> bool:
-        """Whether it has no answer at all, so that nothing could be right."""
+        """True if the row has no answer at all, so that no reply could be right.
+
+        Raises:
+            QuestionError: the column of answers is missing, or looks like a list but is not JSON.
+        """
         answers = _listed(self._value(self.columns.answers), self.where, self.columns.answers)
         return all(isinstance(answer, str) and not answer.strip() for answer in answers)
 
@@ -57,7 +61,7 @@ class QuestionRow:
         Answers may be a list, a JSON list in a string, or one string; an id may be a whole number.
 
         Raises:
-            QuestionError: a column is missing, a value of the wrong type or blank, or a text holds a lone surrogate.
+            QuestionError: a column is missing, a value is blank or of the wrong type, or a text holds a lone surrogate.
         """
         columns = self.columns
         identity, text = self._text(columns.id), self._text(columns.question)
@@ -91,10 +95,10 @@ class QuestionRow:
 
 
 def take_questions(rows: Iterable[QuestionRow], limit: int | None = None) -> list[Question]:
-    """The questions of rows, the first `limit` if given; rows behind them are not looked at.
+    """The questions of the first `limit` rows, or of all rows if None; later rows are not read.
 
     Raises:
-        QuestionError: a row is no question, or an id comes twice.
+        QuestionError: a row is not a valid question, or an id appears twice.
     """
     questions: dict[str, Question] = {}
     for row in itertools.islice(rows, limit):
@@ -106,7 +110,7 @@ def take_questions(rows: Iterable[QuestionRow], limit: int | None = None) -> lis
 
 
 def missing_column(where: str, column: str, columns: Columns, present: list[str]) -> QuestionError:
-    """The error of a column that a source lacks, with those that it has."""
+    """The error for a column that the source lacks; its message lists the columns that the source has."""
     field = next(field for field in ("id", "question", "answers", "dataset") if getattr(columns, field) == column)
     there = ", ".join(name for name in present if name != ROW_NUMBER) or "none"
     numbers = ", or id=# to number the rows" if field == "id" else ""
@@ -117,7 +121,7 @@ def missing_column(where: str, column: str, columns: Columns, present: list[str]
 
 
 def _listed(value: object, where: str, column: str) -> list[object]:
-    """Answers as a list, whichever way they are written."""
+    """The answers as a list, in whichever form they are written."""
     if value is None:
         return []
     if not isinstance(value, str):
@@ -127,7 +131,7 @@ def _listed(value: object, where: str, column: str) -> list[object]:
         return [value] if text else []
     try:
         listed = json.loads(text)
-    except json.JSONDecodeError as error:  # one answer that looks so is rarer than a list in another notation
+    except json.JSONDecodeError as error:  # more often a list in another notation than one answer in brackets
         raise QuestionError(
             f'{where}: field {column!r} looks like a list but is not JSON ({error.msg}): {text[:80]}; write ["…", "…"]'
         ) from error

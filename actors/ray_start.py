@@ -1,4 +1,4 @@
-"""Starts or joins Ray. Its workers import our packages from this process's root, and no file of the user's instead."""
+"""Starts or joins Ray. Its workers import our packages from this process's root, never a user's file of that name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from actors.child_process import child_variables, environment, own_path
 class _OwnPath(JobConfig):  # type: ignore[misc]  # Ray is not followed
     """Ray puts the driver's working directory and its script's folder first on the path of the driver's workers.
 
-    These workers get our packages' folder in their place. Ray has no public option for that.
+    With this class, the workers get our packages' folder instead. Ray has no public option for that.
     """
 
     def _get_proto_job_config(self) -> Any:
@@ -23,7 +23,7 @@ class _OwnPath(JobConfig):  # type: ignore[misc]  # Ray is not followed
 
 def init_ray(**options: Any) -> None:
     """`ray.init` with these options."""
-    with environment(child_variables()):  # which the workers of a Ray that starts here inherit
+    with environment(child_variables()):  # inherited by the workers of a Ray that starts here
         ray.init(job_config=_OwnPath(), **options)
 
 

@@ -1,4 +1,4 @@
-"""The stacks: what the threads of a process that hangs are doing, taken by py-spy before somebody ends it."""
+"""Stack dumps of a hanging process's threads, taken with py-spy before the process is killed."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-_DUMP_S = 15.0  # of one process
-_ALL_S = 60.0
+_DUMP_S = 15.0  # deadline for one process
+_ALL_S = 60.0  # deadline for all processes together
 
 
 @dataclass(frozen=True, slots=True)
 class Whereabouts:
-    """Where an actor's process is."""
+    """The node and the process id of a Ray actor."""
 
     node_id: str  # Ray's
     pid: int
 
 
 def whereabouts() -> Whereabouts:
-    """Of the actor that asks."""
+    """The whereabouts of the Ray actor that calls this."""
     import ray
 
     return Whereabouts(ray.get_runtime_context().get_node_id(), os.getpid())
 
 
 def dump_family(pid: int) -> str:
-    """The stacks of a Python process on this machine and of those below it; or why there are none."""
+    """The stacks of a Python process on this machine and of its descendants, or the reason why there are none."""
     import psutil  # type: ignore[import-untyped]
 
     try:
@@ -44,9 +44,9 @@ def dump_family(pid: int) -> str:
 
 
 def save_stacks(folder: Path, name: str, where: Iterable[Whereabouts]) -> Path | None:
-    """Write the stacks of actors, and of the processes below them, into `folder`; each is dumped on its own node.
+    """Write the stacks of actors and of their descendants into a file of `folder`; each is dumped on its own node.
 
-    Returns the file, or None where nothing could be had, which is logged and no error: what hangs is ended anyway.
+    Returns the file, or None if no stacks were taken. That is no error: the hanging processes are killed anyway.
     """
     import ray
     from ray.exceptions import RayError
@@ -69,7 +69,10 @@ def save_stacks(folder: Path, name: str, where: Iterable[Whereabouts]) -> Path |
 
 
 def write_stacks(folder: Path, name: str, text: str) -> Path | None:
-    """Write stacks into a file of `folder` that tells whose they are and when they were taken."""
+    """Write stacks into a file of `folder` with the UTC time and `name` in its name.
+
+    Returns the file; or None if it can't be written, which is logged.
+    """
     file = folder / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}_{name}.txt"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The timeline: what a process did when, in slices from which the trace of a run is drawn."""
+"""The timeline: slices of time in which a process did something; the trace of a run is drawn from them."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-_MOST = 200_000  # slices that wait to be taken
+_MOST = 200_000  # slices kept until they are taken
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One stretch of time; slices of one row lie beside or within one another, and never cross."""
+    """One stretch of time. Two slices of one row are separate or nested; they never overlap in part."""
 
     name: str
-    row: str  # the line that it is drawn on, within its process
+    row: str  # the line on which it is drawn, among those of its process
     began: float  # seconds since the epoch
     seconds: float
     facts: dict[str, Any] = field(default_factory=dict)
 
 
 class Timeline:
-    """Keeps slices until they are taken; nothing where it is off."""
+    """Keeps slices until they are taken; keeps none if it is off."""
 
     def __init__(self, on: bool) -> None:
         self.on = on
         self._slices: list[Slice] = []
         self._lost = 0
         self._lanes: defaultdict[str, set[int]] = defaultdict(set)
-        self._epoch = time.time() - time.monotonic()  # a clock that is set meanwhile moves no slice
+        self._epoch = time.time() - time.monotonic()  # fixed here, so that setting the clock later moves no slice
 
     @contextmanager
     def slice(self, name: str, row: str, **facts: Any) -> Iterator[dict[str, Any]]:
-        """What goes on inside is a slice; facts known only at its end go into the dictionary."""
+        """Record the block as a slice; facts known only later may be added to the yielded dictionary."""
         began = time.monotonic()
         try:
             yield facts
@@ -46,7 +46,7 @@ class Timeline:
             self.add(name, row, time.monotonic() - began, **facts)
 
     def add(self, name: str, row: str, seconds: float, **facts: Any) -> None:
-        """A slice that ends now."""
+        """Record a slice that lasted `seconds` and ends now."""
         if not self.on:
             return
         if len(self._slices) >= _MOST:
@@ -56,7 +56,7 @@ class Timeline:
 
     @contextmanager
     def lane(self, rows: str) -> Iterator[str]:
-        """A row of its own, for as long as it goes on; the first that is free of those that begin with `rows`."""
+        """Reserve a row for the block: the first free one of `rows` 0, `rows` 1 and so on."""
         taken = self._lanes[rows]
         number = next(n for n in range(len(taken) + 1) if n not in taken)
         taken.add(number)
@@ -66,7 +66,7 @@ class Timeline:
             taken.discard(number)
 
     def take(self) -> list[Slice]:
-        """The slices since the last time."""
+        """The slices recorded since the last call."""
         if self._lost:
             logger.warning("%d slices of the trace are lost: more than %d were kept", self._lost, _MOST)
         taken, self._slices, self._lost = self._slices, [], 0

@@ -1,4 +1,4 @@
-"""Coroutines run together: all end with the first that raises, and that one error is what comes out."""
+"""Coroutines run together: the first error cancels the others, and only that error is raised."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 async def run_together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Run coroutines at once and return their results in their order.
+    """Run coroutines concurrently and return their results in order.
 
-    Where one raises, the others are cancelled and waited for. Its error is raised as it is, and what others raised
-    meanwhile is noted on it.
+    If one raises, the others are cancelled and awaited. Its error is raised unwrapped; errors that the others raised
+    meanwhile are added to it as notes.
     """
     try:
         async with asyncio.TaskGroup() as group:

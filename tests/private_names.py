@@ -150,4 +150,14 @@ PRIVATE = [
     ),
 ]
 # Private names of the standard library, of torch and of SQLAlchemy (whose `_mapping` and os's `_exit` are documented).
-OTHERS = {"_exit", "_forkserver", "_forkserver_pid", "_resource_tracker", "_pid", "_Options", "_devices", "_mapping"}
+OTHERS = {
+    "_asdict",
+    "_exit",
+    "_forkserver",
+    "_forkserver_pid",
+    "_resource_tracker",
+    "_pid",
+    "_Options",
+    "_devices",
+    "_mapping",
+}

@@ -1,4 +1,4 @@
-"""Low-rank adapters on their way to an engine: only their factors travel, and are merged there with the checkpoint.
+"""Low-rank adapters for an engine: only their factors are sent; the engine merges them with its checkpoint.
 
 Hu et al. 2022 (arXiv 2106.09685), section 4.1: the merged weight is W + (alpha / rank) B A.
 """
@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator
 import torch
 
 A_SUFFIX, B_SUFFIX = ".lora_A", ".lora_B"
-"""A weight's factors travel under its name with these: A `[rank, in]`, and B `[out, rank]` times alpha / rank."""
+"""Suffixes to a weight's name, for its factors: A is `[rank, in]`; B is `[out, rank]`, already times alpha / rank."""
 
 
 def merged(
     checkpoint: Iterable[tuple[str, torch.Tensor]], factors: dict[str, torch.Tensor]
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of `checkpoint`, with the product of its `factors` added to each that has some.
+    """The tensors of `checkpoint`; each one that has `factors` gets their product B A added, computed in float32.
 
     Raises:
         ValueError: factors belong to no tensor of the checkpoint. Raised after the last tensor.

@@ -1,4 +1,4 @@
-"""Admission: starts episodes while the engine has room; those that wait for a candidate take none of it."""
+"""Admission: starts episodes while the engine has room; an episode that waits for a candidate takes no room."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from actors.load import Load
 
 
 class Admission:
-    """Counts the sequences that generate, and starts a new episode, first come, first served, while they are too few.
+    """Starts new episodes, first come, first served, while fewer sequences generate than the target.
 
-    An episode under way is never held back: what it has read is in the engine's cache, and it may be of a group that
-    others wait for. So `generating` may rise above `target`, and new episodes then wait until it has come down; those
-    that wait for a candidate are not counted, and as many of them are under way as it takes to keep the engine at its
-    target, whatever the candidates' latency.
+    A started episode is never held back: its tokens are in the engine's cache, and the other episodes of its group
+    may be waiting for it. So `generating` may exceed `target`; new episodes then wait until it has fallen below.
+    Episodes that wait for a candidate are not counted. So enough episodes are started to keep the engine at its
+    target, however slow the candidates are.
 
-    The target adapts to the engine's memory. Where requests wait for it, the target falls to what runs, which is what
-    fits; every turn that ends then adds 1/target to it, as in a window of additive increase (Chiu and Jain, 1989).
+    The target adapts to the engine's memory. When requests wait for memory, the target falls to the number of running
+    requests, which is the number that fits. Every turn that ends then adds 1/target to it: additive increase (Chiu
+    and Jain, 1989).
     """
 
     def __init__(self, ceiling: int) -> None:
-        """`ceiling`: sequences that the engine is to generate at a time, if they fit in its memory."""
+        """`ceiling`: most sequences that should generate at a time, if they fit in the engine's memory."""
         self._ceiling = ceiling
         self._target = float(ceiling)
         self.load = Load()  # of sequences that generate
@@ -33,22 +34,22 @@ class Admission:
 
     @property
     def target(self) -> int:
-        """Sequences that the engine is to generate at a time, as things are; at least 1."""
+        """Sequences that should generate at a time, given the engine's memory; at least 1."""
         return int(self._target)
 
     def hear(self, state: EngineState) -> None:
-        """The engine's state after a step."""
+        """Lower the target if the engine's state after a step shows that memory is short."""
         if state.crowded:
             self._target = min(self._target, max(1.0, float(state.running)))
 
     @property
     def generating(self) -> int:
-        """Sequences that generate now, and episodes that are about to."""
+        """Sequences that generate now, plus episodes that are about to generate."""
         return self.load.count
 
     @asynccontextmanager
     async def episode(self) -> AsyncIterator[AdmissionSlot]:
-        """Wait for a place, and hold it until the episode first generates."""
+        """Wait for a place; the episode holds it until its first turn has ended."""
         if self._waiting or self.generating >= self.target:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
@@ -56,7 +57,7 @@ class Admission:
                 await turn
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled():
-                    self._leave()  # the place was given just then
+                    self._leave()  # the place was granted just before the cancellation
                 raise
         else:
             self.load.change(1)
@@ -79,7 +80,10 @@ class Admission:
 
 
 class AdmissionSlot:
-    """An episode's place among those that generate; it has one from its admission to its first turn, and in turns."""
+    """An episode's place among the sequences that generate.
+
+    The episode holds it from its admission to the end of its first turn, and during every later turn.
+    """
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
@@ -87,7 +91,7 @@ class AdmissionSlot:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """One turn of generation."""
+        """Hold the place during one turn of generation."""
         if not self._held:
             self._admission.load.change(1)
         self._held = True
@@ -97,7 +101,7 @@ class AdmissionSlot:
             self.give_up()
 
     def give_up(self) -> None:
-        """The episode does not generate now."""
+        """Free the place, if it is held: the episode does not generate now."""
         if self._held:
             self._held = False
             self._admission._leave()

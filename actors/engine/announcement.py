@@ -1,4 +1,4 @@
-"""The announcement that goes before each bucket of weights: what is in it, for the engines to unpack."""
+"""The announcement sent before each bucket of weights: it tells the engines how to unpack the bucket."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """Names and shapes of a bucket's tensors, in the order they are packed in, all of one dtype.
+    """Names and shapes of a bucket's tensors, in the order in which they are packed; all have one dtype.
 
-    One without names says that all weights have been sent.
+    An announcement without names means that all weights have been sent.
     """
 
     names: tuple[str, ...]
@@ -29,12 +29,12 @@ class Announcement:
         return [math.prod(shape) * width for shape in self.shapes]
 
     def encode(self) -> torch.Tensor:
-        """As bytes, `[B]` uint8."""
+        """The announcement as bytes of JSON, `[B]` uint8."""
         return torch.frombuffer(bytearray(json.dumps(asdict(self)).encode()), dtype=torch.uint8)
 
     @classmethod
     def decode(cls, encoded: torch.Tensor) -> Announcement:
-        """What `encode` gave."""
+        """The announcement from the bytes that `encode` made, `[B]` uint8."""
         fields = json.loads(encoded.numpy().tobytes())
         return cls(tuple(fields["names"]), tuple(map(tuple, fields["shapes"])), fields["dtype"], fields["adapters"])
 

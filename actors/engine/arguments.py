@@ -1,4 +1,4 @@
-"""What a policy engine is started with, and asked for: vLLM's arguments, environment and sampling parameters."""
+"""vLLM's arguments, environment variables and sampling parameters for a policy engine."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.sampling_params import SamplingParams
 
-# Small blocks let short episodes share and reuse prefixes; vLLM's default on CPU is 128 tokens, and its CPU
-# attention wants a multiple of 32.
+# Small blocks let short episodes share and reuse prefixes. vLLM's default on CPU is 128 tokens, and its CPU
+# attention needs a multiple of 32.
 _CPU_BLOCK_TOKENS = 32
-_CPU_BATCH_TOKENS = 2048  # of one step, unless an episode is longer
+_CPU_BATCH_TOKENS = 2048  # most tokens of one step, unless an episode may be longer
 
 
 def engine_arguments(
@@ -32,8 +32,8 @@ def engine_arguments(
     on_cpu: dict[str, Any] = {
         "block_size": _CPU_BLOCK_TOKENS,
         "kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30),
-        # A prefill cut in two kills a CPU engine if the request has a seed: after the first part vLLM
-        # rewinds the request's generator, which CPU generators cannot do. So none is cut.
+        # A chunked prefill kills a CPU engine if the request has a seed: after the first chunk vLLM rewinds the
+        # request's random generator, and CPU generators can't be rewound.
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(_CPU_BATCH_TOKENS, settings.max_model_len),
     }
@@ -63,8 +63,8 @@ def engine_arguments(
 
 
 def engine_variables(settings: EngineSettings, scratch: Path) -> dict[str, str]:
-    """Environment of the engine's processes, which leave their temporary files in the folder `scratch`."""
-    compiled = f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"  # torch's own choice, which stays
+    """Environment variables of the engine's processes, which put their temporary files into the folder `scratch`."""
+    compiled = f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"  # torch's default, which outlives `scratch`
     variables = child_variables() | {
         "TMPDIR": str(scratch),
         "VLLM_RPC_BASE_PATH": str(scratch),
@@ -77,12 +77,12 @@ def engine_variables(settings: EngineSettings, scratch: Path) -> dict[str, str]:
         variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         variables["OMP_NUM_THREADS"] = str(settings.threads)
         variables["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "passive")  # no spinning: cores are shared
-        # Else each server's first engine has a compiler make the count of a token's rank, ten seconds of a core for
-        # a number that nobody reads; the model itself runs eagerly all the same.
+        # Otherwise each server's first engine compiles the function that computes a token's rank: ten CPU seconds for
+        # a number that nobody reads. The model itself runs eagerly in any case.
         variables["TORCHDYNAMO_DISABLE"] = "1"
-        # Else vLLM has the engine's core start a third process for its one worker, whose threads it wants to bind
-        # to cores; that takes as long again to start, and both then poll for one another. The core is a process
-        # of its own all the same.
+        # Otherwise vLLM's engine core starts another process for its one worker, to bind that worker's threads to
+        # cores. That doubles the time to start, and the two processes then poll for each other's messages. The core
+        # remains a process of its own.
         variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     return variables
 
@@ -90,7 +90,10 @@ def engine_variables(settings: EngineSettings, scratch: Path) -> dict[str, str]:
 def sampling_params(
     max_tokens: int, stop: list[str], sampling: SamplingSettings, seed: int | None, *, streaming: bool
 ) -> SamplingParams:
-    """Of a turn: its text holds special tokens and the stop string, and each token has its log-probability."""
+    """Parameters for one turn: its text includes special tokens and the stop string; each token has a log-probability.
+
+    `streaming`: return the text piece by piece, not once at the end.
+    """
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
     return SamplingParams(

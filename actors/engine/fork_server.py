@@ -1,9 +1,9 @@
-"""The server that a process's engines are forked from: it has imported vLLM, once for all of them.
+"""The server from which a process's engines are forked: it imports vLLM once for all of them.
 
-That import takes ten seconds of a core. The server does it beside its owner's own import, and an engine that starts
-later, such as one in place of one that died, doesn't wait for it. vLLM's API server does the same for
-VLLM_WORKER_MULTIPROC_METHOD=forkserver. In a Ray actor vLLM insists on `spawn`, as a process that has threads and a
-Ray client is not safe to fork; the server has neither, and no CUDA context.
+The import takes ten CPU seconds. The server imports vLLM while its owner does, and an engine that starts later, such
+as the replacement of a dead one, doesn't wait for the import. vLLM's API server does the same if
+VLLM_WORKER_MULTIPROC_METHOD=forkserver. In a Ray actor vLLM insists on `spawn`, because a process with threads and a
+Ray client is not safe to fork. The server has neither, and no CUDA context.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from actors.engine.orphans import exit_with_owner
 from actors.engine.scratch import Scratch
 from actors.settings import EngineSettings
 
-_scratch: Scratch | None = None  # of this process's server, which removes it as it ends
+_scratch: Scratch | None = None  # the folder of this process's server, which removes it when it ends
 
 
 class _Fork(context.ForkServerProcess):
-    """An engine, in the environment that its owner has as it makes it in place of the server's."""
+    """An engine's process. It runs in the environment that its owner had when it made this object, not the server's."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -36,7 +36,7 @@ class _Fork(context.ForkServerProcess):
 
         os.environ.clear()
         os.environ.update(self._environment)
-        tempfile.tempdir = None  # what the server found out from its own
+        tempfile.tempdir = None  # forget the folder that the server cached
         if threads := os.environ.get("OMP_NUM_THREADS"):
             torch.set_num_threads(int(threads))
         exit_with_owner()
@@ -48,35 +48,36 @@ class _ForkContext(context.ForkServerContext):
 
 
 def start_engine_server(settings: EngineSettings) -> None:
-    """See that this process's server runs; returns while it imports. It ends with this process and its engines.
+    """Start this process's server unless it runs; returns while the server still imports vLLM.
 
-    To be called before this process imports vLLM itself, which then is as quiet as its engines.
+    The server ends with this process and its engines. Call this before this process imports vLLM itself, so that vLLM
+    logs as little here as in the engines.
     """
     global _scratch
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     if _scratch is None:
         _scratch = Scratch()
         with _temporary_files_in(_scratch):
-            util.get_temp_dir()  # for the server's socket
+            util.get_temp_dir()  # makes the folder for the server's socket
     forkserver.set_forkserver_preload(["actors.engine.preload"])
     with environment(engine_variables(settings, _scratch.path)):
         forkserver.ensure_running()
 
 
 def fork_engines() -> None:
-    """From now on vLLM has the engines of this process forked from its server."""
+    """Make vLLM fork the engines of this process from its server from now on."""
     from vllm.utils.system_utils import get_mp_context
     from vllm.v1.engine import utils
 
     def context_of_engines() -> _ForkContext:
-        get_mp_context()  # prepares the environment; what it returns is for an engine's own workers
+        get_mp_context()  # it prepares the environment; the context it returns is for an engine's own workers
         return _ForkContext()
 
     utils.get_mp_context = context_of_engines
 
 
 def engine_server_pid() -> int | None:
-    """This process's server, if it has been started."""
+    """The process id of this process's server; None if it was not started."""
     return forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined, no-any-return]
 
 

@@ -1,4 +1,4 @@
-"""A gloo process group between a learner and its engines, apart from torch.distributed's global state."""
+"""A gloo process group of a learner and its engines, independent of torch.distributed's global state."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _CHECK_S = 0.2
 class GlooGroup:
     """A group of `world_size` processes in which rank 0, the learner, broadcasts to all others.
 
-    Made in two steps, so that rank 0 can tell the others its port: the constructor opens the store that all
-    meet in, `join` waits for them.
+    It is made in two steps, so that rank 0 can tell the others its port: the constructor opens the store where all
+    processes meet; `join` waits for them.
     """
 
     def __init__(self, address: str, port: int, *, rank: int, world_size: int, timeout_s: float) -> None:
         """Rank 0 serves the store at `address`, on a free port if `port` is 0; the others connect to it.
 
         Raises:
-            TimeoutError: the store was not to be reached within `timeout_s` seconds.
+            TimeoutError: the store could not be reached within `timeout_s` seconds.
         """
         self.rank = rank
         self.world_size = world_size
@@ -44,10 +44,10 @@ class GlooGroup:
         self._where = f"rank {rank} of {world_size} at {address}:{self.port}"
 
     def join(self) -> None:
-        """Wait until all are there.
+        """Wait until all processes have joined.
 
         Raises:
-            TimeoutError: one did not come in time.
+            TimeoutError: a process did not join in time.
         """
         try:
             options = ProcessGroupGloo._Options()
@@ -64,9 +64,10 @@ class GlooGroup:
             ) from error
 
     def broadcast(self, tensor: torch.Tensor, what: str, *, check: Callable[[], None] | None = None) -> None:
-        """Broadcast `tensor` from rank 0, in place on all others; returns when it has arrived.
+        """Broadcast `tensor` from rank 0; the others receive it in place. Returns when it has arrived.
 
-        `check` is called now and then while it is on the way, and ends the wait by what it raises.
+        `what` names the tensor in errors. `check` is called from time to time during the wait; an exception that it
+        raises ends the wait.
 
         Raises:
             TimeoutError: a peer did not take part in time, or is gone; the group is then unusable.
@@ -86,8 +87,8 @@ class GlooGroup:
                         checked = time.monotonic()
                 work.wait()
             finally:
-                # Errors keep the frames that they came through, and this would keep the group's connections open: who
-                # waits at their other ends would wait for the whole deadline.
+                # An exception keeps the frames that it passed through. With `work`, this frame would keep the group's
+                # connections open, and the processes at their other ends would wait until their deadline.
                 del work
         except RuntimeError as error:
             raise TimeoutError(
@@ -96,13 +97,13 @@ class GlooGroup:
             ) from error
 
     def close(self) -> None:
-        """Leave the group; the object is of no use afterwards."""
+        """Leave the group; this object can't be used afterwards."""
         self.__dict__.pop("_group", None)
         self.__dict__.pop("_store", None)
 
 
 def _address_towards(host: str, port: int) -> str:
-    """This machine's own address on the way to `host`; sends nothing."""
+    """This machine's own address on the route to `host`; sends nothing."""
     family, kind, proto, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind, proto) as probe:
         probe.connect(target)

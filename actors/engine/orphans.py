@@ -1,8 +1,8 @@
-"""Ends an engine's processes when the process that owns the engine is gone.
+"""Ends an engine's processes when the process that owns the engine has died.
 
-vLLM runs its engine core and workers as processes of their own. If their owner is killed outright they live
-on, and keep memory and cores. They therefore watch the owner, the core from its first moment on, and a worker takes the
-core down with it; on CPU the core is its own worker.
+vLLM runs its engine core and workers as separate processes. If their owner is killed with SIGKILL, they live on and
+keep memory and cores. So they watch the owner: the core from its first moment on, the workers too. A worker also kills
+the core. On CPU the core is its own worker.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _WATCH = "owner-watch"
 
 
 def exit_with_owner() -> None:
-    """In an engine's process: start watching the owner, unless that is done. Elsewhere: nothing."""
+    """In an engine's process, start to watch the owner, unless it is watched already; elsewhere do nothing."""
     owner = int(os.environ.get(OWNER_VARIABLE, "0"))
     if owner in (0, os.getpid()) or any(thread.name == _WATCH for thread in threading.enumerate()):
         return
-    # Not os.getppid(): if the core has died already, that is whoever adopted this process.
+    # Not os.getppid(): if the core has died already, that is the process that adopted this one.
     parent = multiprocessing.parent_process()
     core = parent.pid if parent is not None and parent.pid is not None else 0
     threading.Thread(target=_watch, args=(owner, core), name=_WATCH, daemon=True).start()
@@ -39,7 +39,7 @@ def _watch(owner: int, core: int) -> None:
     else:
         select.select([handle], [], [])  # readable once the process has ended
     remove_own_scratch()
-    # If the core has ended too, its id may be another's by now; then we are its child no longer.
+    # If the core has died too, its id may belong to another process by now. Then it is no longer our parent.
     if os.getppid() == core and core not in (0, 1, owner):
         os.kill(core, signal.SIGKILL)
     os._exit(1)

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class EngineLost(ExplainedError, RuntimeError):
-    """The engine's processes died or hang, so its requests are lost; the message tells which. Start another."""
+    """The engine's processes died or hang, so its requests are lost; the message says which. Start another engine."""
 
 
 class EngineDied(EngineLost):
@@ -53,10 +53,10 @@ _ALIVE_EVERY_S = 0.5
 class PolicyEngine:
     """One vLLM `AsyncLLM`, used from a single event loop.
 
-    A weight update goes `start_weight_update`, `update_weights`, `finish_weight_update`. Over gloo the engine
-    generates until the last, which pauses it for as long as it takes to exchange the weights; over NCCL it is paused
-    from the first on. Requests under way are frozen meanwhile and then go on with the new weights; requests that
-    arrive in between wait.
+    A weight update consists of `start_weight_update`, `update_weights` and `finish_weight_update`. Over gloo the
+    engine generates until the last call, which pauses it only to exchange the weights. Over NCCL it is paused from the
+    first call on. A pause freezes unfinished requests, which then continue with the new weights; requests that arrive
+    during a pause wait.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class PolicyEngine:
         weight_backend: Literal["gloo", "nccl"],
         tell: Callable[[EngineState], None] | None = None,
     ) -> None:
-        """`model` is a checkpoint folder holding the weights of policy `version`, and its tokenizer. `tell` hears of
+        """`model` is a checkpoint folder with the weights of policy `version` and its tokenizer. `tell` is called with
         the engine's state after every step."""
         self.model = str(model)
         self.settings = settings
@@ -81,7 +81,7 @@ class PolicyEngine:
         self._paused_since: float | None = None
         self._children: list[psutil.Process] = []
         self._request_numbers = itertools.count()
-        self._scratch: Scratch | None = None  # vLLM leaves its sockets in it
+        self._scratch: Scratch | None = None  # vLLM makes its sockets in it
 
     async def start(self) -> None:
         """Start the engine's processes and load the weights.
@@ -113,13 +113,13 @@ class PolicyEngine:
                 self._tidy()
 
     async def shutdown(self) -> None:
-        """Stop the engine; requests under way fail. Leaves none of its processes behind."""
+        """Stop the engine and end all its processes; unfinished requests fail."""
         llm, self._llm = self._llm, None
         if llm is not None:
             await asyncio.to_thread(llm.shutdown, _SHUTDOWN_GRACE_S)
         await asyncio.to_thread(_end_processes, self._children, _SHUTDOWN_GRACE_S)
         del llm
-        gc.collect()  # it sits in cycles, and collected at interpreter exit its destructor raises
+        gc.collect()  # the engine is in reference cycles; collected at interpreter exit, it would raise
         self._tidy()
 
     async def generate(
@@ -132,10 +132,10 @@ class PolicyEngine:
         seed: int | None,
         on_text: Callable[[str], None] | None = None,
     ) -> Generation:
-        """Sample up to `max_tokens` tokens after `prompt_ids`, ending with the first of the strings in `stop`.
+        """Sample up to `max_tokens` tokens after `prompt_ids`; end with the first of the strings in `stop`.
 
         The text holds every sampled token, special ones too, up to the end of the stop string. `on_text`
-        receives it piece by piece. Cancelling the caller aborts the request in the engine.
+        receives it piece by piece. Cancelling this coroutine aborts the request in the engine.
 
         Raises:
             EngineDied: the engine's processes are gone.
@@ -179,7 +179,7 @@ class PolicyEngine:
         """Return once the engine's processes have answered; they do so between two steps.
 
         Raises:
-            EngineLost: they are gone, or did not answer within `settings.control_timeout_s`.
+            EngineLost: the processes are gone, or did not answer within `settings.control_timeout_s`.
         """
         try:
             async with self._deadline("answer", "control_timeout_s"):
@@ -190,7 +190,7 @@ class PolicyEngine:
     async def score(self, token_ids: list[int], *, timeout_s: float = 120.0) -> list[float]:
         """Log-probability (nats, temperature 1) of each token given those before it, `[T - 1]` for T tokens.
 
-        Computed from the weights as they are, past the prefix cache. Waits while the engine is paused.
+        Uses the current weights and does not read the prefix cache. Waits while the engine is paused.
 
         Raises:
             ValueError: fewer than two tokens, or `max_model_len` or more.
@@ -223,14 +223,14 @@ class PolicyEngine:
         return [scores.logprobs[start] for start in scores.start_indices[1:]]
 
     async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
-        """Join the learner's weight-sync group, giving up an update under way; returns once all its members have."""
+        """Abandon an unfinished update, then join the learner's weight-sync group; returns once all have joined."""
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
         await self._alive(self._engine.collective_rpc("abandon_weight_update"))
         await self._alive(self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info)))
 
     async def start_weight_update(self) -> None:
-        """Begin to receive weights; over NCCL, which writes over those in use, pause first."""
+        """Begin to receive weights. Over NCCL, pause first, because it overwrites the weights in use."""
         if self.weight_backend == "nccl":
             await self.pause()
         await self._alive(self._engine.start_weight_update())
@@ -238,14 +238,14 @@ class PolicyEngine:
     async def update_weights(self, update_info: dict[str, Any]) -> None:
         """Receive the weights that the learner broadcasts.
 
-        If it raises, the engine goes on as it was over gloo; over NCCL it must be restarted.
+        If this raises over gloo, the engine continues with its old weights; over NCCL it must be restarted.
 
         Raises:
             TimeoutError: the learner sent nothing within the time given to `init_weight_transfer`.
         """
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
-        # Each wait of the reception has a deadline of its own.
+        # This loop needs no deadline: each wait of the reception has its own.
         while self.weight_backend == "gloo" and not (await self._reception())[1]:  # noqa: ASYNC110
             await asyncio.sleep(_RECEPTION_POLL_S)
         await self._alive(self._engine.update_weights(WeightTransferUpdateRequest(update_info)))
@@ -255,10 +255,11 @@ class PolicyEngine:
         return (await self._reception())[0]
 
     async def finish_weight_update(self, version: int) -> float:
-        """Put the received weights to use; from here on they are policy `version`. Returns the seconds of pause.
+        """Switch to the received weights, which are those of policy `version`. Returns the pause in seconds.
 
         Raises:
-            TimeoutError: a step of it took longer than `settings.control_timeout_s`; the engine stays paused.
+            TimeoutError: pause, switch or resume took longer than `settings.control_timeout_s`; the engine may stay
+                paused.
         """
         if self._paused_since is None:
             await self.pause()
@@ -268,34 +269,34 @@ class PolicyEngine:
         return await self.resume()
 
     async def pause(self) -> None:
-        """Freeze all requests after the present step, and empty the key-value cache if `settings.recompute_kv`.
+        """Freeze all requests after the current step, and empty the key-value cache if `settings.recompute_kv`.
 
-        Frozen requests keep their tokens; on `resume` their prefixes are then computed anew under the weights of
-        that time, and so each token's log-probability is that of the version it is labelled with. Where the cache is
-        kept, later tokens attend to keys and values of the version before. Prefixes of requests to come are never
-        shared over versions, by their salt.
+        Frozen requests keep their tokens. With an emptied cache, `resume` recomputes their prefixes with the weights
+        then in use, so each token's log-probability is that of the version it is labelled with. With a kept cache,
+        later tokens attend to keys and values of the previous version. Each weight version salts the prefix cache, so
+        new requests never reuse another version's prefixes.
         """
         async with self._deadline("pause", "control_timeout_s"):
             await self._alive(self._engine.pause_generation(mode="keep", clear_cache=self.settings.recompute_kv))
         self._paused_since = time.perf_counter()
 
     async def resume(self) -> float:
-        """Go on after `pause`; returns the seconds since it came about."""
+        """Continue after `pause`; returns the seconds since the pause began, 0 if there was none."""
         async with self._deadline("resume", "control_timeout_s"):
             await self._alive(self._engine.resume_generation())
         began, self._paused_since = self._paused_since, None
         return 0.0 if began is None else time.perf_counter() - began
 
     async def _reception(self) -> tuple[int, bool]:
-        """Buckets received by the slowest of the engine's workers, and whether all have come to an end."""
+        """Buckets received by the slowest of the engine's workers, and whether no worker is still receiving."""
         workers = await self._alive(self._engine.collective_rpc("reception_progress"))
         return min(buckets for buckets, _ in workers), all(ended for _, ended in workers)
 
     async def _alive(self, call: Coroutine[Any, Any, T]) -> T:
-        """What a call to the engine's processes returns. vLLM leaves one that was under way as they died pending.
+        """The result of a call to the engine's processes. If they die during the call, vLLM never ends it; this does.
 
         Raises:
-            EngineDied: they are gone.
+            EngineDied: the processes are gone.
         """
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -342,7 +343,7 @@ class PolicyEngine:
         )
 
     def _tidy(self) -> None:
-        """Remove what the engine's processes have left on disk."""
+        """Remove the files that the engine's processes left on disk."""
         if self._scratch is not None:
             self._scratch.close()
             self._scratch = None
@@ -350,7 +351,7 @@ class PolicyEngine:
     def _prompt(self, token_ids: list[int]) -> Any:
         from vllm.inputs.engine import tokens_input
 
-        # The salt keeps keys and values of an older version from serving a newer one.
+        # Because of the salt, a newer version never reuses keys and values of an older one.
         return tokens_input(token_ids, cache_salt=f"version-{self.version}")
 
     def _next_request_id(self) -> str:
@@ -377,20 +378,20 @@ def _token_versions(output: CompletionOutput, tokens: int) -> list[int]:
 
 
 def _child_processes() -> list[psutil.Process]:
-    """The processes below this one, less two that serve all engines: multiprocessing's resource tracker and the server
-    that engines are forked from."""
+    """The descendants of this process, except two that serve all engines: multiprocessing's resource tracker and the
+    server that engines are forked from."""
     children = psutil.Process().children(recursive=True)
     tracker = getattr(resource_tracker._resource_tracker, "_pid", None)
     return [child for child in children if child.pid not in (tracker, engine_server_pid())]
 
 
 async def _end_build(build: asyncio.Future[AsyncLLM], before: set[psutil.Process]) -> None:
-    """End the processes of an engine that is given up as it starts, also those that are only born now: its thread can't
-    be stopped, but notices that they are gone."""
+    """End the processes of an engine whose start is abandoned, including those that it is still starting: the thread
+    that starts it can't be stopped, but fails once they are gone."""
     while not build.done():
         _end_processes([process for process in _child_processes() if process not in before], grace_s=0)
         await asyncio.wait([build], timeout=_ALIVE_EVERY_S)
-    if not build.cancelled() and build.exception() is None:  # it was up at the last moment
+    if not build.cancelled() and build.exception() is None:  # the engine started after all
         await asyncio.to_thread(build.result().shutdown, _SHUTDOWN_GRACE_S)
 
 

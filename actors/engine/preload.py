@@ -1,4 +1,4 @@
-"""What the server that engines are forked from imports: what engines need. The server tidies up as it ends."""
+"""Imported by the server that engines are forked from, so that their modules are loaded. Cleans up when it ends."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import atexit
 
 import setproctitle
 
-# Finds where the title stands, which can't be done once the environment has changed: vLLM's import changes it, and so
-# do forks. Engines would then go without a title, now and then.
+# Finds the memory that holds the process's title. That is impossible once the environment has changed, and both vLLM's
+# import and the forks change it; without this call some engines would have no title.
 setproctitle.getproctitle()
 
 from actors.engine.scratch import remove_own_scratch  # noqa: E402
@@ -19,8 +19,8 @@ with heavy_imports():
     from vllm.platforms import current_platform
 
     if current_platform.is_cpu():
-        # On a GPU this is left to the engines: nothing in the server may ever start CUDA, which forks can't use.
+        # On a GPU each engine imports its worker: the server must never start CUDA, because its forks can't use it.
         import vllm.v1.worker.cpu_worker  # noqa: F401
 
-# Not in its forks: those leave by os._exit.
+# The forks don't run this: they end by os._exit.
 atexit.register(remove_own_scratch)

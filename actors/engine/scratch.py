@@ -1,4 +1,4 @@
-"""The scratch folder of an engine: where its processes leave their temporary files, gone with the engine."""
+"""The scratch folder of an engine: its processes put temporary files there, and it is removed with the engine."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 
 PREFIX = "router-r1-engine-"
-_LOCK = "owner"  # a file that the owner keeps locked, so that others see that it lives, in whichever container
-_YOUNG_S = 60.0  # it may not be locked yet
+_LOCK = "owner"  # the owner keeps this file locked, which shows that it lives, even to another container
+_YOUNG_S = 60.0  # a younger folder may not be locked yet
 
 
 class Scratch:
-    """A new folder. One whose owner was killed together with its engine goes as the next is made on the machine."""
+    """A new scratch folder. Making it removes the folders of owners that were killed together with their engines."""
 
     def __init__(self) -> None:
         for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
@@ -25,13 +25,13 @@ class Scratch:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def close(self) -> None:
-        """Remove it, and what is in it."""
-        shutil.rmtree(self.path, ignore_errors=True)  # the engine's processes may be ending just now
+        """Remove the folder and its contents."""
+        shutil.rmtree(self.path, ignore_errors=True)  # the engine's processes may still be ending
         os.close(self._lock)
 
 
 def remove_own_scratch() -> None:
-    """Remove the folder of this process's temporary files if it is a scratch folder, and no other whatever happens."""
+    """Remove this process's TMPDIR if it is a scratch folder; never any other folder."""
     folder = Path(os.environ.get("TMPDIR", "/"))
     if folder.name.startswith(PREFIX):
         shutil.rmtree(folder, ignore_errors=True)
@@ -41,7 +41,7 @@ def _remove_if_left(folder: Path) -> None:
     try:
         lock = os.open(folder / _LOCK, os.O_RDWR)
     except OSError:
-        return  # another user's, or gone meanwhile
+        return  # another user's, or removed meanwhile
     try:
         if time.time() - os.fstat(lock).st_mtime > _YOUNG_S:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

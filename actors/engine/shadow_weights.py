@@ -1,7 +1,7 @@
 """Shadow weights: a second set of a CPU engine's weights, filled while the engine generates, then exchanged.
 
-On CPU vLLM multiplies by packed copies of the weights, and packing takes longer than copying. So it is done on a
-model of its own; the exchange moves pointers only, which is all that a paused engine waits for.
+On CPU vLLM multiplies by packed copies of the weights, and packing takes longer than copying. So the new weights are
+packed in a second model while the engine generates. The exchange only swaps pointers, so the engine's pause is short.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _PACKED = "cpu_linear"  # the attribute in which vLLM keeps a layer's packed wei
 
 
 class ShadowWeights:
-    """The weights to come, of a model built like `live`. Takes as much memory again as the engine's weights."""
+    """The next weights, in a second model built like `live`. It takes as much memory as the engine's weights."""
 
     def __init__(self, live: torch.nn.Module, vllm_config: VllmConfig) -> None:
-        """Build it, without weights worth anything.
+        """Build the second model; its first weights are meaningless.
 
         Raises:
-            ValueError: the model has layers whose processed weights are not known to move with the exchange.
+            ValueError: the model has layers whose processed weights `exchange` can't swap.
         """
         strange = {
             type(method).__name__
@@ -47,37 +47,37 @@ class ShadowWeights:
         self._live = live
         self._model_config = vllm_config.model_config
         config = copy.copy(vllm_config)
-        # Attention layers enter themselves under their names, and the engine's own stand there already.
+        # Attention layers register themselves here by name, and the engine's own layers hold these names already.
         config.compilation_config = copy.copy(vllm_config.compilation_config)
         config.compilation_config.static_forward_context = {}
         with set_default_torch_dtype(self._model_config.dtype):
             self.model = initialize_model(config)
         _leave_out_shared(self.model, live)
         self._names = {name for name, _ in self.model.named_parameters()}
-        # The reload below starts from a model that has been loaded once.
+        # A layerwise reload needs a model that has been loaded once.
         process_weights_after_loading(self.model, self._model_config, torch.device("cpu"))
         self._loaded: set[str] = set()
 
     @torch.no_grad()
     def start(self) -> None:
-        """Make ready to `load`."""
+        """Prepare for `load`."""
         self._loaded = set()
         initialize_layerwise_reload(self.model)
 
     @torch.no_grad()
     def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Load tensors of the checkpoint's names; layers are packed as they become complete.
+        """Load tensors, named as in the checkpoint; each layer is packed once it is complete.
 
-        The tensors must stay as they are until `finish`.
+        The tensors must not change until `finish`.
         """
         self._loaded |= self.model.load_weights(weights)
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Complete the weights.
+        """End the loading and pack the remaining layers.
 
         Raises:
-            ValueError: some are missing.
+            ValueError: a parameter received no weights.
         """
         finalize_layerwise_reload(self.model, self._model_config)
         if missing := self._names - self._loaded:
@@ -88,12 +88,12 @@ class ShadowWeights:
         pack_tied_heads(self.model)
 
     def exchange(self) -> None:
-        """Give the engine these weights, and keep its own in their place. The engine must be paused."""
+        """Swap these weights with the engine's. The engine must be paused."""
         done: set[int] = set()
         for path, shadow in self.model.named_modules():
             layer = self._live.get_submodule(path)
             for name, other in shadow.named_parameters(recurse=False):
-                if id(other) not in done:  # tied ones come twice
+                if id(other) not in done:  # tied parameters appear twice
                     done.add(id(other))
                     parameter = layer.get_parameter(name)
                     parameter.data, other.data = other.data, parameter.data
@@ -104,9 +104,9 @@ class ShadowWeights:
 
 
 def _leave_out_shared(model: torch.nn.Module, live: torch.nn.Module) -> None:
-    """Put nothing in place of the layers that `model` shares with `live`, since a reload takes layers apart.
+    """Replace the layers that `model` shares with `live` by identities, because a reload takes layers apart.
 
-    vLLM makes one rotary embedding for all that want the same; it has no weights.
+    vLLM makes one rotary embedding for all layers with the same settings; it has no weights.
     """
     shared = set(live.modules())
     for parent in [module for module in model.modules() if module not in shared]:
@@ -116,10 +116,10 @@ def _leave_out_shared(model: torch.nn.Module, live: torch.nn.Module) -> None:
 
 
 def pack_tied_heads(model: torch.nn.Module) -> None:
-    """Pack every output head anew that shares its weight with the embedding.
+    """Repack every output head that shares its weight with the embedding.
 
     A layerwise reload packs each layer that receives weights. A tied head receives none: its parameter is the
-    embedding's, already right, while its packed copy still is that of the old one.
+    embedding's and already new, but its packed copy still holds the old weight.
     """
     layers_of: dict[int, list[VocabParallelEmbedding]] = {}
     for layer in model.modules():

@@ -1,4 +1,4 @@
-"""The engine's state after a step: what runs, what waits, and how full its cache of keys and values is."""
+"""The engine's state after a step: running and waiting requests, and how full the key-value cache is."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-_FULL = 0.9  # of the cache: from here on what waits, waits for memory
+_FULL = 0.9  # share of the cache; in a fuller cache, waiting requests wait for memory
 
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """What vLLM's scheduler tells of itself."""
+    """Statistics of vLLM's scheduler."""
 
     running: int  # requests of the last step
-    waiting: int  # new ones, and those that were driven out of the cache
+    waiting: int  # new requests, and requests that were evicted from the cache
     cache_usage: float  # share of the cache that running requests hold
 
     @property
     def crowded(self) -> bool:
-        """Whether requests wait for memory: another would drive out one that runs, to be computed anew later."""
+        """True if requests wait for memory: one more would evict a running request, to be recomputed later."""
         return self.waiting > 0 and self.cache_usage >= _FULL
 
 
 def state_logger(tell: Callable[[EngineState], None]) -> Callable[..., Any]:
-    """A factory for vLLM's `stat_loggers`; `tell` hears of every step, in the event loop of the engine's client."""
+    """A factory for vLLM's `stat_loggers`: `tell` is called after every step, in the client's event loop."""
     from vllm.v1.metrics.loggers import StatLoggerBase
 
     class StateLogger(StatLoggerBase):

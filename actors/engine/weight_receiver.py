@@ -1,8 +1,8 @@
 """The receiving half of weight sync on CPU: a vLLM weight-transfer engine over gloo.
 
-vLLM imports this module in its worker process, because `WorkerExtension` is named as
-`worker_extension_cls`; importing it registers the backend `gloo`. Weights arrive in a thread while the engine
-generates, bucket by bucket, and go into shadow weights; the engine is paused only to exchange the two.
+vLLM imports this module in its worker process, because `WorkerExtension` is named as `worker_extension_cls`; the import
+registers the backend `gloo`. While the engine generates, a thread receives weights bucket by bucket into the shadow
+weights. The engine is paused only to swap the shadow weights with its own.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ BACKEND = "gloo"
 
 @dataclass(kw_only=True)
 class GlooInitInfo(WeightTransferInitInfo):
-    """How an engine's workers join the learner's group."""
+    """The information with which an engine's workers join the learner's group."""
 
     master_address: str
     master_port: int
     rank_offset: int  # the rank of the engine's first worker
     world_size: int  # the learner and all workers of all engines
-    timeout_s: float  # of every single wait
+    timeout_s: float  # deadline of every single wait
 
 
 @dataclass
 class GlooUpdateInfo(WeightTransferUpdateInfo):
-    """Empty: what is sent is announced in the group itself."""
+    """Empty: the learner announces each bucket in the group itself."""
 
 
 class Reception(threading.Thread):
-    """One version's weights on their way into the shadow."""
+    """The thread that receives one version's weights into the shadow weights."""
 
     def __init__(self, group: GlooGroup, shadow: ShadowWeights, vllm_config: VllmConfig) -> None:
         super().__init__(name="weight-reception", daemon=True)
@@ -74,7 +74,7 @@ class Reception(threading.Thread):
     def _receive(self) -> None:
         factors: dict[str, torch.Tensor] = {}
         while (announced := self._next_announcement()).names:
-            # A fresh buffer each: the reload keeps views of it until a layer is complete.
+            # A new buffer for each bucket: the reload keeps views of it until a layer is complete.
             packed = torch.empty(sum(announced.sizes), dtype=torch.uint8)
             self._group.broadcast(packed, f"bucket {self.buckets} ({announced.names[0]} .. {announced.names[-1]})")
             self.buckets += 1
@@ -96,10 +96,11 @@ class Reception(threading.Thread):
 
 
 class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
-    """Receives weights beside the generation.
+    """Receives weights while the engine generates.
 
-    vLLM's calls mean: `start_weight_update`, begin to receive, and return; `update_weights`, all have come, or
-    the error of those that did not; `finish_weight_update`, exchange them, paused.
+    vLLM's calls mean: `start_weight_update` begins to receive and returns at once; `update_weights` waits until all
+    weights have arrived, or raises the error that prevented it; `finish_weight_update` exchanges the weights, while
+    the engine is paused.
     """
 
     init_info_cls = GlooInitInfo
@@ -115,7 +116,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         self._timeout_s = 0.0
 
     def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
-        """Join the learner's group, leaving an earlier one: a learner that restarts connects again.
+        """Join the learner's group. Leave an earlier group first: a learner that restarts connects again.
 
         Raises:
             TimeoutError: the group did not form in time.
@@ -139,7 +140,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         """Begin to receive.
 
         Raises:
-            RuntimeError: no group was joined before.
+            RuntimeError: the worker has not joined a group.
         """
         if self._group is None:
             raise RuntimeError("a weight update came before the group was joined; connect the weight sender first")
@@ -147,19 +148,19 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         self.reception.start()
 
     def receive_weights(self, update_info: GlooUpdateInfo) -> None:
-        """Wait for the weights to have come.
+        """Wait until the weights have arrived.
 
         Raises:
-            RuntimeError: nothing was begun.
+            RuntimeError: `start_weight_update` was not called.
             TimeoutError: the learner sent nothing in time.
-            ValueError: what it sent is not this model's.
+            ValueError: the weights that it sent are not this model's.
         """
         if self.reception is None:
             raise RuntimeError("update_weights came before start_weight_update")
         self._end_reception()
 
     def finish_weight_update(self) -> None:
-        """Put the weights to use."""
+        """Exchange the engine's weights for the received ones."""
         assert self._shadow is not None
         self._shadow.exchange()
 
@@ -187,7 +188,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         assert reception is not None
         reception.join(self._timeout_s)
         if reception.is_alive():
-            self._shadow = None  # the thread still may write to it
+            self._shadow = None  # the thread may still write to it
             raise TimeoutError(f"weights were still arriving {self._timeout_s:g} s after they were asked for")
         if reception.error is not None:
             self._shadow = None  # left half loaded
@@ -195,20 +196,20 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
 
 
 class WorkerExtension:
-    """Mixed into vLLM's worker, and has this module imported there."""
+    """A mixin for vLLM's worker; because of it, the worker imports this module."""
 
     weight_transfer_engine: Any
     _weight_update_active: bool
 
     def abandon_weight_update(self) -> None:
-        """End an update that nobody will finish: its sender went away, or another engine while all were to finish.
-        vLLM would refuse to start another."""
+        """End an update that nobody will finish, because its sender is gone or another engine failed during it.
+        Otherwise vLLM would refuse to start the next update."""
         if self._weight_update_active:
             self._weight_update_active = False
             self.weight_transfer_engine.reset_weight_update_target()
 
     def reception_progress(self) -> tuple[int, bool]:
-        """Buckets received of the weights on their way, and whether nothing more is to come."""
+        """Buckets received in the current update, and whether the reception has ended; `(0, True)` if there is none."""
         reception = self.weight_transfer_engine.reception
         return (0, True) if reception is None else (reception.buckets, not reception.is_alive())
 

@@ -33,7 +33,7 @@ from rewards.transcript import Block, BlockKind, CallStatus, RouteCall, StopReas
 _INFORMATION = OPEN[BlockKind.INFORMATION]
 _STOPS_OF_SEVERAL = (_INFORMATION, CLOSE[BlockKind.ANSWER])
 _PROVIDERS_FAULT = (CallStatus.TIMEOUT, CallStatus.PROVIDER_ERROR)
-_LONGEST_PAUSE_S = 16.0  # before a call is made anew
+_LONGEST_PAUSE_S = 16.0  # before a retry
 
 
 class PromptTooLong(ExplainedError, ValueError):
@@ -41,7 +41,7 @@ class PromptTooLong(ExplainedError, ValueError):
 
 
 class Generate(Protocol):
-    """The policy: continues token ids (see `PolicyEngine.generate`). `on_text`, if given, hears the whole text."""
+    """The policy: continues token ids (see `PolicyEngine.generate`). `on_text` gets the text piece by piece."""
 
     def __call__(
         self,
@@ -62,13 +62,13 @@ class Observer(Protocol):
     """Watches an episode as it happens."""
 
     def on_text(self, text: str, kind: BlockKind | None) -> None:
-        """The policy has written this much more, in a block of that kind (tags included) or outside any."""
+        """The policy has written `text` next, in a block of this kind (tags included) or, if None, outside any."""
 
     def on_call(self, call: RouteCall) -> None:
-        """A candidate was asked, and this came of it."""
+        """A candidate was asked; `call` holds the outcome."""
 
     def on_read(self, text: str) -> None:
-        """The policy reads this next: a reply between its tags, maybe cut, or why there is none."""
+        """The policy reads `text` next: replies between their tags, possibly cut, or the reason why there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +76,17 @@ class EpisodeRequest:
     """One episode to run."""
 
     question: Question
-    menu: Menu  # where it is empty there are no routing rounds: a search ends the episode
+    menu: Menu  # if it is empty, there are no routing rounds: a search ends the episode
     group: str
     seed: int
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
-    step: int = 0  # batch of the run, in evaluation the last one trained on; 0 outside a run
-    budget_usd: float | None = None  # told in the prompt
-    unrouted: Unrouted | None = None  # a prompt that names no candidate, instead of that of the settings
+    step: int = 0  # number of the run's batch, in evaluation of the last one trained on; 0 outside a run
+    budget_usd: float | None = None  # stated in the prompt; None for no budget
+    unrouted: Unrouted | None = None  # replaces the settings' prompt by one that names no candidate
 
     @property
     def episode(self) -> str:
-        """Names the episode in its run; empty outside of one."""
+        """The episode's name, unique in its run; empty outside a run."""
         return f"{self.group}/{self.seed}" if self.group else ""
 
     def prompt(self, settings: EpisodeSettings) -> str:
@@ -105,7 +105,7 @@ class EpisodeRequest:
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """An episode up to the end of its last whole turn; any engine may play it on from its tokens."""
+    """An episode up to the end of its last complete turn; any engine can continue it from its tokens."""
 
     request: EpisodeRequest
     buffer: TokenBuffer
@@ -114,7 +114,7 @@ class Unfinished:
 
 
 class Episode:
-    """Runs one episode. Tokens only ever go in as they came out: nothing is decoded and encoded again."""
+    """Runs one episode. Sampled tokens go back to the policy unchanged: they are never decoded and encoded again."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class Episode:
         observer: Observer | None = None,
         begun: Unfinished | None = None,
     ) -> None:
-        """`begun`: what it had come to on another engine, from which it goes on."""
+        """`begun`: the episode's progress on another engine, from which this one continues."""
         self.request = request
         self.reader = Reader(tokenizer, settings.max_reply_tokens)
         self.generate = generate
@@ -139,14 +139,14 @@ class Episode:
         self.buffer = TokenBuffer() if begun is None else begun.buffer
         self.turns: list[Turn] = [] if begun is None else [*begun.turns]
         self._began = time.monotonic() - (0.0 if begun is None else begun.wall_s)
-        self._whole = (len(self.buffer), len(self.turns))  # tokens and turns before the one that is played now
+        self._whole = (len(self.buffer), len(self.turns))  # numbers of tokens and turns before the current turn
 
     async def run(self) -> Trajectory:
-        """Play until an answer, the last turn, or an end of tokens; see `EpisodeSettings.on_failed_call` for failures.
+        """Play until an answer, the last turn or the token limit. `EpisodeSettings.on_failed_call` rules failed calls.
 
         Raises:
             PromptTooLong: the prompt alone fills `max_model_len`.
-            LedgerError, PoolError: a call can't be recorded, or not be made at all.
+            LedgerError, PoolError: a call can't be recorded, or can't be made at all.
         """
         request, settings = self.request, self.settings
         prompt = request.prompt(settings)
@@ -175,19 +175,19 @@ class Episode:
         )
 
     def so_far(self) -> Unfinished:
-        """What can be gone on from: a turn under way is played again, and its calls, which have their places in the
-        ledger, are not paid for again."""
+        """The progress from which another engine can continue. An unfinished turn is played again; the ledger knows its
+        calls by their places, so they are not paid for again."""
         tokens, turns = self._whole
         wall_s = time.monotonic() - self._began
         return Unfinished(self.request, self.buffer.first(tokens), tuple(self.turns[:turns]), wall_s)
 
     async def _play_turn(self) -> StopReason | None:
-        """Sample one turn and act on it; return why the episode is over, or None."""
+        """Sample one turn and act on it; return the reason why the episode is over, or None if it continues."""
         room = self.max_model_len - len(self.buffer)
         if room <= 0:
             return StopReason.OUT_OF_TOKENS
         generation, parser = await self._generate(min(self.settings.max_turn_tokens, room))
-        # With several searches a turn, the policy opens the block in which it wants to read.
+        # With several searches per turn, the policy itself writes the opening tag of the first reply.
         opened = self.settings.parallel_searches > 1 and parser.withdraw_information()
         text = generation.text.removesuffix(_INFORMATION) if opened else generation.text
         blocks = parser.finish()
@@ -210,7 +210,7 @@ class Episode:
         return None
 
     async def _generate(self, max_tokens: int) -> tuple[Generation, TurnParser]:
-        """Sample up to the turn's end; the parser has read the text, and told the observer while it was written."""
+        """Sample one turn. The returned parser has read its text, and passed it to the observer during the sampling."""
         parser = TurnParser(on_span=self.observer.on_text if self.observer else None)
         generation = await self.generate(
             self.buffer.token_ids,
@@ -226,7 +226,7 @@ class Episode:
         return generation, parser
 
     async def _route(self, search: Block, index: int) -> RouteCall:
-        """Ask the candidate that the turn's search block number `index` names."""
+        """Ask the candidate that `search` names; `index` is the search's number in its turn."""
         route = parse_route(search.text)
         requested, query = route or (search.text.partition(":")[0].strip(), "")
         item = self.request.menu.find(requested) if route else None
@@ -248,8 +248,8 @@ class Episode:
         return await self._ask(request)
 
     async def _ask(self, request: CallRequest) -> RouteCall:
-        """Ask; where the recipe says so, ask again what the provider failed at, with pauses: while its breaker is
-        open, calls fail at once."""
+        """Ask. If the recipe says `retry`, repeat a call that the provider failed, after pauses: while the provider's
+        breaker is open, calls fail at once."""
         settings = self.settings
         call = await self.ask(request)
         if settings.on_failed_call != "retry" or call.final:
@@ -267,15 +267,15 @@ class Episode:
         return call
 
     def _voids(self, call: RouteCall) -> bool:
-        """Whether a call ends the episode: a failure does, unless it is charged for; a spent budget and a call that a
-        replay lacks always do."""
+        """True if a call voids the episode: a failure does, unless it is charged; a spent budget and a call that a
+        replay's ledger lacks always do."""
         charged = self.settings.on_failed_call == "charge" and call.status in _PROVIDERS_FAULT and not call.voids
         return call.status.is_infrastructure and not charged
 
     def _read(self, calls: Sequence[RouteCall], opened: bool) -> None:
-        """Append what the policy reads after its routes: the replies, and the notice that its routes are used up.
+        """Append the replies to the turn's routes and, after the last round, the notice that no routes are left.
 
-        `opened`: the first reply's opening tag is there already, the policy's own.
+        `opened`: the policy has already written the opening tag of the first reply.
         """
         parts = [part for call in calls for part in information_parts(self.reader.cut(self._answer_to(call)))]
         if opened:

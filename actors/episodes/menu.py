@@ -1,4 +1,4 @@
-"""The menu: the candidates as one prompt shows them, in its own order and under its own names."""
+"""The menu: the candidates of one prompt, in the order and under the names that the prompt shows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from actors.pool.cards import ModelCard
 Renaming = Literal["off", "seen", "unseen"]
 
 _SYLLABLES = tuple(a + b for a, b in itertools.product("bdkmz", "aeiou"))
-# Invented names. Training shows the first; the rest are kept for evaluation with candidates it never showed.
+# Training shows only the first 44 names; the others are for evaluation under names that training never showed.
 INVENTED_NAMES = tuple(random.Random("names").sample([a + b for a, b in itertools.permutations(_SYLLABLES, 2)], 64))
 _SEEN, _UNSEEN = INVENTED_NAMES[:44], INVENTED_NAMES[44:]
 
@@ -33,9 +33,9 @@ class Menu:
     items: tuple[MenuItem, ...]
 
     def find(self, name: str) -> MenuItem | None:
-        """The candidate of that name or alias, ignoring case; None where there is none.
+        """The candidate of that name or alias, ignoring case; None if there is none.
 
-        Where candidates were renamed, their own names and aliases are not accepted: the policy can't know them.
+        A renamed candidate is not found by its own name or aliases, because the policy can't know them.
         """
         wanted = name.strip().casefold()
         for item in self.items:
@@ -46,10 +46,10 @@ class Menu:
 
 
 def draw_menu(cards: Sequence[ModelCard], seed: float | str, *, shuffle: bool, rename: Renaming = "off") -> Menu:
-    """Lay out the cards for one prompt; all episodes of a group share the seed, and so the menu.
+    """Lay out the cards for one prompt; all episodes of a group share the seed, and therefore the menu.
 
     Raises:
-        ValueError: more candidates than invented names.
+        ValueError: there are more candidates than invented names.
     """
     rng = random.Random(f"menu-{seed}")
     shown = list(cards)

@@ -1,4 +1,4 @@
-"""The prompt: what the policy reads before its first word, and what it reads after each route."""
+"""The prompt: the text that the policy reads before its first word, and the texts that it reads after each route."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from actors.settings import Template
 from rewards.grammar import CLOSE, OPEN, neutralise
 from rewards.transcript import BlockKind
 
-Unrouted = Literal["direct", "cot"]  # at once, or step by step; no candidate is named
+Unrouted = Literal["direct", "cot"]  # prompts without candidates: answer at once, or reason step by step first
 
 _INSTRUCT = """\
 Answer the question. Think first, between <think> and </think>, whenever you have something new to consider. \
@@ -24,7 +24,7 @@ Models:
 
 Question: {question}"""
 
-# Slots and rules of the templates that Router-R1 publishes (data_process/prompt_pool.py), in other words.
+# Slots and rules of the templates that Router-R1 publishes (data_process/prompt_pool.py), in our own words.
 _PAPER = """\
 Find the answer to the question at the end. Whenever something new reaches you, reason about it between <think> and \
 </think> before you do anything else. If your reasoning shows that knowledge is missing, put a question to a \
@@ -70,7 +70,7 @@ Question: {question}""",
 }
 
 
-COMPACT_BUDGETS_PER_USD = 10_000  # `compact` tells budgets in hundredths of a cent
+COMPACT_BUDGETS_PER_USD = 10_000  # `compact` states budgets in hundredths of a cent
 
 
 def render_prompt(
@@ -82,11 +82,11 @@ def render_prompt(
     budget_usd: float | None = None,
     parallel_searches: int = 1,
 ) -> str:
-    """The user message: rules, cards and question, and a budget where there is one.
+    """The user message: rules, cards and question, and a budget if there is one.
 
     `instruct` explains the protocol. `paper_qwen` and `paper_llama` have the slots and rules of the two templates
     that Router-R1 publishes. `compact` is for a policy that knows the protocol: only the cards and the question,
-    below a budget in whole hundredths of a cent, since `$1` to `$40` are words that the world's policy can read.
+    below a budget in whole hundredths of a cent, because the world's policy knows `$1` to `$40` as words.
     """
     if template == "compact":
         budget = [] if budget_usd is None else [compact_budget(budget_usd)]
@@ -105,19 +105,19 @@ def render_prompt(
 
 
 def compact_budget(budget_usd: float) -> str:
-    """A budget as `compact` tells it."""
+    """A budget as `compact` states it: `$` and hundredths of a cent, at least 1."""
     return f"${max(1, round(budget_usd * COMPACT_BUDGETS_PER_USD))}"
 
 
 def render_unrouted(template: Unrouted, question: str) -> str:
-    """The user message of who can ask nobody: to answer at once (`direct`) or to reason step by step first (`cot`)."""
+    """The user message without candidates: answer at once (`direct`), or reason step by step first (`cot`)."""
     return _UNROUTED[template].format(question=question)
 
 
 def information_parts(reply: str) -> tuple[str, str, str]:
-    """A candidate's reply as the policy reads it, its protocol tags made harmless: opening tag, reply, closing tag.
+    """A candidate's reply as the policy reads it: opening tag, reply with neutralised protocol tags, closing tag.
 
-    Encoded one by one, a reply's tokens never merge with those of the tags, whatever the tokenizer.
+    The parts are encoded one by one, so that no tokenizer merges a reply's tokens with those of the tags.
     """
     return (
         f"\n{OPEN[BlockKind.INFORMATION]}",
@@ -132,7 +132,7 @@ def render_information(reply: str) -> str:
 
 
 def invalid_route_feedback(requested: str, menu: Menu) -> str:
-    """What the policy is told when it named no candidate."""
+    """The text that the policy reads after it named an unknown candidate."""
     names = ", ".join(item.name for item in menu.items)
     return f"no candidate is called {requested or 'so'} . choose a name from the cards : {names} ."
 
@@ -157,7 +157,7 @@ def _short_card(item: MenuItem) -> str:
 
 
 def _extras(budget_usd: float | None, parallel_searches: int) -> str:
-    """Rules that only some episodes have, a line each."""
+    """Rules that only some episodes have, one per line."""
     lines = []
     if parallel_searches > 1:
         lines.append(
@@ -165,6 +165,6 @@ def _extras(budget_usd: float | None, parallel_searches: int) -> str:
             "one, write <information>: then all replies come back, in the same order.\n"
         )
     if budget_usd is not None:
-        plain = format(Decimal(repr(budget_usd)), "f")  # never 8e-05
+        plain = format(Decimal(repr(budget_usd)), "f")  # never in scientific notation, such as 8e-05
         lines.append(f"Your budget: all that you ask may cost {plain} US dollars together.\n")
     return "".join(lines)

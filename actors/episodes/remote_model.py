@@ -1,4 +1,4 @@
-"""The remote model: another model that plays the policy, asked as a chat over an OpenAI-compatible endpoint."""
+"""The remote model: another model that plays the policy, over an OpenAI-compatible chat endpoint."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from rewards.grammar import CLOSE, OPEN, TurnParser
 from rewards.transcript import BlockKind, RouteCall
 
 _INFORMATION = OPEN[BlockKind.INFORMATION]
-_LONGEST_COMPLAINT = 300  # characters of what a provider says
-# The remote model's tokens are not the policy's: it may write so many more of them, and is cut by the policy's.
+_LONGEST_COMPLAINT = 300  # characters of a provider's message
+# A remote model may write this many of its own tokens per policy token. Its text is then cut to the policy's limit.
 _TOKENS_PER_POLICY_TOKEN = 2
 
 
@@ -29,16 +29,16 @@ class RemoteModelError(ExplainedError, RuntimeError):
 
 
 class RemoteModelRefusal(RuntimeError):
-    """The remote model's provider did not take one conversation, such as one that is too long."""
+    """The remote model's provider rejected one conversation, for example because it is too long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
     """One reply of the remote model."""
 
-    text: str  # ends with the stop string where one was met
+    text: str  # ends with the stop string if one was met
     finish_reason: Literal["stop", "length"]
-    prompt_tokens: int  # the remote model's own; 0 where it reports none
+    prompt_tokens: int  # in the remote model's tokens, as is the next; 0 if not reported
     completion_tokens: int
 
 
@@ -48,10 +48,10 @@ class RemoteModel:
     def __init__(
         self, base_url: str, model: str, *, key: str | None = None, timeout_s: float = 120.0, attempts: int = 5
     ) -> None:
-        """`timeout_s` is the deadline of one attempt; `attempts` are made where a failure may pass.
+        """`timeout_s` is the deadline of one attempt; up to `attempts` are made if the failures may be temporary.
 
         Raises:
-            RemoteModelError: `base_url` is no such URL.
+            RemoteModelError: `base_url` is not a usable URL.
         """
         try:
             self.base_url = check_base_url(base_url)
@@ -66,19 +66,19 @@ class RemoteModel:
             api_key=key or "none",
             timeout=timeout_s,
             max_retries=attempts - 1,
-            http_client=DefaultAsyncHttpxClient(follow_redirects=False),  # the key goes to the host named, no other
+            http_client=DefaultAsyncHttpxClient(follow_redirects=False),  # the key goes only to the named host
         )
 
     async def say(
         self, messages: list[dict[str, str]], *, max_tokens: int, stop: list[str], temperature: float
     ) -> Said:
-        """Its reply to a conversation, up to the first of the strings in `stop`.
+        """The remote model's reply to a conversation, up to and with the first of the strings in `stop`.
 
         Raises:
-            RemoteModelRefusal: the provider did not take this conversation.
-            RemoteModelError: the model can't be asked at all, or all attempts failed.
+            RemoteModelRefusal: the provider rejected this conversation.
+            RemoteModelError: the remote model can't be asked at all, or all attempts failed.
         """
-        # Nothing that some providers do not know, such as a seed.
+        # Without parameters that some providers reject, such as a seed.
         request: Any = {"model": self.model, "messages": messages, "max_tokens": max_tokens, "stop": stop}
         request["temperature"] = temperature
         try:
@@ -101,8 +101,8 @@ class RemoteModel:
         choice: Any = choices[0] if choices else None
         if getattr(choice, "message", None) is None:
             raise self._no_completion()
-        content = getattr(choice.message, "content", None)  # none where it only thought, or called a tool
-        # A lone surrogate is legal in JSON and breaks every tokenizer and file after it.
+        content = getattr(choice.message, "content", None)  # None if the model only thought, or called a tool
+        # JSON may hold a lone surrogate, but tokenizers and files can't.
         text = content.encode("utf-8", "replace").decode() if isinstance(content, str) else ""
         return Said(
             *end_turn(text, stop, getattr(choice, "finish_reason", None), getattr(choice, "stop_reason", None)),
@@ -127,7 +127,7 @@ class RemoteModel:
             )
         if 300 <= status < 400:
             return RemoteModelError(
-                f"{self.base_url} redirects (HTTP {status}), which is never followed; name the last URL"
+                f"{self.base_url} redirects (HTTP {status}), which is never followed; give the final URL"
             )
         return RemoteModelError(
             f"{self.base_url}: HTTP {status} after {self._attempts} attempts: {said}; try again later"
@@ -144,7 +144,7 @@ class RemoteModel:
 
 
 def _count(reply: Any, name: str) -> int:
-    """Reported usage; 0 where there is none, or nonsense."""
+    """A number of the reported usage; 0 if it is missing or nonsense."""
     value = getattr(getattr(reply, "usage", None), name, None)
     return value if isinstance(value, int) and value > 0 else 0
 
@@ -152,10 +152,10 @@ def _count(reply: Any, name: str) -> int:
 def end_turn(
     text: str, stop: list[str], finish_reason: str | None, matched: object = None
 ) -> tuple[str, Literal["stop", "length"]]:
-    """A turn as the policy would have ended it: up to and with its stop string, which providers cut off.
+    """A turn's text and finish reason as the policy would have ended it: with the stop string, which providers cut off.
 
-    `matched` is the stop string that ended it, where the provider tells. Else it is the one that closes the block that
-    the text ends in or, where the policy calls for the replies to several searches, the tag that does so.
+    `matched` is the stop string that ended the turn, if the provider reports it. Otherwise it is inferred: the closing
+    tag of the last block if that is open, or after searches the information tag, which asks for their replies.
     """
     places = [(place, mark) for mark in stop if (place := text.find(mark)) >= 0]
     if places:
@@ -176,13 +176,13 @@ def end_turn(
 
 
 class Conversation:
-    """One episode with a remote model in the policy's place: its `generate`, and the observer that hears what it reads.
+    """A remote model in the policy's place for one episode: both the episode's `generate` and its observer.
 
-    `messages` is the conversation so far: the prompt, then in turns what the model wrote and what it read.
+    `messages` is the conversation so far: the prompt, then alternately its turns and the texts that it read.
     """
 
     def __init__(self, model: RemoteModel, tokenizer: Any, prompt: str) -> None:
-        """`tokenizer` is the policy's, in whose tokens the episode counts; `prompt` is what the model reads."""
+        """`tokenizer` is the policy's, whose tokens the episode counts; `prompt` is the remote model's."""
         self._model = model
         self._tokenizer = tokenizer
         self.messages = [{"role": "user", "content": prompt}]
@@ -219,10 +219,10 @@ class Conversation:
         return Generation(token_ids, [0.0] * len(token_ids), [0] * len(token_ids), text, finish_reason)
 
     def on_text(self, text: str, kind: BlockKind | None) -> None:
-        """It is in `messages` already."""
+        """Do nothing: `messages` already holds the text."""
 
     def on_call(self, call: RouteCall) -> None:
-        """The transcript has it."""
+        """Do nothing: the transcript holds the call."""
 
     def on_read(self, text: str) -> None:
         self.messages.append({"role": "user", "content": text})

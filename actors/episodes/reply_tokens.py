@@ -1,4 +1,4 @@
-"""Reading: what others wrote as token ids of the policy, no longer than allowed, and none of them a control token."""
+"""Turns text that the policy did not write into its token ids: within the length limit, and without control tokens."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _CHARACTERS_PER_TOKEN = 32  # more than any tokenizer packs into one of its toke
 class Reader:
     """A policy's tokenizer for text that the policy did not write.
 
-    Control tokens that such text spells out stay plain text: the library is asked to split those that it calls
-    special, and any other added token (`<tool_call>`, `<|fim_prefix|>`) is broken by a space.
+    Control tokens that such text spells out stay plain text: the tokenizer splits those that it calls special, and a
+    space breaks every other added token (`<tool_call>`, `<|fim_prefix|>`).
     """
 
     def __init__(self, tokenizer: Any, max_reply_tokens: int) -> None:
@@ -38,10 +38,10 @@ class Reader:
         return list(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
     def cut(self, reply: str) -> str:
-        """The beginning of a reply that takes `max_reply_tokens` or fewer, harmless to parser and tokenizer.
+        """The beginning of a reply, at most `max_reply_tokens` tokens long and harmless to parser and tokenizer.
 
-        Measured as it is read, between its tags. The text itself is cut, as tokens that are decoded and encoded
-        again may become more.
+        The tokens are counted as the policy reads the reply between its tags. The text is cut, not the tokens, because
+        tokens that are decoded and encoded again may become more.
         """
         most = self._max_reply_tokens
         # Tokenizers refuse lone surrogates, which JSON may hold.
@@ -56,10 +56,10 @@ class Reader:
 
 
 def _begins_of(tokens: list[str]) -> re.Pattern[str]:
-    """Matches the first character of every one of the tokens that is neither a word, nor white space, nor a tag."""
+    """Matches the first character of each of the tokens, except for words, white space and protocol tags."""
     rests: dict[str, list[str]] = {}
     for token in tokens:
         if len(token) > 1 and not token[0].isalnum() and not token.isspace() and token not in TAGS:
             rests.setdefault(token[0], []).append(re.escape(token[1:]))
-    # By first character, which text without control tokens seldom holds: the search takes little time.
+    # Grouped by first character: text without control tokens seldom holds one, so the search is fast.
     return re.compile("|".join(f"{re.escape(first)}(?={'|'.join(rest)})" for first, rest in rests.items()) or r"(?!)")

@@ -28,17 +28,17 @@ from rewards.transcript import RouteCall
 
 @dataclass(frozen=True, slots=True)
 class WorkerReport:
-    """What a worker has been doing."""
+    """A worker's load, and its slices of the trace."""
 
     generating: LoadReading
-    target: int  # sequences that its engine is to generate at a time: fewer than it may where they don't fit in memory
+    target: int  # sequences that should generate at a time: below the engine's limit if more don't fit in memory
     slices: Sequence[Slice]  # since the last report
 
 
 class RolloutWorker:
-    """Episodes run as coroutines on the actor's event loop; weight updates come in between their tokens.
+    """Runs episodes as coroutines on the actor's event loop; weight updates happen between their tokens.
 
-    Made an actor by whoever places it. The weight-sync methods are those that `WeightSender` calls.
+    A plain class, which its user makes a Ray actor. `WeightSender` calls the weight-sync methods.
     """
 
     def __init__(
@@ -52,7 +52,8 @@ class RolloutWorker:
         trace: bool = False,
     ) -> None:
         start_engine_server(engine)
-        # Frames of vLLM's import stay alive with what they hold: not the engine, where it is imported before.
+        # Import vLLM before building the engine. Otherwise the import's stack frames keep a reference to the engine
+        # and it is never freed.
         with heavy_imports():
             import_module("vllm.v1.engine.async_llm")
         from actors.engine.policy_engine import PolicyEngine
@@ -60,20 +61,20 @@ class RolloutWorker:
         self.checkpoint = checkpoint
         self._make_engine = partial(PolicyEngine, checkpoint, engine, seed=seed, weight_backend=weight_backend)
         self._begin(engine.max_num_seqs)
-        # What a replay's ledger lacks it lacks the second time, too.
+        # A call that a replay's ledger lacks is missing on a retry, too.
         retries = pool.settings.ledger != "replay"
         self.episode = episode if retries else episode.without_retries()
         self.pool = pool
         self.timeline = Timeline(trace)
 
     def _begin(self, max_num_seqs: int) -> None:
-        """An engine that is not started yet, and nobody on it."""
+        """Make an engine, not started yet, that plays no episodes."""
         self.admission = Admission(max_num_seqs)
         self.engine = self._make_engine(tell=self.admission.hear)
-        self._played: dict[str, Episode | Trajectory] = {}  # of rollouts that are not over, or ended with the engine
+        self._played: dict[str, Episode | Trajectory] = {}  # of rollouts that run, or that a lost engine ended
 
     async def start(self, pause_s: float = 0.0) -> Whereabouts:
-        """Load tokenizer and engine, `pause_s` seconds from now; returns where they are.
+        """After `pause_s` seconds, load the tokenizer and start the engine; returns the actor's whereabouts.
 
         Raises:
             TimeoutError: the engine was not ready in `start_timeout_s`.
@@ -84,8 +85,8 @@ class RolloutWorker:
         return whereabouts()
 
     async def restart(self, pause_s: float = 0.0) -> Whereabouts:
-        """Start another engine in place of one whose processes died: cheaper than another worker, which would have to
-        import vLLM anew. What was played on the old one ends with `EngineDied`, if it has not yet.
+        """Start another engine in place of one whose processes died. This is cheaper than another worker, which would
+        import vLLM again. Episodes that still play on the old engine end with `EngineDied`.
 
         Raises:
             TimeoutError: the engine was not ready in `start_timeout_s`.
@@ -101,17 +102,17 @@ class RolloutWorker:
         """Return once the engine has answered.
 
         Raises:
-            EngineLost: it is gone, or hangs.
+            EngineLost: the engine is gone, or hangs.
         """
         await self.engine.ping()
 
     async def rollout(self, episodes: Sequence[EpisodeRequest | Unfinished]) -> list[Trajectory]:
-        """Run episodes to their ends; they start as the engine has room, and then none waits for another.
+        """Run episodes to their ends. Each starts when the engine has room, and then never waits for another.
 
         Raises:
-            PromptTooLong, LedgerError, PoolError: an episode's; the others were cancelled.
-            EngineLost: the engine died or hangs; `salvage` tells what they had come to. Their calls are not cancelled:
-                they are paid for, and whoever plays the episodes on gets the replies.
+            PromptTooLong, LedgerError, PoolError: an episode raised it; the others were cancelled.
+            EngineLost: the engine died or hangs; `salvage` returns the episodes' progress. Their calls are not
+                cancelled: they are paid for, and the worker that continues the episodes gets the replies.
         """
         played = self._played
         tasks = [asyncio.ensure_future(self._play(episode)) for episode in episodes]
@@ -129,14 +130,14 @@ class RolloutWorker:
         return trajectories
 
     async def salvage(self) -> dict[str, Trajectory | Unfinished]:
-        """What the episodes of rollouts that are not over have come to, by name; those not begun are left out."""
+        """The progress of the episodes of unfinished rollouts, by name; episodes that have not begun are left out."""
         return {
             name: played.so_far() if isinstance(played, Episode) else played for name, played in self._played.items()
         }
 
     async def _play(self, job: EpisodeRequest | Unfinished) -> Trajectory:
         request, timeline = _request(job), self.timeline
-        engine, played = self.engine, self._played  # a restart puts others in their place
+        engine, played = self.engine, self._played  # a restart replaces both
         async with self.admission.episode() as place:
             with (
                 timeline.lane("episodes") as row,
@@ -173,7 +174,7 @@ class RolloutWorker:
             return call
 
     async def report(self) -> WorkerReport:
-        """How many sequences have been generating and are to, and the slices of the trace since the last report."""
+        """The load of sequences that generate, the target, and the slices of the trace since the last report."""
         return WorkerReport(self.admission.load.read(), self.admission.target, self.timeline.take())
 
     async def score(self, token_ids: list[int]) -> list[float]:
@@ -197,7 +198,7 @@ class RolloutWorker:
         return paused_s
 
     async def shutdown(self) -> None:
-        """Stop the engine; leaves no process behind."""
+        """Stop the engine and end all its processes."""
         await self.engine.shutdown()
 
 

@@ -1,4 +1,4 @@
-"""The trajectory: an append-only token buffer of an episode, and what it is judged by."""
+"""The trajectory: the append-only token buffer of an episode, and the finished episode with its transcript."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOT_SAMPLED = -1  # the version of a token that no policy sampled
 
 @dataclass(slots=True)
 class TokenBuffer:
-    """Tokens of a running episode; only ever appended to, so every prompt extends the one before.
+    """Tokens of a running episode. They are only appended, so every prompt extends the one before.
 
     The four lists have one entry per token: its id, whether the policy sampled it, its log-probability
     (nats) under the distribution it was sampled from, and the policy version that sampled it.
@@ -35,7 +35,11 @@ class TokenBuffer:
         self.versions += [NOT_SAMPLED] * len(token_ids)
 
     def extend_sampled(self, token_ids: list[int], logprobs: list[float], versions: list[int]) -> None:
-        """Append tokens that the policy sampled."""
+        """Append tokens that the policy sampled.
+
+        Raises:
+            ValueError: the three lists differ in length.
+        """
         if not len(token_ids) == len(logprobs) == len(versions):
             raise ValueError(
                 f"every sampled token needs a log-probability and a version; got {len(token_ids)} tokens, "
@@ -68,11 +72,11 @@ class Trajectory:
     transcript: Transcript
     prompt: str  # the rendered prompt, for people; never tokenised again
     wall_s: float
-    budget_usd: float | None = None  # what the prompt allowed the episode to spend; None: it said nothing
+    budget_usd: float | None = None  # the budget that the prompt stated; None if it stated none
     reward: RewardBreakdown | None = None
 
     def copied(self) -> Trajectory:
-        """The same with arrays of its own, which share no memory with anything."""
+        """A copy whose arrays share no memory with any other object."""
         return replace(
             self,
             token_ids=self.token_ids.copy(),
@@ -109,5 +113,5 @@ class Trajectory:
 
     @property
     def oldest_version(self) -> int:
-        """The version of the oldest policy that sampled any of it."""
+        """The oldest policy version that sampled a token; NOT_SAMPLED if none did."""
         return int(self.versions[self.sampled].min()) if self.sampled.any() else NOT_SAMPLED

@@ -1,1 +1,1 @@
-"""The ledger of candidate calls and what it tells. It sends nothing to anybody."""
+"""The ledger of candidate calls, and the reports on it. It sends nothing to candidates or trackers."""

@@ -37,19 +37,19 @@ from actors.ledger.schema import VERSION, metadata, schema
 FILE_NAME = "ledger.sqlite"
 BUSY_TIMEOUT_S = 30.0  # for another process's transaction; those of callers take milliseconds
 _CONNECT_TIMEOUT_S = 10
-_QUERY_TIMEOUT_S = 60.0  # of PostgreSQL
-_REPORT_TIMEOUT_S = 3600.0  # the same for sums over and exports of millions of calls
+_QUERY_TIMEOUT_S = 60.0  # for one statement of PostgreSQL
+_REPORT_TIMEOUT_S = 3600.0  # the same, for reports on and exports of millions of calls
 _SQLITE_NEEDED = (3, 33, 0)  # for UPDATE … FROM
-# Serialization failure, deadlock, and a server that shuts down, crashed, or starts.
+# Temporary errors: serialization failure, deadlock, and a server that shuts down, crashed, or starts.
 _PASSING_STATES = ("40001", "40P01", "57P01", "57P02", "57P03")
-_CREATION_LOCK = 0x52314C47  # PostgreSQL's advisory lock under which tables are made; a number of our own
+_CREATION_LOCK = 0x52314C47  # our number for PostgreSQL's advisory lock, held while tables are made
 
 
 def database_url(where: str | Path) -> URL:
     """The database of a run folder, a ledger file or a URL (`sqlite:///…` or `postgresql://…`).
 
     Raises:
-        LedgerError: the URL can't be read, or is of another kind of database.
+        LedgerError: the URL can't be read, or names another kind of database.
     """
     text = str(where)
     if "://" not in text:
@@ -60,7 +60,7 @@ def database_url(where: str | Path) -> URL:
         raise LedgerError(f"a ledger is kept in sqlite or postgresql, not in {kind!r}: give a URL of one of them")
     try:
         url = make_url(text)
-    except (ArgumentError, ValueError):  # whose messages may repeat the URL, credentials and all
+    except (ArgumentError, ValueError):  # their messages may repeat the URL and its credentials
         raise LedgerError(
             f"the ledger's {kind} URL can't be read; it is written {kind}://USER@HOST:PORT/DATABASE, with "
             "characters such as @ or / in its parts percent-encoded"
@@ -71,7 +71,7 @@ def database_url(where: str | Path) -> URL:
 
 
 def absolute(where: str) -> str:
-    """The same ledger, named so that a process with another working directory finds it."""
+    """The same ledger, named so that processes with other working directories find it."""
     if "://" not in where:
         return str(Path(where).absolute())
     url = database_url(where)
@@ -97,7 +97,7 @@ def prepare_ledger(where: str | Path) -> str:
 
 
 def check_file(url: URL) -> None:
-    """A SQLite file must be there; whether a PostgreSQL database holds a ledger shows once it is opened.
+    """Check that a SQLite file exists. Whether a PostgreSQL database holds a ledger is checked when it is opened.
 
     Raises:
         LedgerError: there is no such file.
@@ -107,7 +107,7 @@ def check_file(url: URL) -> None:
 
 
 def connect(url: URL, *, busy_timeout_s: float = BUSY_TIMEOUT_S, query_timeout_s: float = _QUERY_TIMEOUT_S) -> Engine:
-    """An engine for the database, with deadlines on whatever it may wait for; nothing is opened yet.
+    """An SQLAlchemy engine for the database, with a deadline for every wait; it opens no connection yet.
 
     Raises:
         LedgerError: the SQLite that Python was built with is too old.
@@ -131,10 +131,10 @@ def connect(url: URL, *, busy_timeout_s: float = BUSY_TIMEOUT_S, query_timeout_s
 
 
 def open_tables(engine: Engine, *, create: bool, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
-    """Make the tables where they are not there (`create`), and check their version.
+    """Make missing tables if `create`, then check the version of the tables.
 
     Raises:
-        LedgerError: the database can't be reached or is none, holds no ledger, or one of a newer version.
+        LedgerError: the database can't be reached or read, holds no ledger, or holds one of a newer version.
     """
     try:
         if create and engine.dialect.name == "sqlite":
@@ -156,10 +156,10 @@ def open_tables(engine: Engine, *, create: bool, busy_timeout_s: float = BUSY_TI
 
 @contextmanager
 def existing_ledger(where: str | Path) -> Iterator[Connection]:
-    """A connection to the ledger of a run folder, a file or a URL, closed at the end; makes none.
+    """A connection to the ledger of a run folder, a file or a URL, closed at the end; never makes a ledger.
 
     Raises:
-        LedgerError: there is no ledger, it can't be read or written, or it is of a newer version.
+        LedgerError: there is no ledger, it can't be read or written, or it has a newer version.
     """
     url = database_url(where)
     check_file(url)
@@ -175,10 +175,10 @@ def existing_ledger(where: str | Path) -> Iterator[Connection]:
 
 
 def rows_of(dialect: str, columns: Mapping[str, Any]) -> dict[str, ColumnElement[Any]]:
-    """Columns (name to type) of the JSON array of objects that is bound to `rows`.
+    """SQL for the `columns` (name to type) of the JSON array of objects that is bound to `rows`.
 
-    One statement so takes a batch of any size. The DBAPI's executemany takes and drops the GIL for each row,
-    and a busy event loop lets go of it every few milliseconds only.
+    With it, one statement takes a batch of any size. The DBAPI's executemany would take and release the GIL for each
+    row, and a busy event loop releases the GIL only every few milliseconds.
     """
     if dialect == "sqlite":
         value = func.json_each(bindparam("rows", type_=Text)).table_valued("value").c.value
@@ -190,19 +190,19 @@ def rows_of(dialect: str, columns: Mapping[str, Any]) -> dict[str, ColumnElement
 
 
 def json_rows(rows: Iterable[Mapping[str, Any]]) -> str:
-    """What `rows_of` reads."""
+    """The rows as the JSON text that `rows_of` reads."""
     return encode(list(rows)).decode()
 
 
 def shown(url: URL) -> str:
-    """The database, for messages: never with its password."""
+    """The database's name for messages, always without its password."""
     if url.get_backend_name() == "sqlite":
         return str(url.database)
     return url.set(drivername="postgresql", query={}).render_as_string(hide_password=True)
 
 
 def explain(error: DBAPIError, url: URL) -> LedgerError:
-    """What a database's error means for the user, and what to do about it."""
+    """An error that tells the user what a database's error means, and the remedy."""
     where = shown(url)
     if url.get_backend_name() == "sqlite":
         return LedgerError(_explain_sqlite(error, where))
@@ -210,10 +210,10 @@ def explain(error: DBAPIError, url: URL) -> LedgerError:
 
 
 def passes(error: DBAPIError, url: URL) -> bool:
-    """Whether a database's error may be gone in a moment: it starts anew, or lets another transaction go first."""
+    """True if a database's error is temporary: the database restarts, or lets another transaction go first."""
     if url.get_backend_name() == "sqlite":
         return getattr(error.orig, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
-    state = getattr(error.orig, "sqlstate", None) or ""  # a connection that is refused or breaks has none
+    state = getattr(error.orig, "sqlstate", None) or ""  # a refused or broken connection has none
     lost = error.connection_invalidated or (isinstance(error, OperationalError) and not state)
     return lost or state.startswith("08") or state in _PASSING_STATES
 
@@ -222,8 +222,8 @@ def _explain_sqlite(error: DBAPIError, path: str) -> str:
     name = getattr(error.orig, "sqlite_errorname", "")
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return (
-            f"the ledger {path} is locked by another process that did not let go in time; end what holds it "
-            f"(`fuser {path}` lists them), or give this run a ledger of its own"
+            f"the ledger {path} is locked by another process that did not release it in time; end the processes that "
+            f"hold it (`fuser {path}` lists them), or give this run a ledger of its own"
         )
     if name == "SQLITE_FULL":
         return (
@@ -257,13 +257,13 @@ def _explain_postgresql(error: DBAPIError, where: str) -> str:
 
 
 def _set_pragmas(connection: Any, _record: Any) -> None:
-    # FULL syncs every commit, NORMAL none: a machine that loses power would forget calls that were paid for.
+    # FULL syncs every commit. NORMAL does not, so a power loss would erase calls that were paid for.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA journal_size_limit = {1 << 26}")
 
 
 def _enter_wal(engine: Engine, busy_timeout_s: float) -> None:
-    """Keep a write-ahead log, so that readers don't wait for writers; the file remembers it."""
+    """Make the file keep a write-ahead log, so that readers don't wait for writers; the setting is stored in it."""
     deadline = time.monotonic() + busy_timeout_s
     while True:
         try:
@@ -272,7 +272,7 @@ def _enter_wal(engine: Engine, busy_timeout_s: float) -> None:
                 connection.execute(text("PRAGMA journal_mode = WAL"))
             return
         except DBAPIError as error:
-            # SQLite does not wait here itself while another process makes the same change.
+            # SQLite's own timeout does not cover another process that makes the same change.
             busy = getattr(error.orig, "sqlite_errorname", "").startswith("SQLITE_BUSY")
             if not busy or time.monotonic() > deadline:
                 raise
@@ -284,7 +284,7 @@ def _is_ledger(connection: Connection) -> bool:
 
 
 def _create_tables(connection: Connection) -> None:
-    """Several processes may do so at once."""
+    """Make missing tables; a lock makes this safe for several processes at once."""
     if _is_ledger(connection):
         return
     if connection.dialect.name == "sqlite":

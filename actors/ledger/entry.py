@@ -1,4 +1,4 @@
-"""The ledger's entries: what is written of a call before it is sent, and what completes it afterwards."""
+"""The ledger's entries: the record of a call, written before it is sent, and the outcome that completes it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 from actors.errors import ExplainedError
 from actors.json_bytes import encode
 
-OPEN = "open"  # status of an entry that was begun and not settled: its money is reserved
-CANCELLED = "cancelled"  # status of an entry that was given up before its call ended
-FINAL = ("ok", "refused")  # statuses of replies: never asked for again
+OPEN = "open"  # status of an entry that is begun and not settled: its worst price is reserved
+CANCELLED = "cancelled"  # status of an entry whose call was cancelled
+FINAL = ("ok", "refused")  # statuses of calls with a reply, which are never repeated
 
 
 class LedgerError(ExplainedError, RuntimeError):
@@ -21,7 +21,7 @@ class LedgerError(ExplainedError, RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class CallPlace:
-    """Where in a run a call is made. With an empty `episode` it is no place: the call is outside any episode."""
+    """The place of a call in a run. An empty `episode` means no place: the call is outside any episode."""
 
     step: int
     episode: str
@@ -29,7 +29,7 @@ class CallPlace:
     index: int
 
 
-@dataclass(slots=True)  # not frozen, nor is Settled: that takes three times as long to make, and every call makes one
+@dataclass(slots=True)  # not frozen, nor is Settled: frozen ones take three times as long to make
 class CallEntry:
     """A call that is about to be sent."""
 
@@ -39,20 +39,20 @@ class CallEntry:
     endpoint: str  # host; no key, no credentials
     request_hash: str
     request: str  # messages and sampling, JSON text; no key
-    reserved_usd: float  # the most that it can cost
+    reserved_usd: float  # the most that the call can cost
     started_at: float  # seconds of the wall clock since 1970
 
 
 @dataclass(slots=True)
 class Settled:
-    """What a call came to."""
+    """The outcome of a call."""
 
     status: str  # a CallStatus value, or `CANCELLED`
     reply: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_usd: float = 0.0
-    estimated: bool = False  # tokens and cost were estimated, for the provider reported no usage
+    estimated: bool = False  # tokens and cost were estimated, because the provider reported no usage
     latency_s: float = 0.0
     attempts: int = 0
     error: str = ""
@@ -62,12 +62,12 @@ class Settled:
 def request_hash(
     model_id: str, revision: str, messages: Sequence[Mapping[str, Any]], sampling: Mapping[str, Any]
 ) -> str:
-    """SHA-256, in hex, of what decides a reply: model, revision, messages and sampling as canonical JSON.
+    """SHA-256, in hex, of everything that decides a reply: model, revision, messages and sampling as canonical JSON.
 
-    Two calls of one hash are the same question. It does not change between processes, nor with the order of
+    Two calls with the same hash ask the same question. The hash is the same in all processes and for every order of
     keys.
 
     Raises:
-        TypeError: something in it is not JSON.
+        TypeError: an argument holds something that JSON can't express.
     """
     return hashlib.sha256(encode([model_id, revision, messages, sampling], sort_keys=True)).hexdigest()

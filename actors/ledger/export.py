@@ -39,15 +39,16 @@ Rows = list[dict[str, Any]]
 
 
 def export(connection: Connection, path: Path, run: str | None = None) -> int:
-    """Write every call, in the order they were begun; returns their number. The file appears once it is complete.
+    """Write all calls, or those of `run`, in the order of their start; returns their number.
 
-    Times are of UTC, money is in dollars, latency in seconds; what an open call does not have yet is null.
+    The file appears once it is complete. Times are in UTC, money in dollars, latency in seconds; the fields that an
+    open call does not have yet are null.
 
     Raises:
         LedgerError: the format is not known, or the file can't be written.
     """
     if path.suffix not in _WRITERS:
-        raise LedgerError(f"{path}: a ledger is exported to {', '.join(_WRITERS)}; name the file so")
+        raise LedgerError(f"{path}: unknown format; give the file one of the endings {', '.join(_WRITERS)}")
     query = select(calls).order_by(calls.c.started_us, calls.c.id)
     if run is not None:
         query = query.where(calls.c.run == run)

@@ -15,14 +15,14 @@ from actors.ledger.store import LedgerStore
 __all__ = ["CallEntry", "CallPlace", "Ledger", "LedgerError", "Settled", "request_hash"]
 
 _COUNT_EVERY_S = 1.0
-_MOST_AT_ONCE = 256  # operations of a transaction: of thousands of calls at once, the first go out while others wait
+_MOST_AT_ONCE = 256  # operations per transaction: of thousands of calls at once, the first are sent while others wait
 
 
 class Ledger:
-    """One process's ledger of one run; other processes may write to the same ledger, other runs too.
+    """One process's access to a ledger, for one run; other processes and runs may write to the same ledger.
 
-    What is written while a transaction is under way goes into the next one together, so that a disk's sync is
-    shared by all calls that wait for it. No wait is longer than the database's own deadlines (`ledger_database`).
+    Operations that arrive during a transaction go into the next one together, so that all of them share one sync of
+    the disk. No wait is longer than the database's own deadlines (`actors/ledger/database.py`).
     """
 
     def __init__(self, store: LedgerStore, writer: ThreadPoolExecutor, reader: ThreadPoolExecutor) -> None:
@@ -30,7 +30,7 @@ class Ledger:
         self._writer, self._reader = writer, reader
         self._loop = asyncio.get_running_loop()
         self._waiting: list[tuple[Operation, asyncio.Future[Settled | None]]] = []
-        self._idle = asyncio.Event()  # nothing waits or is being written
+        self._idle = asyncio.Event()  # set while no operation waits or is being written
         self._idle.set()
         self._hits = self._misses = 0  # look-ups not yet written
         self._count_later: asyncio.TimerHandle | None = None
@@ -40,11 +40,11 @@ class Ledger:
     async def open(cls, url: str, *, run: str, busy_timeout_s: float = BUSY_TIMEOUT_S, create: bool = True) -> Ledger:
         """Open a ledger for a run: a run folder or SQLite file, or a URL (`sqlite:///…`, `postgresql://…`).
 
-        Makes the tables where there are none (`create`). `busy_timeout_s` is the deadline for another process's lock,
-        and for a database to be back that went away in mid-run.
+        Makes missing tables if `create`. `busy_timeout_s` is the deadline, in seconds, for another process to release
+        its lock, and for a lost database to come back.
 
         Raises:
-            LedgerError: it can't be opened, is not there, is no ledger, or is of a newer version.
+            LedgerError: the ledger can't be opened, does not exist, is not a ledger, or has a newer version.
         """
         writer = ThreadPoolExecutor(1, thread_name_prefix="ledger-writer")
         reader = ThreadPoolExecutor(1, thread_name_prefix="ledger-reader")
@@ -57,15 +57,15 @@ class Ledger:
         return cls(store, writer, reader)
 
     async def begin(self, call: CallEntry) -> Settled | None:
-        """Write a call before it is sent; what is returned from here survives a kill and a loss of power.
+        """Write a call before it is sent; once this returns, the entry survives a kill and a power loss.
 
-        Returns None where the call is to be sent, and settled after. A call whose place of this run has a reply
-        to the same request (ok or refused) gets that one, and nothing is written. An open entry of the place, of
-        a process that was killed, becomes this entry. Calls outside of episodes are always new. If this is
-        cancelled, nothing stays of the entry, and it must not be settled.
+        Returns None if the call must be sent, and settled afterwards. If this run already has a reply (ok or refused)
+        to the same request at the same place, returns that reply and writes nothing. An open entry that a killed
+        process left at this place becomes this entry. Calls outside episodes are always new. If this coroutine is
+        cancelled, its entry is removed and must not be settled.
 
         Raises:
-            LedgerError: it could not be written; don't send the call.
+            LedgerError: the call could not be written; don't send it.
         """
         operation = begin_of(call, self._store.run)
         try:
@@ -76,17 +76,17 @@ class Ledger:
             raise
 
     async def settle(self, entry_id: str, settled: Settled) -> None:
-        """Complete an entry; it is written even if this is cancelled.
+        """Complete an entry. The outcome is written even if this coroutine is cancelled.
 
         Raises:
-            LedgerError: it could not be written, or no such entry is open.
+            LedgerError: the outcome could not be written, or no such entry is open.
         """
         await self._submit(settle_of(entry_id, settled))
 
     async def find(self, request_hash: str, place: CallPlace | None = None) -> Settled | None:
-        """The reply (ok or refused) to a request: that of the place in this run, in another, or the latest of all.
+        """The reply (ok or refused) to a request: at `place` in this run, else in another run, else the latest of all.
 
-        Counts as a hit or a miss of the run.
+        Returns None if there is none. Counts as a hit or a miss of this ledger's run.
 
         Raises:
             LedgerError: the ledger can't be read.
@@ -94,8 +94,8 @@ class Ledger:
         return self._counted(await self._read(self._store.find, request_hash, place))
 
     async def recorded(self, request_hash: str, place: CallPlace, run: str | None = None) -> Settled | None:
-        """What became of a call at its place, failures included, in `run` or else in the run that made it last; of
-        calls that were made at no such place, the latest reply.
+        """The outcome of a call at its place, failures included: in `run` or, if None, in the run that made it last. If
+        no call was made at that place, the latest reply to the request.
 
         Counts as a hit or a miss of this ledger's run.
 
@@ -110,9 +110,9 @@ class Ledger:
         """Dollars by card name: costs of settled calls and reservations of open ones.
 
         Args:
-            since: calls begun since then, seconds since 1970; all if None.
-            run: calls of this run; of every run in the ledger if None.
-            settled: leave open ones out.
+            since: count calls begun since this time, in seconds since 1970; all if None.
+            run: count calls of this run; of every run in the ledger if None.
+            settled: leave open calls out.
 
         Raises:
             LedgerError: the ledger can't be read.
@@ -121,7 +121,7 @@ class Ledger:
         return spent
 
     async def spent_by_others_usd(self, since: float) -> float:
-        """Dollars of all runs but this one for calls begun since then, reservations of open ones included.
+        """Dollars of all other runs, for calls begun since this time (seconds since 1970), reservations included.
 
         Raises:
             LedgerError: the ledger can't be read.
@@ -138,7 +138,7 @@ class Ledger:
         return spent
 
     async def close(self) -> None:
-        """Write what is waiting, then close the database; may be called again."""
+        """Write the waiting operations, then close the database; further calls do nothing."""
         if self._closed:
             return
         if self._count_later is not None:
@@ -157,7 +157,7 @@ class Ledger:
         self._waiting.append((operation, future))
         if self._idle.is_set():
             self._idle.clear()
-            self._loop.call_soon(self._write)  # once all that is ready to run now has had its turn
+            self._loop.call_soon(self._write)  # later, so that all callbacks that are ready now join the batch
         return future
 
     def _write(self) -> None:
@@ -170,7 +170,7 @@ class Ledger:
         waiting: list[asyncio.Future[Settled | None]],
         written: asyncio.Future[list[Settled | LedgerError | None]],
     ) -> None:
-        """Hand every call its outcome, or the error that all have in common, and write what came in meanwhile."""
+        """Start to write the operations that came meanwhile; give each call its outcome, or the whole batch's error."""
         if self._waiting:
             self._write()
         else:

@@ -1,4 +1,4 @@
-"""What a ledger says of its calls: counts, dollars, latencies and hit rates, by model, run, step and day."""
+"""Reports on a ledger's calls: counts, dollars, latencies and hit rates, by model, run, step and day."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _RESERVED_NANO = case((calls.c.status == OPEN, calls.c.reserved_nano), else_=0)
 
 
 def check_run(connection: Connection, run: str) -> None:
-    """See that the ledger has the run.
+    """Check that the ledger has the run.
 
     Raises:
-        LedgerError: it has none of this name; the message lists those that it has.
+        LedgerError: it has no run of this name; the message lists its runs.
     """
     runs = connection.scalars(select(calls.c.run).union(select(lookups.c.run)).order_by("run")).all()
     if run not in runs:
@@ -33,9 +33,9 @@ def check_run(connection: Connection, run: str) -> None:
 
 
 def spend(connection: Connection, by: Sequence[str], run: str | None = None) -> list[dict[str, Any]]:
-    """Calls and dollars by any of `KEYS`, ordered by them; days are of UTC.
+    """Calls and dollars by any of `KEYS`, ordered by them; days are in UTC.
 
-    `cost_usd` is what settled calls cost, `reserved_usd` what open ones may come to cost.
+    `cost_usd` is the cost of settled calls, `reserved_usd` the most that open calls can cost.
     """
     keys = [_key(name) for name in by]
     totals = [

@@ -1,4 +1,4 @@
-"""The ledger's rows: what a call and its outcome look like in the tables, and the operations that write them."""
+"""The ledger's rows: calls and their outcomes as the tables hold them, and the operations that write them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """What completes a row."""
+    """The outcome that completes a row."""
 
     id: str
     frees_claim: bool  # the call failed: its place may ask again
@@ -33,14 +33,14 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class Withdraw:
-    """A call that was given up before it was sent: its row goes."""
+    """The removal of the row of a call that was cancelled before it was sent."""
 
     id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """Look-ups to be added to the run's."""
+    """Look-ups to add to the run's counts."""
 
     hits: int
     misses: int
@@ -53,7 +53,7 @@ def begin_of(call: CallEntry, run: str) -> Begin:
     """The row of a call of a run.
 
     Raises:
-        LedgerError: a number in it is none that can be kept.
+        LedgerError: the reserved amount is not an amount of money.
     """
     place = call.place
     claim = claim_of(place, call.request_hash) if place.episode else None
@@ -77,10 +77,10 @@ def begin_of(call: CallEntry, run: str) -> Begin:
 
 
 def settle_of(entry_id: str, settled: Settled) -> Settle:
-    """What completes the row of a call.
+    """The outcome that completes the row of a call.
 
     Raises:
-        LedgerError: a number in it is none that can be kept.
+        LedgerError: the latency is not a time, or the cost not an amount of money.
     """
     if not 0 <= settled.latency_s < math.inf:
         raise LedgerError(f"latency_s={settled.latency_s} of a call is not a time; give seconds")
@@ -102,7 +102,7 @@ def settle_of(entry_id: str, settled: Settled) -> Settle:
 
 
 def settled_of(row: Row[Any]) -> Settled:
-    """The outcome that a row keeps."""
+    """The outcome that a row holds."""
     values = row._mapping
     return Settled(
         status=values["status"],
@@ -119,10 +119,10 @@ def settled_of(row: Row[Any]) -> Settled:
 
 
 def claim_of(place: CallPlace, request_hash: str) -> str:
-    """What makes a call the same call when it is made again: its place, and enough of the request's digest.
+    """The key that identifies a call if it is made again: its place, and enough of the request's hash.
 
-    It begins with the place, so that calls made at about the same time are neighbours in the index: a digest would
-    spread them over as many of its pages, each of which a commit then writes.
+    It begins with the place, so that calls made at about the same time are neighbours in the index. A key that begins
+    with the hash would spread them over many pages of the index, and a commit would write every one of them.
     """
     return _storable(f"{place.step}/{place.episode}/{place.turn}/{place.index}/{request_hash[:32]}")
 
@@ -134,5 +134,5 @@ def _nano(usd: float, field: str) -> int:
 
 
 def _storable(text: str) -> str:
-    """`text` without what no database keeps: lone surrogates, and zero bytes."""
+    """`text` with lone surrogates and zero bytes replaced, because databases can't store them."""
     return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")

@@ -1,4 +1,4 @@
-"""The tables of the ledger: its calls, how often it was asked, and its version."""
+"""The tables of the ledger: its calls, its counts of look-ups, and its version."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ metadata = MetaData()
 
 schema = Table("ledger_schema", metadata, Column("version", Integer, primary_key=True))
 
-# Money is in billionths of a dollar, and moments in microseconds since 1970: integers, whose sums are exact.
+# Money is in billionths of a dollar, and times in microseconds since 1970, because sums of integers are exact.
 # The long texts come last, so that SQLite reads the others without them.
 calls = Table(
     "ledger_calls",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("claim", Text),  # place and digest of the request; null outside of episodes, and where it failed
+    Column("claim", Text),  # place and request hash of the call that holds this place; otherwise null
     Column("run", Text, nullable=False),
     Column("step", BigInteger, nullable=False),
     Column("episode", Text, nullable=False),
@@ -42,10 +42,10 @@ calls = Table(
     Column("reply", Text),
     Column("error", Text),
 )
-# A call is made once at its place of a run; nulls are equal to nothing.
+# Only one call of a run holds a place; nulls never count as equal.
 Index("ledger_calls_claim", calls.c.claim, calls.c.run, unique=True)
 Index("ledger_calls_hash", calls.c.request_hash, calls.c.started_us)
-# Holds all that sums of money need, so that they read no rows.
+# Holds every column that sums of money need, so that they read no rows.
 Index(
     "ledger_calls_spend",
     calls.c.run,

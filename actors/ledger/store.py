@@ -1,4 +1,4 @@
-"""The ledger's transactions: a batch of entries and settlements at a time, and what is looked up in between."""
+"""The ledger's transactions: each writes a batch of entries and outcomes; look-ups read beside them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SAME_PLACE = _REPLIES.where(calls.c.claim == bindparam("claim")).order_by(
     case((calls.c.run == bindparam("run"), 0), else_=1)
 )
 _LATEST = _REPLIES.where(calls.c.request_hash == bindparam("hash")).order_by(calls.c.started_us.desc())
-# Whatever became of a call at its place, the latest first; a failure has given its claim up.
+# All outcomes of a call at its place, the latest first. Not found by claim, because failed calls have given it up.
 _AT_PLACE = (
     select(calls.c.run, *_SETTLED_COLUMNS)
     .where(calls.c.request_hash == bindparam("hash"), calls.c.episode == bindparam("episode"))
@@ -48,33 +48,33 @@ _AT_PLACE = (
 )
 _AMOUNT = case((calls.c.status == OPEN, calls.c.reserved_nano), else_=calls.c.cost_nano)
 _SETTLE = (*_SETTLED, "hedged", "cost_nano", "settled_us")
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0  # before what failed for an error that passes is tried again
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0  # before a retry after a temporary error
 _UPDATE = ("id", *_SETTLE)
-# SQLite takes rows as VALUES in half the time that it takes to read them out of JSON; still a statement a batch.
+# SQLite reads rows from VALUES in half the time that it needs for JSON; it still is one statement per batch.
 _SQLITE_INSERT = f"INSERT INTO {calls.name} ({', '.join(_BEGIN)}) VALUES "
 _SQLITE_UPDATE = (
     f"UPDATE {calls.name} SET {', '.join(f'{name} = new.column{at}' for at, name in enumerate(_SETTLE, 2))} "
     f"FROM (VALUES {{}}) AS new WHERE {calls.name}.id = new.column1 AND {calls.name}.status = '{OPEN}'"
 )
-_SQLITE_VARIABLES = 32766  # that a statement may bind
+_SQLITE_VARIABLES = 32766  # most variables that one statement may bind
 
 
 class _NotOpen(Exception):
-    """An entry to be settled is not in the ledger, or settled already."""
+    """An entry to settle is not in the ledger, or is already settled."""
 
 
 class LedgerStore:
-    """One process's connections to a ledger. `write` is for one thread, the rest for another.
+    """One process's connections to a ledger. One thread may call `write`, another one the other methods.
 
-    What fails for an error that passes (the database starts anew, transactions that exclude each other) is tried
-    again for `busy_timeout_s`.
+    After a temporary error (the database restarts, or transactions exclude each other) an operation is retried for
+    `busy_timeout_s` seconds.
     """
 
     def __init__(self, where: str, run: str, busy_timeout_s: float = BUSY_TIMEOUT_S, create: bool = True) -> None:
-        """Open the ledger, or make it (`create`).
+        """Open the ledger; if it is missing and `create`, make it.
 
         Raises:
-            LedgerError: it can't be opened, is not there, or is of a newer version.
+            LedgerError: the ledger can't be opened, does not exist, or has a newer version.
         """
         self.url = database_url(where)
         self.run = run
@@ -83,7 +83,7 @@ class LedgerStore:
             check_file(self.url)
         self._engine = connect(self.url, busy_timeout_s=busy_timeout_s)
         open_tables(self._engine, create=create, busy_timeout_s=busy_timeout_s)
-        self._claims: dict[str, str] = {}  # of the calls under way in this process, by id
+        self._claims: dict[str, str] = {}  # of this process's unfinished calls, by entry id
         name = self._engine.dialect.name
         begin = rows_of(name, {column: calls.c[column].type for column in _BEGIN})
         self._insert = insert(calls).from_select(list(_BEGIN), select(*begin.values()))
@@ -102,12 +102,12 @@ class LedgerStore:
         self._withdraw = delete(calls).where(calls.c.id.in_(ids), calls.c.status == OPEN)
 
     def write(self, batch: Sequence[Operation]) -> list[Settled | LedgerError | None]:
-        """Write a batch in one transaction; an operation that can't be written is written without the others.
+        """Write a batch in one transaction. If an operation is invalid, write each in a transaction of its own.
 
-        Returns, for each operation, what its place was settled with before (of a `Begin`), or its error.
+        Returns for each operation its error, or the earlier outcome at the place of a `Begin`, or None.
 
         Raises:
-            LedgerError: the database did not take it.
+            LedgerError: the database failed.
         """
         try:
             outcomes = self._transact(batch)
@@ -126,7 +126,7 @@ class LedgerStore:
         return outcomes
 
     def find(self, request_hash: str, place: CallPlace | None) -> Settled | None:
-        """The reply to a request: that of the same place of this run, of any run, or the latest, in this order.
+        """The reply to a request: at the same place in this run, else in any run, else the latest; None if none.
 
         Raises:
             LedgerError: the database can't be read.
@@ -139,8 +139,8 @@ class LedgerStore:
         return settled_of(rows[0]) if rows else None
 
     def recorded(self, request_hash: str, place: CallPlace, run: str | None) -> Settled | None:
-        """What became of a call when it was made at its place, by `run` or, if None, by the run that made it last:
-        its reply, or else its last failure. What was made at no such place has the latest reply.
+        """The outcome of a call at its place in `run` or, if None, in the run that made it last: its reply, or else its
+        last failure. If no call was made at that place, the latest reply to the request.
 
         Raises:
             LedgerError: the database can't be read.
@@ -156,7 +156,7 @@ class LedgerStore:
         return settled_of(rows[0]) if rows else None
 
     def spent_usd(self, since: float | None, run: str | None, settled: bool) -> dict[str, float]:
-        """Dollars by card: what settled calls cost, and unless `settled` what open ones have reserved.
+        """Dollars by card: the costs of settled calls and, unless `settled`, the reservations of open ones.
 
         Raises:
             LedgerError: the database can't be read.
@@ -171,7 +171,7 @@ class LedgerStore:
         return {row.model: int(row.nano) / NANO for row in self._read(query)}
 
     def spent_by_others_usd(self, since: float) -> float:
-        """Dollars of all runs but this one, what open calls have reserved included.
+        """Dollars of all other runs for calls begun since this time, reservations of open calls included.
 
         Raises:
             LedgerError: the database can't be read.
@@ -180,7 +180,7 @@ class LedgerStore:
         return int(self._read(query)[0][0] or 0) / NANO
 
     def spent_by_step_usd(self) -> dict[tuple[str, int], float]:
-        """Dollars of this run by card and step, what open calls have reserved included.
+        """Dollars of this run by card and step, reservations of open calls included.
 
         Raises:
             LedgerError: the database can't be read.
@@ -203,14 +203,14 @@ class LedgerStore:
                     raise explain(error, self.url) from error
 
     def _transact(self, batch: Sequence[Operation]) -> list[Settled | LedgerError | None]:
-        """Write a batch, again if an error that passes came between; once it is written it is written once."""
+        """Write a batch, and retry after temporary errors; a batch that was written is not written again."""
         tries = self._tries()
         outcomes = None
         while True:
             try:
                 with self._engine.begin() as connection:
                     if outcomes is not None and self._is_written(connection, batch, outcomes):
-                        return outcomes  # it was the answer to the commit that got lost
+                        return outcomes  # only the answer to the commit was lost
                     outcomes = None
                     outcomes = self._write(connection, batch)
             except DBAPIError as error:
@@ -220,7 +220,7 @@ class LedgerStore:
                 return outcomes
 
     def _tries(self) -> Iterator[bool]:
-        """Pauses before each further try, until there is no time left for one."""
+        """Pause and yield True for each further try; end when there is no time left for another."""
         deadline, pause_s = time.monotonic() + self._busy_timeout_s, _FIRST_PAUSE_S
         while time.monotonic() + pause_s < deadline:
             time.sleep(pause_s)
@@ -230,7 +230,10 @@ class LedgerStore:
     def _is_written(
         self, connection: Connection, batch: Sequence[Operation], outcomes: Sequence[Settled | LedgerError | None]
     ) -> bool:
-        """Whether a batch, all of which is written or none, is in the ledger; False where it may be written twice."""
+        """True if a batch is in the ledger: it was written as a whole or not at all, so one of its entries tells.
+
+        False if it has no such entry; the batch may then be written twice.
+        """
         for operation, outcome in zip(batch, outcomes, strict=True):
             if isinstance(operation, Settle):
                 found = connection.scalar(select(calls.c.settled_us).where(calls.c.id == operation.id))
@@ -249,7 +252,7 @@ class LedgerStore:
                 withdrawn.append(operation.id)
         settles = [operation for operation in batch if isinstance(operation, Settle)]
         counts = [operation for operation in batch if isinstance(operation, Count)]
-        if withdrawn:  # first, for their places may be begun at again
+        if withdrawn:  # first, because calls of this batch may begin at their places
             connection.execute(self._withdraw, {"rows": json_rows({"id": id_} for id_ in withdrawn)})
         settled_before = self._write_begins(connection, [*begins.values()], withdrawn) if begins else {}
         if settles:
@@ -261,7 +264,7 @@ class LedgerStore:
     def _write_begins(
         self, connection: Connection, begins: Sequence[Begin], withdrawn: Sequence[str]
     ) -> dict[str, Settled]:
-        """Write rows of calls; those whose place was settled before are left out, and returned by id."""
+        """Write the rows of calls. A call whose place is settled is left out; its earlier outcome is returned by id."""
         under_way = set(self._claims.values())
         under_way.difference_update([self._claims[id_] for id_ in withdrawn if id_ in self._claims])
         claims = [{"claim": begin.claim} for begin in begins if begin.claim]
@@ -275,9 +278,9 @@ class LedgerStore:
             if row is not None and row.status != OPEN:
                 settled_before[begin.id] = settled_of(row)
             elif begin.claim in under_way:
-                # The same call twice at once: both will be paid for, and one of them can have the place.
+                # The same call is already in progress: both will be paid for, and only one of them can hold the place.
                 new.append(begin.row | {"claim": None})
-            elif row is not None:  # of a process that is gone
+            elif row is not None:  # left open by a process that is gone
                 connection.execute(update(calls).where(calls.c.id == row.id).values(begin.row))
             else:
                 new.append(begin.row)
@@ -306,7 +309,7 @@ class LedgerStore:
             connection.exec_driver_sql(_SQLITE_INSERT + _places(some, _BEGIN), _bound(some, _BEGIN))
 
     def _update_rows(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
-        """Complete open entries; returns how many there were."""
+        """Complete open entries; returns how many were completed."""
         if connection.dialect.name != "sqlite":
             return connection.execute(self._update, {"rows": json_rows(rows)}).rowcount
         return sum(
@@ -322,13 +325,13 @@ class LedgerStore:
 
 
 def _chunks(rows: Sequence[Mapping[str, Any]], columns: int) -> Iterator[Sequence[Mapping[str, Any]]]:
-    """The rows, as many at a time as one statement takes."""
+    """The rows in chunks that fit into one statement."""
     most = _SQLITE_VARIABLES // columns
     return (rows[first : first + most] for first in range(0, len(rows), most))
 
 
 def _places(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """`(?, …), (?, …), …`"""
+    """Placeholders for the rows: `(?, …),(?, …),…`."""
     return ",".join([f"({','.join('?' * len(columns))})"] * len(rows))
 
 

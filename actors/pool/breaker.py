@@ -1,14 +1,14 @@
-"""The circuit breaker of an endpoint: while a provider is down, calls fail at once and a few of them probe it."""
+"""The circuit breaker of an endpoint: while a provider is down, calls fail at once, except for a few that probe it."""
 
 from __future__ import annotations
 
 import time
 from enum import StrEnum
 
-# Failures come in bursts: of calls sent together the cut-off ones end together, whatever succeeds beside them. So what
-# counts is that nothing succeeds for a while. A call's own retries alone get there within two seconds.
+# Failures come in bursts: calls that are sent together fail together, even if others beside them succeed. So the
+# breaker opens only if nothing succeeds for a while. The retries of one call alone open it within two seconds.
 _FAILURES = 4  # in a row
-_SILENCE_S = 0.5  # from the first of them to the last
+_SILENCE_S = 0.5  # from the first of these failures to the last
 _PROBE_EVERY_S = 1.0
 
 
@@ -30,8 +30,8 @@ class Breaker:
     | half open | open | a call was let through as a probe |
     | any | closed | a call succeeds |
 
-    Failures are those of a provider that is not there: broken connections, hangs and 5xx. A refusal or a rate
-    limit is an answer. A probe that hangs does not keep the next one back. Time is monotonic.
+    Only broken connections, hangs and 5xx count as failures, because they show that the provider is down. A refusal or
+    a rate limit counts as a success. A probe that hangs does not delay the next one. Time is monotonic.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Breaker:
         return 0.0 if self._probe_at_s is None else max(0.0, self._probe_at_s - time.monotonic())
 
     def admit(self) -> bool:
-        """Whether a call may be sent now; one of a half-open breaker is its probe."""
+        """True if a call may be sent now; in a half-open breaker, this call is the probe."""
         if self._probe_at_s is None:
             return True
         now = time.monotonic()

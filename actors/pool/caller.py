@@ -39,7 +39,7 @@ class _NotRecorded(Exception):
 
 
 class CandidateCaller:
-    """Asks candidates over one pooled HTTP session; a plain asyncio class, to be made an actor by its user."""
+    """Asks candidates over one pooled HTTP session; a plain asyncio class, which its user may make an actor."""
 
     def __init__(
         self,
@@ -54,13 +54,13 @@ class CandidateCaller:
         """Take the cards of the endpoints that this caller owns.
 
         Args:
-            ledger_url: where calls are recorded, unless `settings.ledger_url` says; with neither they are not.
-            run: whose calls they are, in the ledger.
-            funds: the purse that several callers share; a caller alone has its own.
-            name: this caller's among them.
+            ledger_url: where calls are recorded if `settings.ledger_url` is unset; with neither they are not recorded.
+            run: name of the run, for the ledger.
+            funds: the purse that several callers share; None if this caller needs its own.
+            name: this caller's name among them.
 
         Raises:
-            PoolError: there are no cards, or no ledger to ask.
+            PoolError: there are no cards, or `settings.ledger` needs a ledger and none is named.
             CardError: two cards share a name.
         """
         if not cards:
@@ -79,7 +79,7 @@ class CandidateCaller:
         self._candidates = {
             card.name: Candidate(card, self._endpoints[settings.base_url or card.base_url], settings) for card in cards
         }
-        self._names: dict[str, Candidate] = dict(self._candidates)  # and whatever else they were asked by
+        self._names: dict[str, Candidate] = dict(self._candidates)  # plus the aliases that were used
         caps = caps_of(settings)
         if funds is None and caps.any:
             hosts = {name: candidate.endpoint.host for name, candidate in self._candidates.items()}
@@ -88,14 +88,14 @@ class CandidateCaller:
         self._stats = CallerStats(usd=Counter(dict.fromkeys(self._candidates, 0)))
         self._means = Means(settings, Transport(settings), funds, self._stats, name)
         self._joining = Joining(self._stats)
-        self._under_way: dict[tuple[object, ...], asyncio.Future[None] | None] = {}  # by place; a future if waited for
+        self._under_way: dict[tuple[object, ...], asyncio.Future[None] | None] = {}  # by place; a future if one waits
         self._ledger: Ledger | None = None
         self._opening = asyncio.Lock()
         self._opened = False
         self._closed = False
-        self._asking: set[asyncio.Task[Any]] = set()  # whose calls are under way
-        self._ended = asyncio.Event()  # once closed: all of them have
-        self._settling: set[asyncio.Task[None]] = set()  # of calls that were cancelled
+        self._asking: set[asyncio.Task[Any]] = set()  # tasks whose calls are in progress
+        self._ended = asyncio.Event()  # after `close`: all these tasks have ended
+        self._settling: set[asyncio.Task[None]] = set()  # settlements of cancelled calls
 
     async def check(self) -> None:
         """Open the ledger, and ask every endpoint for its models once, each within the connect deadline; a replay
@@ -111,15 +111,15 @@ class CandidateCaller:
             await asyncio.gather(*(self._means.transport.probe(url, key) for url, key in endpoints))
 
     async def ask(self, request: CallRequest) -> RouteCall:
-        """Ask one candidate. Whatever the provider does becomes a status, and nothing that it does is raised.
+        """Ask one candidate. A provider's failure becomes a status; it is never raised.
 
-        The clock of the call starts when it may be sent: it has a slot, its turn under the limits per minute, and
-        its worst case is reserved. One that gets there not within `queue_timeout_s` is a timeout; one that would
-        break a cap is `over_budget`, and is not sent. The tokens and cost of an `ok` or refused call are those of
-        its last attempt: a provider's failures before it are no doing of the policy's. A reply without usage is
-        estimated from its length; a refusal without usage is charged as a reply of full length, so that it is
-        never the cheapest call. Calls that failed otherwise void the episode, and carry the price that was reserved
-        for them: never nothing. `stats` and the ledger count whatever was billed, failed attempts included.
+        The call's clock starts when it may be sent: it has a slot and its turn under the limits per minute, and its
+        worst price is reserved. A call that does not get this far within `queue_timeout_s` is a timeout. A call that
+        would break a cap is `over_budget` and is not sent. The tokens and cost of an `ok` or refused call are those
+        of its last attempt, because the policy is not to blame for the provider's earlier failures. A reply without
+        usage is estimated from its length. A refusal without usage is charged as a reply of full length, so that it is
+        never the cheapest call. Calls that failed otherwise carry their reserved price, so that a failure is never
+        cheaper than an answer. `stats` and the ledger count everything that was billed, failed attempts included.
 
         Raises:
             PoolError: no card has the name, the key's variable is not set, the caller is or was closed, or the shared
@@ -143,7 +143,7 @@ class CandidateCaller:
             settled, voids = Settled(CallStatus.PROVIDER_ERROR, error=str(missing)), True
         except asyncio.CancelledError:
             stats.cancelled += 1
-            if self._closed and task.uncancel() == 0:  # it was `close` that cancelled it, and nobody else
+            if self._closed and task.uncancel() == 0:  # only `close` cancelled it
                 raise PoolError(_CLOSED) from None
             raise
         finally:
@@ -155,7 +155,7 @@ class CandidateCaller:
         return _route_call(candidate, request, settled, voids, final=self._settings.ledger == "replay")
 
     async def report(self) -> CallerStats:
-        """`stats`, of a caller that starts again with what its run has spent before.
+        """As `stats`; a caller that was restarted first reads from the ledger what its run has spent before.
 
         Raises:
             LedgerError: the ledger can't be read.
@@ -164,6 +164,7 @@ class CandidateCaller:
         return self.stats()
 
     def stats(self) -> CallerStats:
+        """A copy of the counters as they are now."""
         stats = copy(self._stats)
         stats.status, stats.usd = copy(stats.status), copy(stats.usd)
         load = self._load.read()
@@ -174,7 +175,7 @@ class CandidateCaller:
         return stats
 
     async def close(self) -> None:
-        """Cancel the calls under way, which raise `PoolError`, and settle them; then close connections and ledger."""
+        """Cancel unfinished calls, which then raise `PoolError`, and settle them; then close connections and ledger."""
         self._closed = True
         for task in self._asking:
             task.cancel()
@@ -200,7 +201,7 @@ class CandidateCaller:
                 create = _may_be_new(settings, self._ledger_url)
                 self._ledger = await Ledger.open(self._ledger_url, run=self._run, create=create)
                 if self._run:
-                    # Open calls are those of a process that is gone; they are counted once they are made again.
+                    # Open calls belong to a process that is gone; they are counted when they are made again.
                     spent = await self._ledger.spent_usd(run=self._run, settled=True)
                     self._stats.usd.update({name: usd for name, usd in spent.items() if name in self._candidates})  # type: ignore[arg-type]
             if self._means.funds is not None:
@@ -208,7 +209,7 @@ class CandidateCaller:
             self._opened = True
 
     async def _answer(self, candidate: Candidate, request: CallRequest) -> Settled:
-        """What the call comes to, by the ledger's mode."""
+        """The outcome of the call, from the ledger or the provider as the ledger's mode says."""
         mode, ledger = self._settings.ledger, self._ledger
         payload = candidate.payload(request)
         if ledger is None:
@@ -240,9 +241,9 @@ class CandidateCaller:
     async def _buy_once(
         self, candidate: Candidate, request: CallRequest, payload: dict[str, Any], digest: str
     ) -> Settled:
-        """Buy a call; where the same one, of the same place, is under way, wait for it: the ledger then knows.
+        """Buy a call. If the same call at the same place is in progress, wait for that first: the ledger then has it.
 
-        It is made twice where an engine died, its episodes are played again by another, and their calls are not over.
+        A call is made twice if an engine died and another engine plays its episodes again before its calls have ended.
         """
         key = candidate.read_key()
         if not request.episode:
@@ -262,7 +263,7 @@ class CandidateCaller:
     async def _buy(
         self, candidate: Candidate, request: CallRequest, key: str | None, payload: dict[str, Any], digest: str
     ) -> Settled:
-        """Send the call and record it: its row is in the ledger before it goes out."""
+        """Send the call and record it: its row is in the ledger before the call is sent."""
         settings, gate = self._settings, candidate.endpoint.gate
         body = encode(payload)
         purchase = Purchase(self._means, candidate, request, key, body)
@@ -297,7 +298,7 @@ class CandidateCaller:
         settled = purchase.sum_up(reply)
         if self._ledger is not None:
             if not began:
-                entry.id = self._means.new_id()  # under the first it may be on its way out of the ledger
+                entry.id = self._means.new_id()  # the ledger may still be deleting the entry with the old id
                 if (found := await self._ledger.begin(entry)) is not None:
                     return found
             await self._ledger.settle(entry.id, settled)
@@ -342,8 +343,8 @@ class CandidateCaller:
 
 
 def _may_be_new(settings: PoolSettings, url: str) -> bool:
-    """Whether a ledger is made where there is none. A file whose name is mistyped must not become one: all that is in
-    the other would be paid for again."""
+    """True if a missing ledger may be made. With `cache`, a mistyped file name must not make a new ledger, because all
+    calls in the right one would be paid for again."""
     if settings.ledger == "cache" and settings.ledger_url is not None:
         return database_url(url).get_backend_name() != "sqlite"
     return settings.ledger != "replay"

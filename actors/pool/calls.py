@@ -1,4 +1,4 @@
-"""The call: a question for one candidate, and the place in its run that makes it this call and no other."""
+"""The call: a question for one candidate, and the place in a run that identifies it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ CANDIDATE_PROMPT = (
 class CallRequest:
     """A question for one candidate.
 
-    `step`, `episode`, `turn` and `index` say where in a run the call is made: asked again after a crash, it is
-    the same call, and is paid for once.
+    `step`, `episode`, `turn` and `index` are the call's place in a run. A call that is repeated at its place after a
+    crash counts as the same call and is paid for once.
     """
 
     model: str  # name or alias of a card
@@ -25,7 +25,7 @@ class CallRequest:
     question_id: str = ""
     max_tokens: int = 512  # the card's max_output_tokens is the ceiling
     seed: int | None = None
-    step: int = 0  # batch of the run; 0 where there is none
+    step: int = 0  # number of the run's batch; 0 if there is none
     episode: str = ""  # unique in its run; empty for a call outside any episode
-    turn: int = 0  # of the episode
-    index: int = 0  # of the turn's searches
+    turn: int = 0  # number of the turn in its episode
+    index: int = 0  # number of the search in its turn

@@ -1,4 +1,4 @@
-"""One candidate as its caller knows it: where it is asked, what is sent, what that can cost, and its recent calls."""
+"""One candidate as its caller sees it: its endpoint, its request bodies, its prices and its recent calls."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from actors.pool.settings import PoolSettings
 from actors.pool.transport import PoolError
 
 _CHARACTERS_PER_TOKEN = 4  # for estimates where a provider does not report its usage
-_TEMPLATE_TOKENS = 64  # what a chat template adds to a prompt, generously
+_TEMPLATE_TOKENS = 64  # that a chat template adds to a prompt, at most
 _RECENT_CALLS = 256
-_FEWEST_CALLS = 20  # that a quantile is read from
+_FEWEST_CALLS = 20  # for a quantile
 _PROMPT_BYTES = len(CANDIDATE_PROMPT.encode())
 
 
@@ -43,14 +43,14 @@ class Candidate:
         self._requests = TokenBucket(card.requests_per_minute) if card.requests_per_minute else None
         self._tokens = TokenBucket(card.tokens_per_minute) if card.tokens_per_minute else None
         self._latencies: deque[float] = deque(maxlen=_RECENT_CALLS)
-        self._usages: deque[tuple[Usage, Usage]] = deque(maxlen=_RECENT_CALLS)  # reported, and by the texts' lengths
+        self._usages: deque[tuple[Usage, Usage]] = deque(maxlen=_RECENT_CALLS)  # (reported, estimated by length)
         self._hedge_after_s: float | None = None
 
     def read_key(self) -> str | None:
-        """The card's key, read from the environment now; none goes to an endpoint that overrides the card's.
+        """The card's key, read from the environment now; None if it has none, or if `base_url` overrides its endpoint.
 
         Raises:
-            PoolError: its variable is not set, or holds what can't be a key.
+            PoolError: the key's variable is not set, or its value can't be a key.
         """
         card = self.card
         if card.api_key_env is None or self._settings.base_url is not None:
@@ -59,8 +59,8 @@ class Candidate:
         return read_api_key(card.api_key_env, f"card {card.name!r}", PoolError, otherwise)
 
     def payload(self, request: CallRequest) -> dict[str, Any]:
-        """The body of the HTTP request. A seed goes only where something is drawn: at temperature 0 it decides
-        nothing, and would make equal questions different ones to the ledger."""
+        """The body of the HTTP request. It holds a seed only if the candidate samples: at temperature 0 a seed has no
+        effect, and would make equal questions different in the ledger."""
         card = self.card
         payload: dict[str, Any] = {
             "model": card.model,
@@ -80,36 +80,39 @@ class Candidate:
         return payload
 
     def most_tokens(self, request: CallRequest) -> int:
-        """Tokens that a reply may have."""
+        """The most tokens that a reply may have."""
         return most_tokens(self.card, request)
 
     def worst_usd(self, request: CallRequest) -> float:
-        """The most that one request can cost."""
+        """The most that one request can cost, in dollars."""
         return worst_usd(self.card, request)
 
     def estimate(self, request: CallRequest, text: str | None) -> Usage:
-        """Tokens by the lengths of the texts, in this model's tokens once it has reported some; without a reply's
-        text, those of the longest reply allowed. Never more than the worst case."""
+        """Tokens estimated from the lengths of the texts, scaled by this model's reported usage if there is any. If
+        `text` is None, the longest reply allowed is assumed. Never more than the worst case."""
         most, length = self.most_tokens(request), _by_length(request, text or "")
         completion = most if text is None else self._scaled(length, "completion_tokens")
         prompt = min(self._scaled(length, "prompt_tokens"), most_prompt_tokens(self.card, request))
         return Usage(prompt, min(most, completion))
 
     def usage(self, request: CallRequest, reply: Reply) -> Usage | None:
-        """The reported usage; None where there is none, or more tokens than the text sent and the reply allowed can
-        take: it would cost more than was reserved for it."""
+        """The reported usage; None if there is none, or if it has more tokens than the prompt and the longest reply can
+        have: it would cost more than was reserved."""
         usage = reply.usage
         if usage is None or usage.completion_tokens > self.most_tokens(request):
             return None
         return None if usage.prompt_tokens > most_prompt_tokens(self.card, request) else usage
 
     def price(self, request: CallRequest, reply: Reply | None) -> tuple[float, bool]:
-        """What a request has cost in dollars, and whether that is an estimate; `reply` is None where we hung up.
+        """A request's cost in dollars, and whether it is an estimate; `reply` is None if we hung up.
 
-        It is paid by its reported usage. Without one: what the texts' lengths say for a good reply, and a reply of
-        full length for a refusal; nothing where the provider turned it away or never took it; what it sent and the mean
-        of recent replies where its own was cut off, unreadable, or given up on by us (a deadline, a hedge that
-        lost, an episode that ended), for the provider bills what it generates.
+        The reported usage decides. Without it, the cost is that of:
+
+        - for a good reply, the tokens estimated from the texts' lengths;
+        - for a refusal, a reply of full length;
+        - for a request that the provider rejected or never received, nothing;
+        - for a reply that was cut off or unreadable, or that we gave up (a deadline, a hedge that lost, an episode that
+          ended), the prompt and a mean recent reply, because the provider bills what it generates.
         """
         usage = None if reply is None else self.usage(request, reply)
         if usage is not None:
@@ -127,14 +130,14 @@ class Candidate:
         return max(wait_s, self._tokens.take(self._share(request))) if self._tokens else wait_s
 
     def give_back_turn(self, request: CallRequest) -> None:
-        """The request was not sent."""
+        """Give back the share of a request that was not sent."""
         if self._requests:
             self._requests.give_back(1)
         if self._tokens:
             self._tokens.give_back(self._share(request))
 
     def replied(self, request: CallRequest, text: str, usage: Usage | None, latency_s: float) -> None:
-        """Remember a good reply, and correct the limit of tokens by what it took."""
+        """Remember a good reply, and correct the limit of tokens by its actual usage."""
         if usage is not None:
             self._usages.append((usage, _by_length(request, text)))
             if self._tokens:
@@ -144,7 +147,7 @@ class Candidate:
             self._hedge_after_s = None
 
     def hedge_after_s(self) -> float | None:
-        """Seconds after which a call is slow; None where calls are not hedged, or too few were seen to tell."""
+        """Seconds after which a call is slow; None if calls are not hedged, or too few were seen."""
         quantile = self._settings.hedge_quantile
         if quantile is None or len(self._latencies) < _FEWEST_CALLS:
             return None
@@ -154,8 +157,8 @@ class Candidate:
         return self._hedge_after_s
 
     def _guess_usd(self, request: CallRequest) -> float:
-        """What a request probably cost whose reply never came: its prompt, and a reply such as recent ones; at most its
-        worst case, and that where there are no recent ones."""
+        """The probable cost of a request whose reply never came, in dollars: its prompt and a mean recent reply, but at
+        most its worst case. Without recent replies, its worst case."""
         worst_usd = self.worst_usd(request)
         if not self._usages:
             return worst_usd
@@ -164,7 +167,7 @@ class Candidate:
         return min(worst_usd, self.card.cost_usd(prompt * count, completions) / count)
 
     def _scaled(self, length: Usage, field: str) -> int:
-        """Tokens by a text's length, times what the model reported over that for recent calls."""
+        """Tokens by a text's length, times the ratio of reported to estimated tokens in recent calls."""
         tokens = int(getattr(length, field))
         reported = sum(getattr(usage, field) for usage, _ in self._usages)
         expected = sum(getattr(usage, field) for _, usage in self._usages)
@@ -175,28 +178,28 @@ class Candidate:
 
 
 def most_tokens(card: ModelCard, request: CallRequest) -> int:
-    """Tokens that a reply may have."""
+    """The most tokens that a reply may have."""
     return min(request.max_tokens, card.max_output_tokens)
 
 
 def worst_usd(card: ModelCard, request: CallRequest) -> float:
-    """The most that one request can cost."""
+    """The most that one request can cost, in dollars."""
     return card.cost_usd(most_prompt_tokens(card, request), most_tokens(card, request))
 
 
 def most_prompt_tokens(card: ModelCard, request: CallRequest) -> int:
-    """Tokens that a prompt may have: no tokenizer makes more of a text than it has bytes."""
+    """The most tokens that a prompt may have: no tokenizer makes more tokens of a text than the text has bytes."""
     prompt = _PROMPT_BYTES + len(request.query.encode("utf-8", "replace")) + _TEMPLATE_TOKENS
     return prompt if card.context_tokens is None else min(prompt, card.context_tokens)
 
 
 def host_of(base_url: str) -> str:
-    """The host of an endpoint, with its port where it names one."""
+    """The host of an endpoint, with its port if the URL has one."""
     return urlsplit(base_url).netloc
 
 
 def _by_length(request: CallRequest, text: str) -> Usage:
-    """Tokens of a request and a reply at the usual length of a token."""
+    """Tokens of a request and a reply, estimated at four characters per token."""
     return Usage(_PROMPT_TOKENS + _tokens_of(request.query), _tokens_of(text))
 
 

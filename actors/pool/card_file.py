@@ -1,4 +1,4 @@
-"""The card file as it is written: measurements go into it, everything else in it stays as it was."""
+"""Writes measurements into a card file, and leaves everything else in the file as it was."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from actors.whole_files import replacing
 
 
 def check_writable(path: Path) -> None:
-    """Check that measurements may go into a card file, before anything is paid for them.
+    """Check that measurements can be written into a card file, before anything is paid for them.
 
     Raises:
-        CardError: the file ships with the package, can't be replaced, or is YAML of a doubtful kind.
+        CardError: the file ships with the package, can't be replaced, or can't be parsed strictly.
     """
     target = path.resolve()
     if target in (pool.resolve() for pool in shipped_pools()):
@@ -32,10 +32,10 @@ def check_writable(path: Path) -> None:
 
 
 def write_measurements(path: Path, measurements: Sequence[Measurement], day: date) -> None:
-    """Put accuracies and latencies into the cards of a file. Comments and order stay; other domains stay, too.
+    """Write accuracies and latencies into the cards of a file. Comments, order and other domains stay.
 
-    The file is replaced in one step: whoever reads it finds the old one or the new one, whole. It is read anew
-    here, so that what was edited in the meantime stays.
+    The file is replaced in one step: a reader finds the whole old file or the whole new one. It is read again here, so
+    that edits made during the measurement stay.
 
     Raises:
         CardError: the file may not be written, or no longer has a card that was measured.
@@ -46,7 +46,9 @@ def write_measurements(path: Path, measurements: Sequence[Measurement], day: dat
     rows = {row["name"]: row for row in content["models"]}
     for measured in measurements:
         if measured.model not in rows:
-            raise CardError(f"{path}: card {measured.model!r} was measured but is there no longer; nothing was written")
+            raise CardError(
+                f"{path}: card {measured.model!r} was measured but is no longer in the file; nothing was written"
+            )
         _fill(rows[measured.model], measured, day)
     text = StringIO()
     _yaml().dump(content, text)
@@ -64,7 +66,7 @@ def _yaml() -> YAML:
 def _parse(target: Path) -> Any:
     try:
         return _yaml().load(target.read_text(encoding="utf-8"))
-    except YAMLError as error:  # it is stricter than the loader of cards, on keys that come twice for one
+    except YAMLError as error:  # ruamel is stricter than the loader of cards, for example on duplicate keys
         reason = getattr(error, "problem", None) or type(error).__name__
         raise CardError(f"{target}: can't be written to as it is ({reason}); correct the file") from None
 

@@ -1,4 +1,4 @@
-"""Model cards: what the policy may know of each candidate LLM, and where and at what price it is asked."""
+"""Model cards: each candidate LLM's description for the policy, its endpoint and its prices."""
 
 from __future__ import annotations
 
@@ -18,51 +18,51 @@ _SECRET_FIELDS = ("base_url", "api_key_env")  # where people paste keys by mista
 
 
 class CardError(ExplainedError, ValueError):
-    """Cards that can't be used; the message names file, card, field, value and remedy."""
+    """Cards can't be used; the message names file, card, field, value and remedy."""
 
 
 class ModelCard(BaseModel):
     """One candidate LLM.
 
-    Prices are USD per million tokens; a card with one price, `price_out_usd_per_mtok`, takes it for prompts,
-    too, and one that costs nothing says `free: true`. `latency_s` is the median of a whole call in seconds, and
-    `domains` holds the measured share of right answers per domain or data set, in [0, 1] (`router-r1 pool measure`
-    writes both).
+    Prices are in USD per million tokens. If a card gives only `price_out_usd_per_mtok`, prompts have the same price; a
+    card whose calls cost nothing says `free: true`. `latency_s` is the median time of a whole call, in seconds.
+    `domains` holds the measured share of right answers per domain or dataset, in [0, 1]. `router-r1 pool measure`
+    writes both.
     """
 
     # A pydantic error repeats its input, and an input may be a key pasted into the wrong field.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     name: str = Field(description="The name that the policy writes.")
-    aliases: tuple[str, ...] = Field((), description="Other names it may write.")
+    aliases: tuple[str, ...] = Field((), description="Other names that the policy may write.")
     descriptor: str = Field(description="One line on what the model is good at; the policy reads it.")
     base_url: str = Field(description="OpenAI-compatible endpoint, up to and including /v1.")
     model: str = Field("", validate_default=True, description="The provider's id of the model; the name if empty.")
     api_key_env: str | None = Field(
-        None, pattern=r"^[A-Z_][A-Z0-9_]*$", description="Environment variable that holds the key; none for no key."
+        None, pattern=r"^[A-Z_][A-Z0-9_]*$", description="Environment variable that holds the key; unset for no key."
     )
-    revision: str = Field("", description="Version of the model's weights; another one is another model to the ledger.")
-    free: bool = Field(False, description="Calls cost nothing; without it two prices of 0 are refused.")
+    revision: str = Field("", description="Version of the model's weights; the ledger keeps versions apart.")
+    free: bool = Field(False, description="Calls cost nothing; required if both prices are 0.")
     price_in_usd_per_mtok: float = Field(
-        ge=0, allow_inf_nan=False, description="Price of prompt tokens; that of completion tokens if left out."
+        ge=0, allow_inf_nan=False, description="Price of prompt tokens; if left out, the price of completion tokens."
     )
     price_out_usd_per_mtok: float = Field(ge=0, allow_inf_nan=False, description="Price of completion tokens.")
     priced_on: date | None = Field(None, description="Day on which the prices were read.")
-    context_tokens: int | None = Field(None, gt=0, description="Tokens of prompt and reply together, at most.")
-    max_output_tokens: int = Field(512, gt=0, description="Tokens of a reply, at most.")
+    context_tokens: int | None = Field(None, gt=0, description="Most tokens of prompt and reply together.")
+    max_output_tokens: int = Field(512, gt=0, description="Most tokens of a reply.")
     requests_per_minute: float | None = Field(None, gt=0, allow_inf_nan=False, description="The provider's limit.")
     tokens_per_minute: float | None = Field(None, gt=0, allow_inf_nan=False, description="The provider's limit.")
     temperature: float = Field(0.0, ge=0, le=2, description="Sampling temperature of the candidate.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus mass that the candidate samples from.")
-    latency_s: float = Field(1.0, ge=0, allow_inf_nan=False, description="Median latency of a call.")
-    domains: dict[str, float] = Field(default_factory=dict, description="Measured accuracy per domain.")
+    latency_s: float = Field(1.0, ge=0, allow_inf_nan=False, description="Median latency of a call, in seconds.")
+    domains: dict[str, float] = Field(default_factory=dict, description="Measured accuracy per domain, in [0, 1].")
     measured_on: date | None = Field(None, description="Day on which latency and accuracy were measured.")
-    measured_questions: int = Field(0, ge=0, description="Questions that they were measured with.")
+    measured_questions: int = Field(0, ge=0, description="Number of questions in that measurement.")
 
     @model_validator(mode="before")
     @classmethod
     def _fill_prices(cls, fields: Any) -> Any:
-        """One price stands for both; a free card needs none."""
+        """Use a single price for both; a free card needs no price."""
         if not isinstance(fields, dict):
             return fields
         if fields.get("free") is True:
@@ -130,7 +130,7 @@ def check_base_url(value: str) -> str:
     """Return an endpoint's base URL without its trailing slash.
 
     Raises:
-        ValueError: it is no http(s) URL with a host, or it carries credentials, a query or a fragment.
+        ValueError: it is not an http(s) URL with a host, or it holds credentials, a query or a fragment.
     """
     try:
         url = urlsplit(value.strip())
@@ -145,7 +145,7 @@ def check_base_url(value: str) -> str:
 
 
 def shipped_pools() -> list[Path]:
-    """The card files that come along, by name."""
+    """The card files that ship with the package, sorted by name."""
     return sorted(Path(__file__).parent.glob("*.yaml"))
 
 
@@ -161,8 +161,8 @@ def load_cards(path: Path) -> list[ModelCard]:
     """Read cards from a YAML file `{about: …, models: [{name: …}, …]}`; `about` may be left out.
 
     Raises:
-        CardError: the file is missing or is no YAML, a field is wrong, or two cards share a name or alias. The
-            message has a line for every card at fault.
+        CardError: the file is missing or not YAML, a field is wrong, or two cards share a name or alias. The message
+            has a line for every faulty card.
     """
     cards, faults = read_cards(path)
     if faults:
@@ -174,7 +174,7 @@ def read_cards(path: Path) -> tuple[list[ModelCard], list[str]]:
     """The good cards of a file, and the faults of the others.
 
     Raises:
-        CardError: the file is missing or is no YAML of cards.
+        CardError: the file is missing or not a YAML file of cards.
     """
     cards: list[ModelCard] = []
     faults: list[str] = []
@@ -191,10 +191,10 @@ def read_cards(path: Path) -> tuple[list[ModelCard], list[str]]:
 
 
 def about_pool(path: Path) -> str:
-    """What a card file says of itself, in a line; empty where it says nothing.
+    """A card file's description of itself, in one line; empty if it has none.
 
     Raises:
-        CardError: the file is missing or is no YAML of cards.
+        CardError: the file is missing or not a YAML file of cards.
     """
     return str(_read(path).get("about", ""))
 
@@ -203,8 +203,8 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         names = ", ".join(pool.stem for pool in shipped_pools())
         raise CardError(
-            f"{path}: no such card file; give a YAML file with a list 'models' (pool.cards), or a pool that comes "
-            f"along: {names}"
+            f"{path}: no such card file; give a YAML file with a list 'models' (pool.cards), or name a pool that "
+            f"ships: {names}"
         )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -223,10 +223,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def check_names(cards: Sequence[ModelCard], where: str) -> None:
-    """Check that no two names or aliases are the same but for case.
+    """Check that no two names or aliases are equal, ignoring case.
 
     Raises:
-        CardError: two are; the message names both cards.
+        CardError: two are equal; the message names both cards.
     """
     owner: dict[str, str] = {}
     for card in cards:
@@ -241,7 +241,7 @@ def check_names(cards: Sequence[ModelCard], where: str) -> None:
 
 
 def resolve(name: str, cards: Sequence[ModelCard]) -> ModelCard | None:
-    """The card that `name` stands for: its name or an alias, case and outer white space aside; None if none."""
+    """The card with this name or alias, ignoring case and outer white space; None if there is none."""
     key = _key(name)
     return next((card for card in cards if key in map(_key, (card.name, *card.aliases))), None)
 
@@ -262,7 +262,7 @@ def _card(row: object, where: str) -> ModelCard:
 
 
 def _fault(fault: object) -> str:
-    """One fault of a pydantic report, with the value where it can't be a secret."""
+    """One fault of a pydantic report, with the value unless it may be a secret."""
     assert isinstance(fault, dict)
     field = ".".join(map(str, fault["loc"]))
     if fault["type"] == "extra_forbidden":

@@ -1,4 +1,4 @@
-"""Hedging: a second request beside one that is slow, and the first good reply of the two."""
+"""Hedging: sends a second request beside a slow one, and takes the first good reply of the two."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ async def first_good(
 ) -> Reply:
     """Send `first`, and `second` too if there is no reply after `slow_s` seconds; the first good reply or refusal wins.
 
-    `second` returns None where it was not sent. A fault is returned only when no other reply can come. Both have
-    ended when this returns or is cancelled; the one that lost was cancelled. What either raises is raised.
+    `second` returns None if it was not sent. A fault is returned only if no other reply can come. When this returns or
+    is cancelled, both requests have ended: the loser is cancelled. An exception of either request is raised.
     """
     requests: set[asyncio.Task[Reply | None]] = {asyncio.create_task(first)}
     try:
@@ -43,5 +43,5 @@ def _best(done: set[asyncio.Task[Reply | None]], before: Reply | None) -> Reply 
 
 
 def _final(reply: Reply) -> bool:
-    """Whether nothing else is to be waited for: what one request is refused, another is too."""
+    """True if it is useless to wait for the other reply: if one request is refused, the other will be, too."""
     return reply.good or bool(reply.refusal)

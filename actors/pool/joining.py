@@ -1,4 +1,4 @@
-"""Joins identical calls: those that come while the first is under way wait for its outcome."""
+"""Joins identical calls: calls that come while the first is in progress wait for its outcome."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class _Shared:
 
 
 class Joining:
-    """Calls under way, by their request hash."""
+    """The calls in progress, by their request hash."""
 
     def __init__(self, stats: CallerStats) -> None:
         self._stats = stats
         self._under_way: dict[str, _Shared] = {}
-        self._tasks: set[asyncio.Task[Settled]] = set()  # those too that were cancelled and have not ended
+        self._tasks: set[asyncio.Task[Settled]] = set()  # also cancelled ones that have not ended yet
 
     async def run(self, digest: str, call: Callable[[], Coroutine[Any, Any, Settled]]) -> Settled:
-        """Run `call`, or wait for the identical one. It ends when nobody waits for it any more."""
+        """Run `call`, or wait for the identical one in progress. A call that nobody waits for any more is cancelled."""
         shared = self._under_way.get(digest)
         if shared is None:
             shared = self._under_way[digest] = _Shared(asyncio.create_task(call()))
@@ -36,7 +36,7 @@ class Joining:
             self._stats.joined += 1
         shared.waiting += 1
         try:
-            # A shield: whoever of them is cancelled, the others still wait for the reply.
+            # Shielded, because the others that wait still need the reply if this one is cancelled.
             return await asyncio.shield(shared.task)
         finally:
             shared.waiting -= 1
@@ -45,6 +45,6 @@ class Joining:
                 shared.task.cancel()
 
     async def wait(self) -> None:
-        """Until all calls have ended."""
+        """Wait until all calls have ended."""
         if self._tasks:
             await asyncio.wait(self._tasks)

@@ -1,4 +1,4 @@
-"""Limits on what is sent to a provider: a rate per minute, and calls under way that adapt to what it allows."""
+"""Limits on the requests to a provider: a rate per minute, and concurrent calls, as many as it accepts."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import asyncio
 import time
 from collections import deque
 
-_BURST_S = 1.0  # seconds of its rate that a bucket lets through at once
+_BURST_S = 1.0  # a bucket lets through its rate of this many seconds at once
 _RAISE = 1.0  # slots that a window of served calls adds
 _LOWER = 0.5  # slots that one rejection takes: a window of rejections halves the limit
 
 
 class TokenBucket:
-    """A rate limit, kept as the time at which all that was taken so far will have been allowed.
+    """A rate limit, stored as the time from which everything taken so far is allowed.
 
-    Takers are served in the order in which they ask, and one may take more than the bucket holds: it, and those
-    behind it, wait for the rest. Time is monotonic.
+    Takers are served in the order in which they ask. A taker may take more than the bucket holds: it and the takers
+    behind it then wait for the rest. Time is monotonic.
     """
 
     def __init__(self, per_minute: float) -> None:
@@ -24,24 +24,24 @@ class TokenBucket:
         self._paid_until = time.monotonic() - self._burst / self._rate
 
     def take(self, amount: float) -> float:
-        """Take; return the seconds to wait before using it."""
+        """Take `amount`; return the seconds to wait before using it."""
         now = time.monotonic()
         start = max(self._paid_until, now - self._burst / self._rate)
         self._paid_until = start + amount / self._rate
         return max(0.0, self._paid_until - now)
 
     def give_back(self, amount: float) -> None:
-        """Return what was taken and not used; a negative amount takes what was used beyond."""
+        """Give back an unused amount; a negative amount takes the excess that was used."""
         self._paid_until -= amount / self._rate
 
 
 class Gate:
-    """Slots for calls under way, given out first come, first served.
+    """Slots for concurrent calls, granted first come, first served.
 
-    How many there are adapts by additive increase and multiplicative decrease (Chiu and Jain, 1989), counted per
-    response instead of per round: every served call adds 1/limit of a slot, every rejection takes half a slot.
-    Single rejections, which say nothing about load, so cost little, and a provider that rejects all halves the
-    limit within a window.
+    Their number adapts by additive increase and multiplicative decrease (Chiu and Jain, 1989), counted per response
+    instead of per round: every served call adds 1/limit of a slot, every rejection takes half a slot. So a single
+    rejection, which says nothing about load, costs little, and a provider that rejects every call halves the limit
+    within a window.
     """
 
     def __init__(self, ceiling: int) -> None:
@@ -52,7 +52,7 @@ class Gate:
 
     @property
     def limit(self) -> int:
-        """Calls that may be under way now."""
+        """The number of calls that may be in progress now."""
         return int(self._limit)
 
     def try_enter(self) -> bool:
@@ -63,7 +63,7 @@ class Gate:
         return True
 
     async def enter(self) -> None:
-        """Wait for a slot and take it; there is no deadline here, the caller sets one."""
+        """Wait for a slot and take it; the deadline is up to the caller."""
         if self.try_enter():
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -71,25 +71,25 @@ class Gate:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # the slot was handed over just then
+            if turn.done() and not turn.cancelled():  # the slot was granted just before
                 self.leave()
             else:
-                self._admit()  # in case those behind it can go now
+                self._admit()  # those behind it may be able to enter now
             raise
 
     def leave(self) -> None:
-        """Give a slot back; the longest waiting gets it."""
+        """Give a slot back; the call that has waited longest gets it."""
         self.in_flight -= 1
         self._admit()
 
     def served(self) -> None:
-        """The provider took a call: allow a little more, where the limit is what holds calls back."""
+        """The provider took a call: raise the limit a little, if at least half of its slots are in use."""
         if self._limit < self._ceiling and 2 * self.in_flight >= self._limit:
             self._limit = min(self._ceiling, self._limit + _RAISE / self._limit)
             self._admit()
 
     def rejected(self) -> None:
-        """The provider said that these are too many."""
+        """The provider said that it gets too many calls: lower the limit."""
         self._limit = max(1.0, self._limit - _LOWER)
 
     def _admit(self) -> None:

@@ -1,4 +1,4 @@
-"""The measurement of a pool: every candidate is asked a set of questions, for its accuracy and its latency."""
+"""The measurement of a pool: asks every candidate a set of questions, for its accuracy and its latency."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from actors.together import run_together
 from rewards.outcome import normalise_answer
 from rewards.transcript import CallStatus, RouteCall
 
-NO_DATASET = "all"  # the domain of questions that name no data set
+NO_DATASET = "all"  # the domain of questions that name no dataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +26,12 @@ class Measurement:
     """One candidate's accuracy and latency."""
 
     model: str  # the card's name
-    accuracy: dict[str, float]  # by data set, in [0, 1]; over answered questions
+    accuracy: dict[str, float]  # by dataset, in [0, 1]; over answered questions
     answered: int
     failed: int  # the provider's failures; they count neither as right nor as wrong
-    latency_s: float  # median of the answered calls; 0 where there are none
-    cost_usd: float  # of all that was billed, failed attempts included
-    errors: tuple[str, ...] = ()  # of failed calls, each once
+    latency_s: float  # median of the answered calls; 0 if there are none
+    cost_usd: float  # everything that was billed, failed attempts included
+    errors: tuple[str, ...] = ()  # the distinct errors of failed calls
 
 
 @dataclass(slots=True)
@@ -69,14 +69,14 @@ async def measure(
     *,
     ledger_url: str | None = None,
 ) -> list[Measurement]:
-    """Ask every candidate every question, as the policy would; `told` hears after each call what is spent so far.
+    """Ask every candidate every question, as the policy would; `told` gets the dollars spent so far after each call.
 
-    A refusal counts as a wrong answer, a provider's failure as none. Calls are recorded in the ledger, if there is
-    one, as a run of their own: each measurement asks anew.
+    A refusal counts as a wrong answer; a provider's failure is not counted. Calls are recorded in the ledger, if there
+    is one, as a run of their own, so each measurement asks again.
 
     Raises:
-        PoolError: an endpoint is not there, or a key is missing; then nothing was asked.
-        LedgerError: a call can't be recorded; then no more is asked.
+        PoolError: an endpoint can't be reached, or a key is missing; then nothing was asked.
+        LedgerError: a call can't be recorded; then the rest is not asked.
     """
     caller = CandidateCaller(cards, settings, ledger_url=ledger_url, run=f"measure-{secrets.token_hex(4)}")
     tallies = {card.name: _Tally() for card in cards}
@@ -88,7 +88,7 @@ async def measure(
 
     try:
         await caller.check()
-        # By question, so that candidates of slow providers are spread over the whole time.
+        # Question by question, so that the calls to slow providers are spread over the whole time.
         await run_together(ask(card, place, question) for place, question in enumerate(questions) for card in cards)
     finally:
         await caller.close()
@@ -97,9 +97,9 @@ async def measure(
 
 
 def holds_answer(reply: str, answers: Sequence[str]) -> bool:
-    """True where an accepted answer stands in the reply as whole words, both normalised as for exact match.
+    """True if the reply contains an accepted answer as whole words, both normalised as for exact match.
 
-    Candidates answer in sentences, so that exact match would find next to nothing right.
+    Candidates answer in sentences, so exact match would accept almost no answer.
     """
     words = f" {normalise_answer(reply)} "
     golds = (normalise_answer(answer) for answer in answers)
@@ -107,7 +107,7 @@ def holds_answer(reply: str, answers: Sequence[str]) -> bool:
 
 
 def most_usd(cards: Sequence[ModelCard], questions: Sequence[Question]) -> float:
-    """What a measurement may cost at most, in dollars, where no call is made again."""
+    """The most that a measurement can cost, in dollars, if no call is retried."""
     settings = PoolSettings()
     candidates = [Candidate(card, Endpoint(card.base_url, settings), settings) for card in cards]
     return sum(c.worst_usd(_request(c.card, 0, question)) for c in candidates for question in questions)

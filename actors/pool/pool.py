@@ -28,15 +28,15 @@ from rewards.transcript import CallStatus, RouteCall
 
 _log = logging.getLogger(__name__)
 
-_ASK_GRACE_S = 10.0  # beyond the caller's own deadlines, so that its more telling timeout comes first
-_CONCURRENT_CALLS = 16384  # an actor's, waiting ones included; the endpoints' own limits are what holds calls back
+_ASK_GRACE_S = 10.0  # beyond the caller's own deadlines, so that its more informative timeout comes first
+_CONCURRENT_CALLS = 16384  # per actor, waiting calls included; the endpoints' own limits hold calls back
 
 
 def assign_endpoints(cards: Sequence[ModelCard], settings: PoolSettings) -> list[list[ModelCard]]:
     """Split cards over at most `settings.callers` callers.
 
-    Cards of one endpoint stay together, so that its limits live in one place; where `settings.base_url`
-    overrides the cards', all are of one endpoint.
+    Cards of one endpoint stay together, so that one caller holds its limits. If `settings.base_url` overrides the
+    cards' URLs, all cards have the same endpoint.
     """
     by_endpoint: dict[str, list[ModelCard]] = {}
     for card in cards:
@@ -49,14 +49,14 @@ def assign_endpoints(cards: Sequence[ModelCard], settings: PoolSettings) -> list
 
 @dataclass(frozen=True)
 class CandidatePool:
-    """A handle that travels to the rollout workers."""
+    """A handle to the callers, which is sent to the rollout workers."""
 
     callers: tuple[Any, ...]  # Ray actor handles of CandidateCaller
     owner: Mapping[str, int]  # card name -> index of its caller
     settings: PoolSettings
     cards: Mapping[str, ModelCard]
     purse: Any = None  # Ray actor handle of the Purse that several callers share
-    _known: dict[int, CallerStats] = field(default_factory=dict)  # last known, by caller
+    _known: dict[int, CallerStats] = field(default_factory=dict)  # last known counters, by the caller's index
 
     @classmethod
     def start(
@@ -70,12 +70,12 @@ class CandidatePool:
     ) -> CandidatePool:
         """Start the callers and check that every endpoint answers.
 
-        A caller that dies is started again, `settings.caller_restarts` times, and what it was asked is asked
-        again; the ledger knows what of it was answered. `ledger_url` and `run` are the ledger's, see
-        `CandidateCaller`.
+        A caller that dies is restarted, up to `settings.caller_restarts` times, and its calls are made again; those
+        that were answered come from the ledger. For `ledger_url` and `run` see `CandidateCaller`. `check_timeout_s` is
+        the deadline for the start and the check, in seconds.
 
         Raises:
-            PoolError: an endpoint is not there, a key is missing, or the callers did not check them in time.
+            PoolError: an endpoint can't be reached, a key is missing, or the check took longer than `check_timeout_s`.
             LedgerError: the ledger can't be used.
         """
         shares = assign_endpoints(cards, settings)
@@ -87,8 +87,8 @@ class CandidatePool:
         caps = caps_of(settings)
         purse = None
         if caps.any and (len(shares) > 1 or url is None):
-            # A purse that starts again reads from the ledger what was spent. Without one it would not know, so there
-            # it has an actor of its own, which does not.
+            # A restarted purse reads from the ledger what was spent. Without a ledger it can't know, so the purse then
+            # always has an actor of its own, which is never restarted.
             restarts = 0 if url is None else settings.caller_restarts
             hosts = {card.name: host_of(settings.base_url or card.base_url) for card in cards}
             kind = ray.remote(Purse).options(num_cpus=0, max_restarts=restarts, max_task_retries=restarts, **options)
@@ -120,9 +120,9 @@ class CandidatePool:
         return pool
 
     async def ask(self, request: CallRequest) -> RouteCall:
-        """Ask through the caller that owns the endpoint; a dead or silent caller is the infrastructure's failure.
+        """Ask through the caller that owns the endpoint; a dead or silent caller counts as an infrastructure failure.
 
-        Cancelling this ends the call down to its connection.
+        Cancelling this coroutine cancels the call and closes its connection.
         """
         index, started = self.owner[request.model], time.monotonic()
         deadline_s = self.settings.queue_timeout_s + self.settings.total_timeout_s + _ASK_GRACE_S
@@ -158,13 +158,13 @@ class CandidatePool:
         )
 
     def stats(self, timeout_s: float = 30) -> CallerStats:
-        """All callers' counters. A caller that is dead or late, or can't read its ledger, counts with its last known
-        ones."""
+        """The sums of all callers' counters. For a caller that is dead or late, or can't read its ledger, the last
+        known counters are used."""
         calls = [caller.report.remote() for caller in self.callers]
         done, _ = ray.wait(calls, num_returns=len(calls), timeout=timeout_s)
         for index, call in enumerate(calls):
             if call not in done:
-                _log.warning("%s told no numbers within %g s; its last known are used", self._name(index), timeout_s)
+                _log.warning("%s sent no numbers within %g s; its last ones are used", self._name(index), timeout_s)
                 continue
             try:
                 self._known[index] = ray.get(call, timeout=timeout_s)
@@ -181,13 +181,13 @@ class CandidatePool:
         return dict(self.stats().usd)
 
     def close(self, timeout_s: float = 5) -> None:
-        """End the callers: their calls under way are cancelled and settled in the ledger, if that takes no longer than
-        `timeout_s`."""
+        """End the callers. Their unfinished calls are cancelled and settled in the ledger, if that takes no longer than
+        `timeout_s` seconds."""
         closing = {caller.close.remote(): self._name(index) for index, caller in enumerate(self.callers)}
         _, late = ray.wait([*closing], num_returns=len(closing), timeout=timeout_s)
         for call in late:
             _log.warning(
-                "%s did not close within %g s: what it had under way stays open in the ledger, at its worst price",
+                "%s did not close within %g s: its unfinished calls stay open in the ledger, at their worst price",
                 closing[call],
                 timeout_s,
             )
@@ -220,7 +220,7 @@ def _caller_name(index: int) -> str:
 
 
 def _strategy(ledger_url: str | None) -> Any:
-    """Where callers and purse run: on all nodes, but with a SQLite file for a ledger on this one, which has it."""
+    """The scheduling of callers and purse: on this node if the ledger is a SQLite file, which is here; else spread."""
     if ledger_url is None or database_url(ledger_url).get_backend_name() != "sqlite":
         return "SPREAD"
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

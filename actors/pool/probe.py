@@ -19,17 +19,17 @@ MAX_TOKENS = 16
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What one call to a candidate came to."""
+    """The result of one call to a candidate."""
 
     model: str  # the card's name
     reachable: bool  # it answered the question, whatever it said
     usage_reported: bool
-    price_plausible: bool  # the tokens billed are such as this question can take
+    price_plausible: bool  # the billed tokens are possible for this question
     prompt_tokens: int
     completion_tokens: int
     cost_usd: float
     latency_s: float
-    error: str  # for people; empty where all is well
+    error: str  # for people; empty if all is well
 
     @property
     def good(self) -> bool:
@@ -39,7 +39,7 @@ class Probe:
 async def probe(cards: Sequence[ModelCard], settings: PoolSettings, *, ledger_url: str | None = None) -> list[Probe]:
     """Ask every candidate at once, in the order of the cards; calls are recorded in the ledger, if there is one.
 
-    A missing key is a failed probe, too: nothing is raised for what is wrong with a card or its provider.
+    A missing key is a failed probe, too: faults of a card or its provider are never raised.
 
     Raises:
         LedgerError: a call can't be recorded.

@@ -1,4 +1,4 @@
-"""One call being bought: its requests with their pauses and hedges, each granted before it is sent and then paid."""
+"""Buys one call: its requests, pauses and hedges. Each request is granted before it is sent, and paid afterwards."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ class EndpointDown(Exception):
 
 @dataclass(slots=True)
 class Means:
-    """What the purchases of a caller share."""
+    """The objects that all purchases of a caller share."""
 
     settings: PoolSettings
     transport: Transport
-    funds: Funds | None  # None where there are no caps
+    funds: Funds | None  # None if there are no caps
     stats: CallerStats
     caller: str
     random: random.Random = field(default_factory=random.Random)
-    _life: str = field(default_factory=lambda: uuid4().hex)  # of this process: a caller that restarts has another
+    _life: str = field(default_factory=lambda: uuid4().hex)  # of this process: a restarted caller has another
     _numbers: count[int] = field(default_factory=count)
 
     def new_id(self) -> str:
-        """Unique among all callers and runs."""
+        """An id that is unique among all callers and runs."""
         return f"{self._life}-{next(self._numbers)}"
 
 
 class Purchase:
-    """What one call has come to so far; it outlives a deadline that cuts the call short."""
+    """The state of one call so far; it outlives a deadline that cuts the call short."""
 
     def __init__(self, means: Means, candidate: Candidate, request: CallRequest, key: str | None, body: bytes) -> None:
         self._means = means
@@ -69,17 +69,17 @@ class Purchase:
         self.estimated = False
         self.hedged = False
         self.last_fault = ""
-        self._waits_for = ""  # what keeps it from being sent, for people; empty while it is under way
+        self._waits_for = ""  # for people: what it waits for before it is sent; empty while a request is in progress
         self._probes = False  # the last request was let through an open breaker
         self._may_be_sent = False  # its clock runs
-        self._has_turn = False  # under the limits per minute, and not used yet
+        self._has_turn = False  # it has an unused turn under the limits per minute
 
     @property
     def elapsed_s(self) -> float:
         return time.monotonic() - self.started
 
     async def take_turn(self) -> None:
-        """Wait for the limits per minute, then for a slot; there is no deadline here, the caller sets one.
+        """Wait for a turn under the limits per minute, then for a slot; the deadline is up to the caller.
 
         Raises:
             EndpointDown: the endpoint is down, and calls don't wait for it.
@@ -100,22 +100,22 @@ class Purchase:
         await endpoint.gate.enter()
 
     def give_back_turn(self) -> None:
-        """The call is over; what it took of the limits per minute and did not use is given back."""
+        """After the call: give back a turn under the limits per minute that was not used."""
         if self._has_turn:
             self._has_turn = False
             self._candidate.give_back_turn(self._request)
 
     def start(self) -> None:
-        """The clock of the call starts: it is about to be sent."""
+        """Start the call's clock: the call is about to be sent."""
         self._may_be_sent, self._waits_for = True, ""
         self.started = time.monotonic()
 
     async def grant(self) -> str:
-        """Wait until a request may be sent and paid for; return the id to pay it under.
+        """Wait until a request may be sent and paid for; return the id of its charge.
 
         Raises:
             EndpointDown: the breaker is open, and calls don't wait for it.
-            OverBudget: it would break a cap.
+            OverBudget: the request would break a cap.
         """
         endpoint = self._candidate.endpoint
         self._probes = endpoint.breaker.state is not BreakerState.CLOSED
@@ -128,8 +128,8 @@ class Purchase:
         return await self._reserve()
 
     async def run(self, charge_id: str) -> Reply:
-        """Send until a reply is final, the first request under `charge_id`; pauses double, with jitter, and are no
-        shorter than asked for.
+        """Send requests until a reply is final; `charge_id` is the charge of the first. Pauses double, with jitter, and
+        are never shorter than the provider asks for.
 
         Raises:
             EndpointDown, OverBudget: a further request may not be sent.
@@ -141,7 +141,7 @@ class Purchase:
                 return reply
             self.last_fault = reply.fault
             if self._probes and reply.down and settings.when_down == "fail":
-                # Probing on, second by second, would hold its episode, and with it the step, as long as the outage.
+                # A call that went on probing would hold up its episode, and so the step, as long as the outage lasts.
                 raise self._down()
             if self.attempts >= settings.max_attempts:
                 return replace(reply, fault=f"{reply.fault} (gave up after {self.attempts} attempts)")
@@ -155,7 +155,7 @@ class Purchase:
             self._waits_for = ""
 
     def pay(self, charge_id: str, reply: Reply | None) -> None:
-        """Settle a request; `reply` is None where we hung up on it."""
+        """Settle a request's charge; `reply` is None if we hung up."""
         usd, estimated = self._candidate.price(self._request, reply)
         self.spent_usd += usd
         self.estimated |= estimated
@@ -166,7 +166,10 @@ class Purchase:
             self._means.funds.settle(charge_id, usd)
 
     async def record(self, charge_id: str, begin: Awaitable[Settled | None]) -> Settled | None:
-        """Have the call recorded before it is sent; if that fails, or it was answered before, its money is free."""
+        """Record the call before it is sent. If that fails, or the call was answered before, free its reservation.
+
+        Returns the earlier answer, if there is one.
+        """
         found = None
         self._waits_for = "the ledger to write it down"
         try:
@@ -184,7 +187,7 @@ class Purchase:
         return found
 
     def late(self) -> Reply:
-        """The call's deadline is over."""
+        """The reply for a call whose deadline has passed."""
         settings, base_url = self._means.settings, self._candidate.endpoint.base_url
         if not self._may_be_sent:
             fault = f"not sent within {settings.queue_timeout_s:g} s (pool.queue_timeout_s): it waited for "
@@ -198,7 +201,7 @@ class Purchase:
         return Reply(fault=f"no reply from {base_url} {within}{before}", timed_out=True)
 
     def sum_up(self, reply: Reply, status: str = "") -> Settled:
-        """What the call came to, with the key, which a provider may repeat, cut out of it."""
+        """The call's outcome, without the key, which a provider may have repeated."""
         usage, error = Usage(0, 0), reply.refusal or reply.fault
         if reply.good or reply.refusal:
             reported = self._candidate.usage(self._request, reply)
@@ -245,8 +248,8 @@ class Purchase:
         return charge_id
 
     async def _send(self, charge_id: str) -> Reply:
-        """One request, paid for whatever becomes of it."""
-        self._has_turn = False  # a hedge comes after its call, and has a turn of its own
+        """Send one request, and pay for it however it ends."""
+        self._has_turn = False  # used now; a hedge, which comes later, takes a turn of its own
         self.attempts += 1
         self._means.stats.attempts += 1
         started = time.monotonic()
@@ -271,14 +274,14 @@ class Purchase:
         return reply
 
     async def _send_hedged(self, charge_id: str) -> Reply:
-        """One request, and a second one beside it once it is slow."""
+        """Send one request, and a second one beside it if the first is slow."""
         slow_s = self._candidate.hedge_after_s()
         if slow_s is None:
             return await self._send(charge_id)
         return await first_good(self._send(charge_id), slow_s, self._send_second)
 
     async def _send_second(self) -> Reply | None:
-        """A hedge, where a slot and its turn are free and no cap refuses it; else None."""
+        """Send a hedge if the endpoint is up, a slot and a turn are free and no cap refuses it; else return None."""
         gate = self._candidate.endpoint.gate
         if self._candidate.endpoint.breaker.state is not BreakerState.CLOSED or not gate.try_enter():
             return None

@@ -1,4 +1,4 @@
-"""Reads what a provider sent back: a text, a refusal or a fault, and the tokens it billed."""
+"""Reads a provider's response: a text, a refusal or a fault, and the tokens that it billed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from actors.json_bytes import decode
 from rewards.transcript import CallStatus
 
-_MOST_TOKENS = 10_000_000  # more than any model takes: a usage beyond it is nonsense
+_MOST_TOKENS = 10_000_000  # more than any model takes: a larger usage is nonsense
 _EXCERPT = 200  # characters of a provider's message that an error repeats
 _REFUSALS = ("content_filter", "content_policy", "contentfilter", "policyviolation", "moderation", "safety")
 
@@ -21,21 +21,21 @@ class Usage:
     completion_tokens: int
 
 
-@dataclass(slots=True)  # not frozen: that takes three times as long to make, and every attempt makes one
+@dataclass(slots=True)  # not frozen: a frozen one takes three times as long to make, and every attempt makes one
 class Reply:
-    """What one attempt came to: `refusal` and `fault` are reasons for people, both empty for a good text."""
+    """The result of one attempt: `refusal` and `fault` are reasons for people, both empty for a good text."""
 
     text: str = ""
-    usage: Usage | None = None  # None where it was missing or nonsense
+    usage: Usage | None = None  # None if it was missing or nonsense
     refusal: str = ""
     fault: str = ""
     retriable: bool = False
     retry_after_s: float = 0.0  # the pause that the provider asked for
     timed_out: bool = False
-    rejected: bool = False  # the provider says that these are too many requests
-    down: bool = False  # the provider is not there, or out of order
-    over_budget: bool = False  # nothing was sent, as a cap does not allow it
-    may_be_billed: bool = False  # without usage: an answer was made or under way when this went wrong
+    rejected: bool = False  # the provider says that it gets too many requests
+    down: bool = False  # the provider can't be reached, or is out of order
+    over_budget: bool = False  # nothing was sent, because a cap does not allow it
+    may_be_billed: bool = False  # if there is no usage: the provider had begun an answer before the fault
 
     @property
     def good(self) -> bool:
@@ -43,7 +43,7 @@ class Reply:
 
     @property
     def status(self) -> CallStatus:
-        """How a call ends whose last attempt came to this."""
+        """The status of a call whose last attempt has this result."""
         if self.over_budget:
             return CallStatus.OVER_BUDGET
         if self.refusal:
@@ -86,7 +86,7 @@ def _no_json(status: int, body: bytes) -> Reply:
     fault = f"HTTP {status} with a body that is not JSON: {_excerpt(body)}"
     if body.lstrip().startswith(b"<"):
         return Reply(fault=f"{fault}; a web page answers there: check the card's base_url")
-    # A transfer that was cut short unseen: it is tried again as a broken connection is.
+    # Probably the transfer was cut off unnoticed, so it is retried like a broken connection.
     return Reply(fault=fault, retriable=True, may_be_billed=True)
 
 
@@ -107,8 +107,8 @@ def _completion(fields: dict[str, Any], usage: Usage | None) -> Reply:
         fault = f"the reply's content is {type(content).__name__}, not a text"
         return Reply(usage=usage, fault=fault, may_be_billed=True)
     if content and usage is not None and usage.completion_tokens == 0:
-        usage = None  # a text that took no tokens
-    # Lone surrogates and zero bytes are legal in JSON; no tokenizer or file takes the one, no database the other.
+        usage = None  # nonsense: a text without tokens
+    # JSON may hold lone surrogates and zero bytes. Tokenizers and files can't hold the former, databases the latter.
     return Reply(text=content.encode("utf-8", "replace").decode().replace("\0", "\ufffd"), usage=usage)
 
 
@@ -145,7 +145,7 @@ def _usage(usage: object) -> Usage | None:
     if not isinstance(usage, dict):
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if type(prompt) is not int or type(completion) is not int:  # a bool is an int, but no count
+    if type(prompt) is not int or type(completion) is not int:  # a bool is an int, but not a count
         return None
     if not (0 < prompt <= _MOST_TOKENS and 0 <= completion <= _MOST_TOKENS):
         return None

@@ -1,4 +1,4 @@
-"""Settings of the candidate pool: its cards, how they are called, what may be spent, and what is written down."""
+"""Settings of the candidate pool: its cards, its calls, its spending caps and its ledger."""
 
 from __future__ import annotations
 
@@ -31,46 +31,46 @@ class PoolSettings(Settings):
         return None if value is None else check_base_url(value)
 
     callers: int = Field(1, ge=1, description="Caller actors; every endpoint belongs to exactly one.")
-    caller_restarts: int = Field(3, ge=0, description="Times that a caller which died is started again.")
+    caller_restarts: int = Field(3, ge=0, description="Times that a dead caller is restarted.")
     max_in_flight: int = Field(
-        256, gt=0, description="Calls under way per endpoint, at most; fewer while the provider answers 429 or 503."
+        256, gt=0, description="Most calls in progress per endpoint; fewer while the provider answers 429 or 503."
     )
     queue_timeout_s: float = Field(
-        600, gt=0, description="Deadline for a call's turn under the limits; then the call is a timeout."
+        600, gt=0, description="Most seconds that a call waits for its turn under the limits; then it is a timeout."
     )
-    connect_timeout_s: float = Field(5, gt=0, description="Deadline to connect.")
+    connect_timeout_s: float = Field(5, gt=0, description="Deadline to connect, in seconds.")
     first_byte_timeout_s: float = Field(
         30,
         gt=0,
-        description="Deadline for a reply to begin, and for each further piece. A reply begins once it is generated "
-        "whole, so it must leave time for that; a request that hangs is given up and tried again.",
+        description="Deadline, in seconds, for a reply to begin, and for each further piece of it. A reply begins only "
+        "when it is completely generated, so leave time for that. A request that hangs is given up and retried.",
     )
-    total_timeout_s: float = Field(60, gt=0, description="Deadline for a call: attempts and the pauses between.")
+    total_timeout_s: float = Field(60, gt=0, description="Deadline for a call, all attempts and pauses, in seconds.")
     max_attempts: int = Field(
         8,
         ge=1,
-        description="Attempts per call; only 429, 5xx, broken connections, bodies cut short and hangs are retried.",
+        description="Most attempts per call; only 429, 5xx, broken connections, cut-off bodies and hangs are retried.",
     )
-    backoff_s: float = Field(0.25, gt=0, description="First pause between attempts; doubles, with jitter.")
+    backoff_s: float = Field(0.25, gt=0, description="First pause between attempts, in seconds; doubles, with jitter.")
     when_down: Literal["fail", "wait"] = Field(
         "fail",
         description="Calls to an endpoint that is down: `fail` at once as provider errors, or `wait` until it is back "
-        "or their deadline is over.",
+        "or their deadline has passed.",
     )
     hedge_quantile: float | None = Field(
         None,
         gt=0,
         lt=1,
         description="A call slower than this quantile of its model's recent calls is sent a second time, and the first "
-        "good reply wins; both are paid for. None: never.",
+        "good reply wins; both are paid for. Unset: never.",
     )
-    max_reply_bytes: int = Field(1 << 20, gt=0, description="A longer HTTP body is a provider error.")
+    max_reply_bytes: int = Field(1 << 20, gt=0, description="Longest HTTP body; a longer one is a provider error.")
     send_question_id: bool = Field(
-        False, description="Send the question's id as metadata: for recorded replies. Providers may refuse it."
+        False, description="Send the question's id as metadata, for recorded replies. Providers may refuse it."
     )
 
     cap_usd_per_run: float | None = Field(
-        None, ge=0, allow_inf_nan=False, description="Dollars that a run may spend; none for no cap."
+        None, ge=0, allow_inf_nan=False, description="Dollars that a run may spend; unset for no cap."
     )
     cap_usd_per_step: float | None = Field(
         None,
@@ -82,8 +82,8 @@ class PoolSettings(Settings):
         None,
         ge=0,
         allow_inf_nan=False,
-        description="Dollars that may be spent in a day of UTC, by all runs of one ledger: runs that are to share it "
-        "need the same ledger_url. Each sees every five seconds what the others have spent.",
+        description="Dollars that all runs of one ledger together may spend in a UTC day; runs that share the cap need "
+        "the same ledger_url. Each run reads every five seconds what the others have spent.",
     )
     cap_usd_per_provider: dict[str, float] = Field(
         default_factory=dict, description="Dollars that a run may spend, by endpoint host or card name."
@@ -99,19 +99,18 @@ class PoolSettings(Settings):
 
     ledger: Literal["record", "cache", "replay", "off"] = Field(
         "record",
-        description="`record` every call; `cache`: ask the ledger first; `replay`: ask only the ledger, where a call "
-        "ends as it did at its place in the run, failures included, and one that is not there voids its episode; "
-        "`off`: nothing is kept, and caps count from the start of the process.",
+        description="`record` every call; `cache`: also look in the ledger first; `replay`: look only in the ledger: a "
+        "call ends as it did at its place in the run, failures included, and a missing call voids its episode; "
+        "`off`: record nothing; caps then count from the start of the process.",
     )
     replay_run: str | None = Field(
-        None, description="Run that a replay repeats; none for the one that made each call last, or the only one."
+        None, description="Run that a replay repeats; unset: for each call, the run that made it last."
     )
     ledger_url: str | None = Field(
         None,
-        description="postgresql://… or sqlite:///… of the ledger, or a run folder; none for a SQLite file in this "
-        "run's folder. With SQLite all callers run on the node that starts them; for several nodes it takes "
-        "PostgreSQL, whose password comes from PGPASSWORD or ~/.pgpass. `cache` and `replay` make no "
-        "new file here, `record` does.",
+        description="The ledger: postgresql://…, sqlite:///… or a run folder; unset for a SQLite file in this run's "
+        "folder. With SQLite all callers run on the node that starts them; several nodes need PostgreSQL, whose "
+        "password comes from PGPASSWORD or ~/.pgpass. `record` makes a missing file here; `cache` and `replay` do not.",
     )
 
     @field_validator("ledger_url")

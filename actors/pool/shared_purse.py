@@ -1,4 +1,4 @@
-"""The purse that several callers share: an actor owns it, and every caller holds this."""
+"""The purse that several callers share: an actor owns it, and every caller holds a `SharedPurse`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from actors.pool.transport import PoolError
 
 
 class SharedPurse:
-    """A purse in a Ray actor, as a caller in another process uses it. Such an actor's calls keep no order, so what
-    has to come after a call is sent once that has returned."""
+    """A caller's access to a purse in a Ray actor. Ray may reorder calls to this actor, so a call that must come after
+    another is sent only when that has returned."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
@@ -25,7 +25,7 @@ class SharedPurse:
 
         Raises:
             PoolError: the purse is gone for good; nothing can be sent within the caps any more.
-            LedgerError: it can't read the ledger.
+            LedgerError: the purse can't read the ledger.
         """
         reference = self._actor.reserve.remote(charge)
         try:
@@ -39,6 +39,7 @@ class SharedPurse:
             raise
 
     def settle(self, charge_id: str, usd: float) -> None:
+        """As `Purse.settle`; does not wait."""
         self._actor.settle.remote(charge_id, usd)
 
     async def forfeit(self, caller: str) -> None:
@@ -53,17 +54,17 @@ class SharedPurse:
             raise _gone(error) from error
 
     async def close(self) -> None:
-        """Nothing: the actor outlives this."""
+        """Do nothing: the actor outlives this object."""
 
     async def _give_back(self, reference: Any, charge_id: str) -> None:
-        """Stop waiting for a grant, and return it where it came all the same."""
+        """Stop waiting for a grant, and return it if it comes all the same."""
         ray.cancel(reference)
         try:
             refusal = await reference
         except TaskCancelledError:
             return  # it was not granted
         except RayActorError:
-            return  # a purse that starts again has granted nothing yet
+            return  # a restarted purse has granted nothing yet
         if not refusal:
             self.settle(charge_id, 0.0)
 

@@ -1,4 +1,4 @@
-"""The purse: what may still be spent, by run, step, day and provider; nothing is sent that it did not grant."""
+"""The purse: enforces the spending caps of run, step, day and provider; no request is sent without its grant."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from actors.pool.settings import PoolSettings
 if TYPE_CHECKING:
     from actors.ledger.ledger import Ledger
 
-_NANO = 1_000_000_000  # money is summed in billionths of a dollar: integers, whose sums are exact
+_NANO = 1_000_000_000  # money is summed in billionths of a dollar, because sums of integers are exact
 _DAY_S = 86_400.0
-_REREAD_S = 5.0  # between two looks at what other runs have spent today
+_REREAD_S = 5.0  # between two readings of the amount that other runs have spent today
 
-Account = tuple[str, str]  # a cap's setting, and which step or provider it is of
+Account = tuple[str, str]  # a cap's setting, and the step or provider that it applies to
 _DAY: Account = ("cap_usd_per_day", "")
 
 
@@ -47,20 +47,20 @@ def caps_of(settings: PoolSettings) -> Caps:
     )
 
 
-@dataclass(slots=True)  # not frozen: that takes three times as long to make, and every request makes one
+@dataclass(slots=True)  # not frozen: a frozen one takes three times as long to make, and every request makes one
 class Charge:
-    """A request that is to be paid for."""
+    """A request that must be paid for."""
 
     id: str  # unique among the requests of all callers
-    caller: str  # who asks; see `Purse.forfeit`
+    caller: str  # the caller that asks; see `Purse.forfeit`
     card: str
     host: str
     step: int  # 0 for none
-    worst_usd: float
+    worst_usd: float  # the most that it can cost
 
 
 class Funds(Protocol):
-    """A purse, or a way to one in another process."""
+    """A purse, or the access to a purse in another process."""
 
     async def reserve(self, charge: Charge) -> str: ...
 
@@ -88,21 +88,21 @@ class _Waiter:
 
 
 class Purse:
-    """Grants requests their worst case before they are sent, and takes back what they did not cost.
+    """Reserves the worst price of each request before it is sent, and frees the part that the request did not cost.
 
-    A request whose worst case fits under a cap only once others have settled waits for them, first come, first
-    served; one that does not fit beside what is spent for good is refused. So a cap is never exceeded, and what it
-    can pay for is served. A plain object for one caller; made a Ray actor, the one owner of the money of several.
+    A request that fits under a cap only after others have settled waits for them, first come, first served. A request
+    that does not fit even if all reservations are freed is refused. So a cap is never exceeded, and every request that
+    it can pay for is served. One caller uses a purse directly; several callers share one that is a Ray actor.
 
-    The day's cap is of all runs of a ledger, each of which has a purse. What the others have spent is read every five
-    seconds, the reservations of their calls under way as spent: so runs side by side can exceed it together, by no
-    more than they were granted in that time.
+    The day's cap covers all runs of a ledger, and each run has its own purse. A purse reads every five seconds what the
+    others have spent, and counts their reservations as spent. So parallel runs can together exceed the cap, but only by
+    the amount that they were granted in that time.
     """
 
     def __init__(
         self, caps: Caps, ledger_url: str | None = None, run: str = "", hosts: Mapping[str, str] | None = None
     ) -> None:
-        """`ledger_url` and `run` say where to read what was spent before; `hosts` is the endpoint host by card."""
+        """`ledger_url` and `run` say where to read earlier spending; `hosts` is the endpoint's host by card name."""
         self._caps = caps
         self._ledger_url = ledger_url
         self._run = run
@@ -112,14 +112,14 @@ class Purse:
         self._granted: dict[str, tuple[Charge, tuple[_Book, ...]]] = {}
         self._opening: asyncio.Lock | None = None  # made in the loop that uses it
         self._opened = False
-        self._ledger: Ledger | None = None  # kept open where there is a cap on the day
-        self._midnight = 0.0  # that the day began with, seconds since 1970
+        self._ledger: Ledger | None = None  # kept open if there is a cap on the day
+        self._midnight = 0.0  # start of the day, seconds since 1970
         self._day_ends_s = math.inf
-        self._others = 0  # nano-dollars of other runs in what is spent today
+        self._others = 0  # nano-dollars that other runs have spent today
         self._reread_s = math.inf
 
     async def open(self) -> None:
-        """Read from the ledger what the run and the day have spent already; does nothing the second time.
+        """Read from the ledger what was already spent in this run and on this day; further calls do nothing.
 
         Raises:
             LedgerError: the ledger can't be read.
@@ -135,7 +135,7 @@ class Purse:
     async def reserve(self, charge: Charge) -> str:
         """Wait until the request is granted, and return ""; or return why it is refused: cap, sums and remedy.
 
-        There is no deadline here, the caller sets one; every grant must be settled.
+        The deadline is up to the caller. Every grant must be settled.
 
         Raises:
             LedgerError: the ledger can't be read.
@@ -159,8 +159,8 @@ class Purse:
         return await self._wait(charge, blocked)
 
     def settle(self, charge_id: str, usd: float) -> None:
-        """A granted request has come to `usd`, 0 where the provider bills nothing. Unknown ones are left alone:
-        a purse that was started again has read them from the ledger."""
+        """Settle a granted request that has cost `usd` dollars, 0 if the provider bills nothing. Unknown requests are
+        ignored: a restarted purse has read them from the ledger."""
         charge, books = self._granted.pop(charge_id, (None, ()))
         if charge is None:
             return
@@ -173,8 +173,8 @@ class Purse:
                 self._serve(book)
 
     async def forfeit(self, caller: str) -> None:
-        """The caller died, or starts anew: what it has reserved counts as spent, for the provider may bill it, and
-        what it waits for is not granted any more."""
+        """Give up the requests of a caller that died or restarts: its reservations count as spent, because the provider
+        may bill them, and its waiting requests are refused."""
         for book in self._books.values():
             for waiter in book.waiting:
                 if waiter.charge.caller == caller and not waiter.verdict.done():
@@ -192,7 +192,7 @@ class Purse:
             await ledger.close()
 
     def totals(self) -> dict[str, dict[str, float]]:
-        """By cap, dollars: `cap`, `spent`, `reserved`."""
+        """For each cap its `cap`, `spent` and `reserved`, in dollars."""
         return {
             " ".join(filter(None, account)): {
                 "cap": book.cap / _NANO,
@@ -209,13 +209,13 @@ class Purse:
             return await waiter.verdict
         except asyncio.CancelledError:
             if waiter.verdict.done() and not waiter.verdict.cancelled() and not waiter.verdict.result():
-                self.settle(charge.id, 0.0)  # granted just then
+                self.settle(charge.id, 0.0)  # granted just before the cancellation
             else:
-                self._serve(book)  # in case those behind it can go now
+                self._serve(book)  # those behind it may be able to go now
             raise
 
     def _serve(self, book: _Book) -> None:
-        """Decide on those who wait at a cap, in their order, up to the first that has to wait on."""
+        """Decide the requests that wait at a cap, in their order, up to the first that must wait longer."""
         while book.waiting:
             waiter = book.waiting[0]
             if not waiter.verdict.done():
@@ -270,7 +270,7 @@ class Purse:
         )
 
     def _turn_day(self, now: float) -> None:
-        """At midnight the day's sum starts anew. The clock is read once: it may be set, the monotonic one not."""
+        """Restart the day's sum at midnight. Counts on the monotonic clock, because the wall clock may be set."""
         days = 1 + (now - self._day_ends_s) // _DAY_S
         self._day_ends_s += _DAY_S * days
         self._midnight += _DAY_S * days
@@ -280,7 +280,7 @@ class Purse:
             self._serve(day)
 
     async def _read_others(self, now: float) -> None:
-        """Count what other runs have spent today; those who ask meanwhile wait for it."""
+        """Read what other runs have spent today; requests that come meanwhile wait for it."""
         assert self._opening is not None, "open comes first"
         async with self._opening:
             if self._ledger is None or now < self._reread_s:
@@ -303,7 +303,7 @@ class Purse:
         self._day_ends_s = time.monotonic() + self._midnight + _DAY_S - wall
         if self._ledger_url is None or not caps.any:
             return
-        from actors.ledger.ledger import Ledger  # SQLAlchemy, which a purse without a ledger does not need
+        from actors.ledger.ledger import Ledger  # here, because a purse without a ledger does not need SQLAlchemy
 
         ledger = await Ledger.open(self._ledger_url, run=self._run)
         try:
@@ -327,4 +327,4 @@ class Purse:
 
 
 def _nano(usd: float) -> int:
-    return math.ceil(usd * _NANO - 1e-6)  # in favour of the cap, but for the noise of floats
+    return math.ceil(usd * _NANO - 1e-6)  # rounded up, so that the cap holds; 1e-6 allows for errors of floats

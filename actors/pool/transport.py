@@ -1,4 +1,4 @@
-"""One HTTP request to a candidate's endpoint: a pooled session, its deadlines, and what may travel where."""
+"""HTTP requests to candidates' endpoints: a pooled session, its deadlines, and the protection of the keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from actors.errors import ExplainedError
 from actors.pool.reply import Reply, read_reply
 from actors.pool.settings import PoolSettings
 
-SHORTEST_SECRET = 8  # characters; a dummy key such as `EMPTY` is no secret, and cutting it would maim replies
+SHORTEST_SECRET = 8  # characters; a dummy key such as `EMPTY` is no secret, and removing it would damage replies
 
 _JSON = "application/json"
 
@@ -35,8 +35,8 @@ class Transport:
         self._closed = False
 
     async def post(self, base_url: str, key: str | None, body: bytes) -> Reply:
-        """One chat completion, `body` its JSON. A connection that fails or says nothing for `first_byte_timeout_s`
-        is a retriable fault; there is no other deadline but to connect.
+        """Send one request for a chat completion, with the JSON `body`. A connection that fails, or is silent for
+        `first_byte_timeout_s`, is a retriable fault. The only other deadline is the one to connect.
 
         Raises:
             PoolError: the transport is closed.
@@ -68,7 +68,7 @@ class Transport:
                 down=True,
                 may_be_billed=answered or hung,
             )
-        except aiohttp.ClientError as error:  # what came back is no HTTP
+        except aiohttp.ClientError as error:  # the response is not HTTP
             return Reply(fault=f"{url} does not speak HTTP: {type(error).__name__}")
 
     async def probe(self, base_url: str, key: str | None) -> None:
@@ -99,7 +99,7 @@ class Transport:
         if 300 <= status < 400:
             raise PoolError(f"{url} redirects (HTTP {status}), which is never followed; set the final base_url")
         if status >= 500:
-            raise PoolError(f"{url} is out of order (HTTP {status}); mend the server or choose another base_url")
+            raise PoolError(f"{url} is out of order (HTTP {status}); repair the server or choose another base_url")
 
     async def close(self) -> None:
         self._closed = True
@@ -113,7 +113,7 @@ class Transport:
         if self._session is None:
             connect_s = self._settings.connect_timeout_s
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),  # the gates are the limit
+                connector=aiohttp.TCPConnector(limit=0),  # the gates limit the calls
                 timeout=aiohttp.ClientTimeout(
                     total=None,
                     connect=connect_s,
@@ -126,7 +126,7 @@ class Transport:
 
 
 def retry_after_s(header: str | None, now_s: float | None = None) -> float:
-    """The pause in seconds that a Retry-After header asks for, as a number or a date; 0 where it says nothing."""
+    """The pause in seconds that a Retry-After header asks for, as a number or a date; 0 if it asks for none."""
     if not header:
         return 0.0
     try:
@@ -141,7 +141,7 @@ def retry_after_s(header: str | None, now_s: float | None = None) -> float:
 
 
 def _without(key: str | None, body: bytes) -> bytes:
-    """`body` without the key. Done before anything is cut short, so that no part of a repeated key remains."""
+    """`body` without the key. Done before any text is shortened, so that no part of a repeated key remains."""
     return body if key is None or len(key) < SHORTEST_SECRET else body.replace(key.encode(), b"***")
 
 
@@ -150,7 +150,7 @@ def _headers(key: str | None) -> dict[str, str] | None:
 
 
 async def _read(response: aiohttp.ClientResponse, most_bytes: int) -> bytes | None:
-    """The decompressed body, None where it is longer than allowed; the rest is then never read."""
+    """The decompressed body; None if it is longer than `most_bytes`, and then the rest is never read."""
     length = response.content_length
     if length is not None and length <= most_bytes and "Content-Encoding" not in response.headers:
         return await response.read()

@@ -22,14 +22,14 @@ MENU = draw_menu(CARDS, 0, shuffle=True, rename="seen")
 QUESTION = Question("q", "world", "what is the comet of lanu ?", ("sena",))
 SEARCH = f"<think> astronomy </think> <search> {MENU.items[0].name} : comet of lanu </search>"
 ANSWER = "<think> sena </think> <answer> sena </answer>"
-# An episode in which two searches go out together, and room for the prompt that explains it.
+# An episode in which two searches are sent together, with room for the prompt that explains this.
 SEVERAL: dict[str, Any] = {"prompt": "instruct", "parallel_searches": 2, "length": 4096}
 
 
 class Script:
-    """A policy that says what it is told to, turn by turn, and keeps the prompts and limits that it was given.
+    """A policy that plays given turns, and keeps the prompts and limits that it was called with.
 
-    A turn ends by length where it is cut or ends in no stop string, unless `finish` says otherwise.
+    A turn ends by length if it is cut or does not end in a stop string, unless `finish` says otherwise.
     """
 
     def __init__(self, *turns: str, finish: Literal["stop", "length"] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Settings of what makes trajectories: what can't be is refused with its remedy."""
+"""Settings of engine and episode: impossible ones are refused, and the message gives the remedy."""
 
 from __future__ import annotations
 

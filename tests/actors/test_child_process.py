@@ -1,4 +1,4 @@
-"""Child processes: they and their own children find our packages, whatever the folder they start in holds."""
+"""Child processes: they and their own children find our packages, whatever files are in the working directory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_it_finds_our_packages_among_a_user_s_files(tmp_path: Path, monkeypatch:
 
 
 def test_what_installed_packages_need_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """site-packages would else come before the standard library."""
+    """Otherwise site-packages would come before the standard library."""
     monkeypatch.setenv("PYTHONPATH", "")
     assert child_variables()["PYTHONPATH"] == str(ROOT)
     monkeypatch.setattr(child_process, "ROOT", Path(sysconfig.get_path("purelib")).resolve())

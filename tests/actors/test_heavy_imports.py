@@ -1,4 +1,4 @@
-"""What heavy imports leave out, and how they leave the process."""
+"""Heavy imports: they leave out scikit-learn, and the garbage collector works afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON as bytes: compact UTF-8, whatever Python's own library takes."""
+"""JSON as bytes: compact UTF-8, for everything that Python's own library accepts."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ def test_what_is_no_json() -> None:
         encode({"x": object()})
     with pytest.raises(json.JSONDecodeError):
         decode(b"<html>")
-    assert math.isnan(decode(b"NaN"))  # some providers write it
+    assert math.isnan(decode(b"NaN"))  # some providers write NaN

@@ -1,4 +1,4 @@
-"""JSON lines: what is read, and how every fault is told."""
+"""JSON lines: good files are read, and every fault gets its message."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VALUES = st.recursive(
 
 
 class FileError(ValueError):
-    """What the caller of the reader raises."""
+    """The error class that the reader's caller names."""
 
 
 @given(values=st.lists(VALUES), gap=st.integers(0, 2))

@@ -1,4 +1,4 @@
-"""The load: an integral of a count, against the sum over every stretch."""
+"""The load: the integral of its count equals the sum over all intervals."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.
 
 @given(st.lists(st.tuples(TEXT, st.lists(TEXT, min_size=1, max_size=3)), min_size=1, max_size=5))
 def test_a_csv_file_holds_any_text(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, list[str]]]) -> None:
-    # The csv module splits lines where the reader's source does: at line feeds.
+    # The csv module splits lines at line feeds, as the reader's source does.
     written = [{"id": str(n), "question": text, "answers": answers} for n, (text, answers) in enumerate(rows)]
     path = write(tmp_path_factory.getbasetemp() / "any.csv", written)
     assert [(q.text, list(q.answers)) for q in load_questions(path)] == rows

@@ -1,4 +1,4 @@
-"""The stacks: they name the function that hangs, also in a process below; what can't be had is told and no error."""
+"""The stacks: they name the function that hangs, also in a child process; missing stacks are explained, not raised."""
 
 from __future__ import annotations
 

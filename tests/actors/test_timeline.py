@@ -1,4 +1,4 @@
-"""The timeline: slices of one row never cross, and each has its time."""
+"""The timeline: slices of one row never overlap in part, and each has its time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def test_things_at_once_have_rows_of_their_own() -> None:
     assert all(each.facts["status"] == "ok" for each in slices)
     assert all(before - 0.01 <= each.began <= time.time() for each in slices)
     rows = {each.row for each in slices}
-    assert 2 <= len(rows) < 40  # rows are used again
+    assert 2 <= len(rows) < 40  # rows are reused
     for row in rows:
         line = sorted((each for each in slices if each.row == row), key=lambda each: each.began)
         assert all(a.began + a.seconds <= b.began + 1e-4 for a, b in pairwise(line))

@@ -1,4 +1,4 @@
-"""Admission: new episodes start while the engine has room, those that wait for a candidate take none of it."""
+"""Admission: new episodes start while the engine has room; an episode that waits for a candidate takes no room."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def play(admission: Admission, turns: list[float], waits: list[float], see
 
 
 async def test_as_many_are_under_way_as_keep_the_engine_at_its_target() -> None:
-    """Calls take nine times as long as turns: ten times the target is then under way, and the target generates."""
+    """Calls take nine times as long as turns, so ten times as many episodes are in progress as generate."""
     admission, seen, most = Admission(4), [], 0
 
     async def watch() -> None:
@@ -41,7 +41,7 @@ async def test_as_many_are_under_way_as_keep_the_engine_at_its_target() -> None:
 async def test_an_episode_under_way_is_never_held_back() -> None:
     admission, seen = Admission(1), []
     first = asyncio.create_task(play(admission, [0.01, 0.05], [0.02, 0.0], seen))
-    await asyncio.sleep(0.015)  # it waits for its candidate now
+    await asyncio.sleep(0.015)  # the episode waits for its candidate now
     second = asyncio.create_task(play(admission, [0.1], [0.0], seen))
     await asyncio.gather(first, second)
     assert max(seen) == 2
@@ -82,7 +82,7 @@ async def test_no_place_is_lost_to_cancelled_or_failed_episodes(seed: int) -> No
 
 
 async def test_the_target_falls_to_what_fits_in_the_engines_memory_and_comes_back() -> None:
-    """A cache that holds three; then memory to spare, and all eight generate again."""
+    """The cache first holds three; then it has memory to spare, and all eight generate again."""
     admission, seen = Admission(8), []
     fits = 3
 
@@ -99,7 +99,7 @@ async def test_the_target_falls_to_what_fits_in_the_engines_memory_and_comes_bac
             seen.append(admission.generating)
 
     await asyncio.gather(*(play_and_tell() for _ in range(60)))
-    assert set(seen[:50]) == {fits, fits + 1}  # one more is tried now and then, in case there is memory for it again
+    assert set(seen[:50]) == {fits, fits + 1}  # now and then one more is tried, in case it fits again
     fits = 100
     await asyncio.gather(*(play_and_tell() for _ in range(60)))
     assert admission.target == 8

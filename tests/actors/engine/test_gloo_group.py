@@ -1,4 +1,4 @@
-"""The gloo group: when one member is gone the others hear of it at once, whatever is still kept of the error."""
+"""The gloo group: if a member is gone, the others notice at once, even while the error is still kept."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_who_still_waits_hears_at_once_that_the_group_was_closed_over_an_error()
     thread.join(TIMEOUT_S)
     assert time.monotonic() - began < TIMEOUT_S / 2
     assert len(ended) == 1
-    assert kept.value.__traceback__ is not None  # which still holds every frame
+    assert kept.value.__traceback__ is not None  # the traceback still holds every frame
     waiting.close()
 
 
@@ -68,6 +68,6 @@ def test_a_check_ends_the_wait_by_what_it_raises() -> None:
         raise ConnectionError("its engine died")
 
     with pytest.raises(ConnectionError, match="its engine died"):
-        send_until_it_fails(learner, torch.zeros(1 << 24), check)  # more than fits on the way
+        send_until_it_fails(learner, torch.zeros(1 << 24), check)  # more than the sockets hold
     idle.close()
     learner.close()

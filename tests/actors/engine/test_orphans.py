@@ -1,4 +1,4 @@
-"""Orphans: with the owner the engine core ends, and nobody else does."""
+"""Orphans: when the owner ends, the engine core ends too, and no other process does."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import textwrap
 
 import pytest
 
-# The reaper adopts what its descendants leave behind, as an init process or a container's shim does. It starts an
-# owner, a core, and below it a worker that watches the owner; then the owner ends.
+# The reaper adopts orphans among its descendants, as an init process or a container's shim does. It starts an owner, a
+# core, and as the core's child a worker that watches the owner; then the owner ends.
 SCRIPT = """
     import ctypes, multiprocessing, os, subprocess, sys, time
 

@@ -1,4 +1,4 @@
-"""The policy engine against transformers: what it samples, how it stops, and that it goes away."""
+"""The policy engine against transformers: its samples, its stops, and the end of its processes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def model(checkpoint: Path):
 
 @pytest.fixture(scope="module")
 async def engine(checkpoint: Path, model) -> AsyncIterator[PolicyEngine]:
-    start_engine_server(SETTINGS)  # which stays, as does multiprocessing's resource tracker
+    start_engine_server(SETTINGS)  # it stays, as does multiprocessing's resource tracker
     before = set(psutil.Process().children(recursive=True))
     engine = PolicyEngine(checkpoint, SETTINGS, version=3, weight_backend="gloo")
     await engine.start()
@@ -81,7 +81,7 @@ async def test_a_stop_string_ends_the_text_and_the_token_stays_whole(engine: Pol
     free = await sample(engine)
     words = free.text.split()
     assert [f"w{i}" for i in free.token_ids] == words
-    # Ends one character short of the tenth token, so that the stop string ends inside it.
+    # The stop string ends one character before the tenth token does, so it ends inside that token.
     stop = f"{words[8]} {words[9]}"[:-1]
     pieces: list[str] = []
     stopped = await sample(engine, stop=[stop], on_text=pieces.append)
@@ -121,7 +121,7 @@ async def test_cancelling_the_caller_aborts_the_request(engine: PolicyEngine) ->
 
 
 async def test_many_seeded_prompts_fill_more_than_one_step(engine: PolicyEngine) -> None:
-    """With chunked prefill, a seeded prompt that is cut between steps kills a CPU engine."""
+    """With chunked prefill, a seeded prompt that is split between steps kills a CPU engine."""
     prompts = [[5 + i, *range(5, 255)] for i in range(20)]
     generations = await asyncio.gather(
         *(
@@ -152,7 +152,7 @@ async def test_a_turn_has_a_deadline_and_says_that_the_engine_is_paused(engine: 
 
 
 async def test_as_many_generate_as_fit_in_the_cache_and_sample_the_same(engine: PolicyEngine, checkpoint: Path) -> None:
-    """81 blocks of 32 tokens, for sequences of 240 tokens, which take 8: ten fit, where 32 may generate."""
+    """The cache has 81 blocks of 32 tokens. Sequences of 240 tokens take 8 each, so ten fit, though 32 may generate."""
     admission = Admission(32)
     states: list[EngineState] = []
 

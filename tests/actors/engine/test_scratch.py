@@ -1,4 +1,4 @@
-"""The scratch folder: gone with its engine, or with the next one where its owner was killed."""
+"""The scratch folder: removed with its engine or, if its owner was killed, when the next folder is made."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_what_a_killed_owner_left_goes_as_the_next_is_made(
 def test_a_young_one_and_a_stranger_stay(temporary: Path) -> None:
     young = temporary / f"{module.PREFIX}young"
     young.mkdir()
-    (young / "owner").touch()  # not locked yet
+    (young / "owner").touch()  # the file is not locked yet
     stranger = temporary / f"{module.PREFIX}stranger"
     stranger.mkdir()
     Scratch().close()

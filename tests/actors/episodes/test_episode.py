@@ -1,4 +1,4 @@
-"""The episode: tokens are appended and never rewritten, and replies forge nothing."""
+"""The episode: tokens are appended and never rewritten, and replies can't forge actions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FIRST = MENU.items[0].name
 
 
 class Recorder:
-    """An observer that keeps what it hears."""
+    """An observer that keeps everything it is told."""
 
     def __init__(self) -> None:
         self.spans: list[tuple[str, BlockKind | None]] = []

@@ -1,4 +1,4 @@
-"""The calls of an episode: what becomes of failures, of names that nobody has, and of several searches at once."""
+"""The calls of an episode: failures, names that no candidate has, and several searches at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rewards.transcript import BlockKind, CallStatus, RouteCall, StopReason
 
 
 class Failing:
-    """A candidate that fails a number of times before it replies, and keeps what it was asked."""
+    """A candidate that fails a number of times before it replies, and keeps its requests."""
 
     def __init__(self, failures: int, status: CallStatus = CallStatus.TIMEOUT) -> None:
         self.failures = failures
@@ -91,7 +91,7 @@ async def test_a_failed_call_is_made_again_in_the_same_place_before_the_episode_
     [
         ("tttt", 3),  # two more after the first
         ("eeee", 2),
-        ("tete", 4),  # each has a budget of its own
+        ("tete", 4),  # timeouts and provider errors have separate budgets
         ("eett", 2),
     ],
 )
@@ -119,7 +119,7 @@ async def test_the_default_pauses_last_through_an_outage_of_twenty_seconds(monke
         clock += seconds
 
     async def ask(request: CallRequest) -> RouteCall:
-        status = CallStatus.OK if clock >= 20 else CallStatus.PROVIDER_ERROR  # at once: its breaker is open
+        status = CallStatus.OK if clock >= 20 else CallStatus.PROVIDER_ERROR  # fails at once: its breaker is open
         return RouteCall(request.requested, request.model, request.query, status, "it is sena .")
 
     monkeypatch.setattr("actors.episodes.episode.asyncio.sleep", sleep)
@@ -132,7 +132,7 @@ async def test_the_default_pauses_last_through_an_outage_of_twenty_seconds(monke
     assert void.transcript.stop_reason is StopReason.VOID
     assert len(pauses) == 40
     assert max(pauses) <= 20
-    assert len(set(pauses[10:])) > 1  # jittered
+    assert len(set(pauses[10:])) > 1  # pauses are jittered
 
 
 @pytest.mark.parametrize("status", [CallStatus.TIMEOUT, CallStatus.PROVIDER_ERROR])
@@ -172,7 +172,7 @@ ALL_THREE = f"{BOTH} <search> {FIRST} : star of lanu </search>"
 
 
 def echoing(requests: list[CallRequest]) -> Ask:
-    """Replies with the query, the first asked last: only once both were asked."""
+    """Replies with the query; answers the first search only after the second was asked."""
     asked = asyncio.Event()
 
     async def ask(request: CallRequest) -> RouteCall:
@@ -198,8 +198,8 @@ async def test_searches_of_a_turn_go_out_together_and_are_read_in_order(searches
     assert parse_turn(turn.text) == (turn.blocks, turn.faults)
     assert BlockKind.INFORMATION not in {block.kind for block in turn.blocks}
     many = "many_actions" in violations(trajectory.transcript)
-    assert many == (searches == ALL_THREE)  # one was not asked
-    # What the policy sampled stays as it was, its own opening tag included, and replies come behind it.
+    assert many == (searches == ALL_THREE)  # its third search was not asked
+    # The sampled tokens stay as they were, the policy's own opening tag included, and the replies follow them.
     said = TOKENIZER.encode(script.turns[0], add_special_tokens=False)
     assert script.prompts[1][len(script.prompts[0]) :][: len(said)] == said
     read = TOKENIZER.decode(script.prompts[1][len(script.prompts[0]) :]).partition(searches)[2]
@@ -225,7 +225,7 @@ async def test_opening_an_information_block_without_a_search_asks_nobody() -> No
 
 
 class Hanging:
-    """Of two searches asked together the first hangs, and the second can't be recorded."""
+    """Two searches are asked together: the first hangs, and the second can't be recorded."""
 
     def __init__(self) -> None:
         self.cancelled = False

@@ -1,8 +1,8 @@
 """The injection suite: replies that try to close tags, forge actions or spell control tokens change nothing.
 
-Each attack is a candidate's reply in a real episode with a real tokenizer. Beside it runs an episode with a
-harmless reply; what the policy wrote, how it is parsed, what it is paid and which tokens are trained on must be
-the same. What it reads may differ, but holds no control token and nothing that runs into the tags around it.
+Each attack is a candidate's reply in a real episode with a real tokenizer. A second episode has a harmless reply. The
+policy's text, its parse, its reward and its trained tokens must be equal in both. The text that the policy reads may
+differ, but it must hold no control token, and none of its tokens may merge with the tags around it.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ CHATML = (
 
 @functools.cache
 def byte_level_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE with ChatML's special tokens and, as Qwen's has, added tokens that are not called special.
+    """Byte-level BPE with ChatML's special tokens and, as in Qwen's, added tokens that are not called special.
 
-    Its words may hold spaces, and it learnt from replies between tags, so it merges across wherever it can.
+    Its words may hold spaces, and it was trained on replies between tags, so it merges across tags wherever it can.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -73,7 +73,7 @@ def byte_level_tokenizer() -> PreTrainedTokenizerFast:
 
 @dataclass
 class Listener:
-    """Keeps what the policy read."""
+    """Keeps the texts that the policy read."""
 
     read: str = ""
 
@@ -89,7 +89,7 @@ class Listener:
 
 @dataclass(frozen=True)
 class Policy:
-    """A policy that writes its two turns whatever it reads."""
+    """A policy that writes the same two turns whatever it reads."""
 
     tokenizer: Any
     turns: tuple[str, str]
@@ -144,7 +144,7 @@ POLICIES = {
 
 @functools.cache
 def played(name: str) -> dict[str, tuple[Trajectory, str]]:
-    """Every attack on the policy of that name, by the attack's name: the trajectory, and what was read."""
+    """For every attack on the policy of that name, by the attack's name: the trajectory, and the text that was read."""
 
     async def play_all() -> dict[str, tuple[Trajectory, str]]:
         return {attack: await policy.play(reply) for attack, reply in ATTACKS.items()}
@@ -207,9 +207,9 @@ def test_replies_are_read_as_plain_tokens_of_their_own(name: str) -> None:
     for attack, (trajectory, text) in played(name).items():
         read = contexts(trajectory)[1]
         if name == "several_searches":
-            read = opening + read  # it opened the first block itself
+            read = opening + read  # the policy opened the first block itself
             text = "\n<information>" + text
-        if name != "world":  # whose decoder is not exact
+        if name != "world":  # the decoder of the world's tokenizer is not exact
             assert policy.tokenizer.decode(read) == text, attack
         assert control.isdisjoint(read), attack
         for _ in trajectory.transcript.calls:
@@ -223,7 +223,7 @@ def test_replies_are_read_as_plain_tokens_of_their_own(name: str) -> None:
 
 
 def contexts(trajectory: Trajectory) -> list[list[int]]:
-    """The stretches of tokens that the policy read: the prompt, and what came after its first turn."""
+    """The runs of tokens that the policy read: the prompt, and the texts after its turns."""
     ends = np.flatnonzero(np.diff(trajectory.sampled.astype(np.int8))) + 1
     pieces = np.split(trajectory.token_ids, ends)
     return [piece.tolist() for piece in pieces[::2]]

@@ -39,7 +39,7 @@ def test_the_papers_templates_have_its_slots_and_rules(template: Template) -> No
     for tag in ("<think>", "</think>", "<search> LLM-Name:Your-Query </search>", "<information>", "<answer>"):
         assert tag in prompt
     assert prompt.rstrip().endswith(f"Question: {QUESTION}")
-    assert ("hold your reasoning" in prompt) == (template == "paper_llama")  # the one rule in which they differ
+    assert ("hold your reasoning" in prompt) == (template == "paper_llama")  # the only rule that differs
 
 
 def test_compact_lists_the_cards_and_the_question_and_nothing_else() -> None:

@@ -1,4 +1,4 @@
-"""The teacher: how its turns are ended as the policy's, and what it does not survive."""
+"""The remote model: its turns end like the policy's, and its provider's failures are explained."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ Reply = Callable[[dict[str, Any]], web.Response]
 
 
 class Endpoint:
-    """A chat endpoint on loopback, which answers as the test says; it keeps what it was asked."""
+    """A chat endpoint on loopback, which answers as the test says and keeps its requests."""
 
     def __init__(self) -> None:
         self.reply: Reply = lambda _: web.Response(status=500)
@@ -79,8 +79,8 @@ def completion(text: object, finish: str = "stop") -> web.Response:
     return web.json_response({"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage})
 
 
-def say(teacher: RemoteModel) -> Awaitable[Any]:
-    return teacher.say([{"role": "user", "content": "who ?"}], max_tokens=9, stop=ONE, temperature=0.5)
+def say(model: RemoteModel) -> Awaitable[Any]:
+    return model.say([{"role": "user", "content": "who ?"}], max_tokens=9, stop=ONE, temperature=0.5)
 
 
 async def test_an_episode_is_played_as_a_chat_and_comes_to_the_tokens_of_its_demonstration(
@@ -89,10 +89,10 @@ async def test_an_episode_is_played_as_a_chat_and_comes_to_the_tokens_of_its_dem
     server, url = endpoint
     turns = [SEARCH.removesuffix("</search>"), ANSWER.removesuffix("</answer>")]
     server.reply = lambda asked: completion(turns[len(asked["messages"]) // 2])
-    teacher = RemoteModel(url, "sage", key=KEY)
+    model = RemoteModel(url, "sage", key=KEY)
     request = EpisodeRequest(QUESTION, MENU, "g", 7)
     settings = EpisodeSettings(prompt="compact")
-    player = Conversation(teacher, TOKENIZER, "told how to")
+    player = Conversation(model, TOKENIZER, "told how to")
     trajectory = await Episode(
         request,
         tokenizer=TOKENIZER,
@@ -102,7 +102,7 @@ async def test_an_episode_is_played_as_a_chat_and_comes_to_the_tokens_of_its_dem
         max_model_len=512,
         observer=player,
     ).run()
-    await teacher.close()
+    await model.close()
 
     assert [message["role"] for message in player.messages] == ["user", "assistant", "user", "assistant"]
     assert [m["content"] for m in player.messages[:2]] == ["told how to", SEARCH]
@@ -128,11 +128,11 @@ async def test_an_episode_is_played_as_a_chat_and_comes_to_the_tokens_of_its_dem
 async def test_a_turn_too_long_for_the_policy_is_cut(endpoint: tuple[Endpoint, str]) -> None:
     server, url = endpoint
     server.reply = lambda _: completion("<think> the the the the </think>")
-    teacher = RemoteModel(url, "sage")
-    generation = await Conversation(teacher, TOKENIZER, "?").generate(
+    model = RemoteModel(url, "sage")
+    generation = await Conversation(model, TOKENIZER, "?").generate(
         [], max_tokens=3, stop=ONE, sampling=_greedy(), seed=0
     )
-    await teacher.close()
+    await model.close()
     assert generation.finish_reason == "length"
     assert generation.text.split() == ["<think>", "the", "the"]
     assert len(generation.token_ids) == 3
@@ -173,10 +173,10 @@ async def test_what_goes_wrong_is_told_with_its_remedy_and_without_the_key(
 ) -> None:
     server, url = endpoint
     server.reply = lambda _: reply
-    teacher = RemoteModel(url, "sage", key=KEY, attempts=1)
+    model = RemoteModel(url, "sage", key=KEY, attempts=1)
     with pytest.raises(error, match=words) as caught:
-        await say(teacher)
-    await teacher.close()
+        await say(model)
+    await model.close()
     assert KEY not in str(caught.value)
     assert len(server.asked) == 1
 
@@ -185,17 +185,17 @@ async def test_what_goes_wrong_is_told_with_its_remedy_and_without_the_key(
 async def test_a_reply_without_text_is_an_empty_turn(endpoint: tuple[Endpoint, str], content: object) -> None:
     server, url = endpoint
     server.reply = lambda _: completion(content)
-    teacher = RemoteModel(url, "sage")
-    assert (await say(teacher)).text == ""
-    await teacher.close()
+    model = RemoteModel(url, "sage")
+    assert (await say(model)).text == ""
+    await model.close()
 
 
 async def test_a_passing_failure_is_tried_again(endpoint: tuple[Endpoint, str]) -> None:
     server, url = endpoint
     server.reply = lambda _: web.Response(status=503) if len(server.asked) == 1 else completion("<answer> a ")
-    teacher = RemoteModel(url, "sage", attempts=2)
-    assert (await say(teacher)).text == "<answer> a </answer>"
-    await teacher.close()
+    model = RemoteModel(url, "sage", attempts=2)
+    assert (await say(model)).text == "<answer> a </answer>"
+    await model.close()
     assert len(server.asked) == 2
 
 

@@ -1,4 +1,4 @@
-"""The rollout worker: what its episodes had come to when the engine was lost is played on by another."""
+"""The rollout worker: if its engine is lost, another worker continues its episodes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REQUESTS = [EpisodeRequest(QUESTION, MENU, "g", seed, step=3) for seed in range(
 
 
 class Engine:
-    """Samples as the seed says, in its own time; is lost after so many turns."""
+    """Samples from the seed, after random pauses; is lost after a given number of turns."""
 
     def __init__(self, lives: int = 10**9, turn_s: float = 0.0) -> None:
         self.settings = EngineSettings(max_model_len=512, max_num_seqs=4)
@@ -63,7 +63,7 @@ def hire(engine: Engine) -> RolloutWorker:
 
     pool = SimpleNamespace(ask=ask, settings=SimpleNamespace(ledger="record"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollout_worker, "import_module", lambda name: None)  # of vLLM, which takes ten seconds
+        patch.setattr(rollout_worker, "import_module", lambda name: None)  # vLLM would take ten seconds
         made = RolloutWorker("unused", engine.settings, EpisodeSettings(prompt="compact"), pool, "gloo", 0)  # type: ignore[arg-type]
     made.engine, made.tokenizer = engine, TOKENIZER  # type: ignore[assignment]
     return made
@@ -108,7 +108,7 @@ def test_what_an_engine_left_is_played_on_to_the_same_end(lives: list[int]) -> N
                 jobs |= await worker.salvage()
             played_turns += engine.turns
         assert told([jobs[r.episode] for r in REQUESTS]) == told(whole)  # type: ignore[misc]
-        # Of a turn, what is played again is at most what each loss caught in its calls.
+        # Each loss repeats at most the turns whose calls were in progress.
         assert played_turns <= turns + len(lives) * EPISODES
 
     asyncio.run(run())
@@ -129,7 +129,7 @@ async def test_a_cancelled_rollout_leaves_nothing_to_salvage() -> None:
 async def test_an_engine_put_in_place_of_one_that_died_plays_on_and_nothing_old_is_played_on_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rollout_worker, "whereabouts", lambda: None)  # which asks Ray
+    monkeypatch.setattr(rollout_worker, "whereabouts", lambda: None)  # it would ask Ray
     whole, turns = await undisturbed()
     first, second = Engine(lives=4), Engine()
     worker = hire(first)
@@ -155,6 +155,6 @@ async def test_an_engine_put_in_place_of_one_that_died_plays_on_and_nothing_old_
     proceed.set()
     assert told(await played_on) == told(whole)
     assert {type(end) for end in await asyncio.gather(*under_way, return_exceptions=True)} == {EngineDied}
-    assert second.turns <= turns  # those caught in their calls are sampled again, the same
+    assert second.turns <= turns  # turns whose calls were in progress are sampled again, with the same result
     assert await worker.salvage() == {}
     assert worker.admission.generating == worker.admission.under_way == 0

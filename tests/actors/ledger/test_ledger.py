@@ -40,7 +40,7 @@ def entry(id_: str, episode: str = "e", index: int = 0, **fields: object) -> Cal
 
 
 def rows(url: str, what: str = "id, status") -> list[tuple[object, ...]]:
-    """Read beside the product, as another program would."""
+    """Reads the database directly, as another program would."""
     engine = create_engine(database_url(url))
     with engine.connect() as connection:
         found = [tuple(row) for row in connection.execute(text(f"SELECT {what} FROM ledger_calls ORDER BY id"))]
@@ -78,7 +78,7 @@ async def test_a_place_with_a_reply_is_never_asked_again(ledger_url: str) -> Non
 
 
 async def test_more_rows_are_written_at_once_than_one_statement_takes(ledger_url: str) -> None:
-    count = 2500  # of 14 columns each; SQLite binds 32,766 values
+    count = 2500  # of 14 columns each; one statement of SQLite binds at most 32,766 values
     ledger = await Ledger.open(ledger_url, run="r")
     found = await asyncio.gather(*(ledger.begin(entry(f"c{n:04}", episode=f"e{n}")) for n in range(count)))
     assert found == [None] * count
@@ -263,7 +263,7 @@ async def test_a_cancelled_begin_leaves_nothing_and_a_cancelled_settle_is_writte
     beginning.cancel()
     settling.cancel()
     await asyncio.gather(beginning, settling, return_exceptions=True)
-    for _ in range(500):  # both are written some time after they were cancelled
+    for _ in range(500):  # both are written only some time after the cancellation
         if (spent := await ledger.spent_usd()) == {"small": REPLY.cost_usd}:
             break
         await asyncio.sleep(0.02)
@@ -412,7 +412,7 @@ async def test_a_locked_file_names_itself_and_the_remedy(tmp_path: Path) -> None
     holder.execute("BEGIN IMMEDIATE")
     with pytest.raises(LedgerError, match=r"ledger.sqlite is locked by another process .*\(`fuser .*ledger.sqlite`"):
         await ledger.begin(entry("a"))
-    assert await ledger.find("hash") is None  # readers wait for nobody
+    assert await ledger.find("hash") is None  # readers don't wait for writers
     holder.rollback()
     holder.close()
     assert await ledger.begin(entry("a")) is None
@@ -504,12 +504,12 @@ async def test_postgresql_errors_explain_themselves(postgres: PostgresServer) ->
 
 
 async def test_calls_given_up_before_they_are_written_make_room_for_others(ledger_url: str) -> None:
-    """All in one batch, which the first transaction holds up."""
+    """All come in one batch, because the first transaction holds them up."""
     ledger = await Ledger.open(ledger_url, run="r")
     store = ledger._store
     begin, again = begin_of(entry("a"), "r"), begin_of(entry("b"), "r")
     assert store.write([begin]) == [None]
-    # At its own place a call is made again, and another is begun and given up.
+    # In the same batch a call is made again at its own place, and another call is begun and withdrawn.
     gone = begin_of(entry("c", index=1), "r")
     assert store.write([gone, Withdraw("a"), again, Withdraw("c")]) == [None] * 4
     assert rows(ledger_url) == [("b", "open")]
@@ -519,7 +519,7 @@ async def test_calls_given_up_before_they_are_written_make_room_for_others(ledge
 
 
 class Forgetful:
-    """An engine whose database commits and then hangs up before it says so, or hangs up before it commits."""
+    """An engine whose database hangs up before it commits, or after the commit but before its answer."""
 
     def __init__(self, engine: Engine, state: str, commits: bool) -> None:
         self.engine = engine

@@ -17,7 +17,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Echo:
-    """Answers with the query itself, one token a word."""
+    """Answers with the query itself; each word counts as one token."""
 
     def __init__(self, models: Sequence[str] = ("small", "large"), latency_s: float = 0.0) -> None:
         self.models = models
@@ -32,7 +32,7 @@ class Echo:
 
 
 class Pool:
-    """Starts servers and callers for one test and ends them after it."""
+    """Starts servers and callers for one test, and ends them after the test."""
 
     def __init__(self) -> None:
         self._ends: list[Callable[[], Awaitable[object]]] = []
@@ -60,7 +60,7 @@ class Pool:
         return server, base_url
 
     async def provider(self, handler: Handler) -> str:
-        """A server of one handler for every path, for what a well-behaved server can't be made to do."""
+        """A server with one handler for every path, for behaviour that a well-behaved server never shows."""
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", handler)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)

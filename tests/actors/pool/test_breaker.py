@@ -1,4 +1,4 @@
-"""The breaker: opens for a provider that is gone, not for one that errs, and closes once it is back."""
+"""The breaker: opens for a provider that is gone, not for one that answers with errors; closes once it is back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_failures_over_half_a_second_open_it_and_a_success_closes_it() -> None:
     breaker = Breaker()
     for _ in range(100):
         breaker.failed()
-    assert breaker.state is BreakerState.CLOSED  # all at once
+    assert breaker.state is BreakerState.CLOSED  # all failed at once
     time.sleep(0.51)
     breaker.failed()
     assert breaker.state is BreakerState.OPEN
@@ -42,12 +42,12 @@ def test_few_failures_and_failures_between_successes_leave_it_closed() -> None:
     breaker.succeeded()
     for _ in range(3):
         breaker.failed()
-    assert breaker.state is BreakerState.CLOSED  # they count anew
+    assert breaker.state is BreakerState.CLOSED  # failures are counted from 0 again
 
 
 async def test_no_call_outlasts_the_opening_of_the_breaker_by_probing(pool: Any) -> None:
-    """A call that is let through to probe, in vain, fails as the others do: its episode waits for it."""
-    gone = "http://127.0.0.1:9/v1"  # where nobody listens
+    """A call whose probe fails must fail at once like the others, because its episode waits for it."""
+    gone = "http://127.0.0.1:9/v1"  # nobody listens there
     caller = pool.caller([pool.card(gone)], total_timeout_s=60, max_attempts=30, backoff_s=0.25)
     began = time.monotonic()
     calls = await asyncio.gather(*(caller.ask(ASK) for _ in range(3)))
@@ -100,7 +100,7 @@ async def test_a_provider_that_goes_and_comes_back(pool: Any, when_down: str) ->
     if when_down == "fail":
         assert {call.status for call in during} == {CallStatus.PROVIDER_ERROR}
         assert any(call.attempts == 0 and "is down" in call.error for call in during)
-        assert sent < len(ended)  # they were not sent
+        assert sent < len(ended)  # the others were not sent
     else:
         assert {call.status for _, call in ended} == {CallStatus.OK}
 

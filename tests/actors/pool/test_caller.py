@@ -1,4 +1,4 @@
-"""The caller against real servers: statuses, retries, deadlines, costs, and that keys stay where they belong."""
+"""The caller against real servers: statuses, retries, deadlines, costs, and keys that reach only their provider."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def test_every_fault(pool: Any, fault: str, status: CallStatus, attempts: 
 async def test_faults_pass_when_retried(pool: Any) -> None:
     server, base_url = await pool.server(rate_limit=0.2, server_error=0.2, cut_off=0.1, retry_after_s=0, seed=1)
     caller = pool.caller([pool.card(base_url)], max_attempts=16, backoff_s=0.002)
-    await caller.ask(ASK)  # what replies cost is known before one is cut off
+    await caller.ask(ASK)  # first, the caller learns the cost of a usual reply
     calls = await asyncio.gather(*(caller.ask(ASK) for _ in range(60)))
     assert {call.status for call in calls} == {CallStatus.OK}
     stats = caller.stats()
@@ -169,8 +169,8 @@ async def test_no_server_mid_run(pool: Any) -> None:
     call = await caller.ask(ASK)
     assert (call.status, call.attempts) == (CallStatus.PROVIDER_ERROR, 3)
     assert "ClientConnectorError" in call.error
-    assert call.cost_usd == worst_usd(card, ASK)  # never less than a call that is answered
-    assert caller.stats().usd["small"] == 0  # nobody billed it
+    assert call.cost_usd == worst_usd(card, ASK)  # a failed call never costs less than an answered one
+    assert caller.stats().usd["small"] == 0  # the provider billed nothing
 
 
 async def test_something_that_is_no_http(pool: Any) -> None:
@@ -246,7 +246,7 @@ async def test_a_hundred_megabytes_are_not_read(pool: Any, told: bool) -> None:
     await asyncio.sleep(0.1)
     before = written
     await asyncio.sleep(0.1)
-    assert written == before < size / 5  # what the sockets hold, too; and the server sees that we hung up
+    assert written == before < size / 5  # only what the sockets hold: the server saw that we hung up
     assert most_bytes < 10_000_000
     assert (call.status, call.attempts) == (CallStatus.PROVIDER_ERROR, 1)
     assert "longer than 1048576 bytes" in call.error
@@ -277,7 +277,7 @@ async def test_a_request_that_hangs_is_given_up_and_tried_again(pool: Any) -> No
     call = await caller.ask(ASK)
     assert (call.status, call.attempts) == (CallStatus.OK, 2)
     assert 1.0 <= call.latency_s < 8
-    assert caller.stats().usd["small"] > call.cost_usd  # the provider may bill the other, too
+    assert caller.stats().usd["small"] > call.cost_usd  # the provider may also bill the other request
 
 
 async def test_total_deadline_covers_a_trickle(pool: Any) -> None:
@@ -326,7 +326,7 @@ async def test_a_guess_from_dear_calls_is_no_more_than_a_cheap_ones_worst_case(p
         seen.append(1)
         if len(seen) == 1:
             return completion("x" * 2000, usage={"prompt_tokens": 100, "completion_tokens": 500})
-        response = web.StreamResponse(headers={"Content-Length": "99"})  # billed, and cut off
+        response = web.StreamResponse(headers={"Content-Length": "99"})  # a reply that is billed, but cut off
         await response.prepare(request)
         await response.write(b"{")
         assert request.transport is not None
@@ -343,7 +343,7 @@ async def test_a_guess_from_dear_calls_is_no_more_than_a_cheap_ones_worst_case(p
 
 
 async def test_estimates_know_the_models_tokens_once_it_has_reported_some(pool: Any) -> None:
-    """A model of two characters a token, whose provider then falls silent about usage."""
+    """A model with two characters per token, whose provider later stops to report usage."""
     silent = False
 
     async def handler(request: web.Request) -> web.Response:
@@ -461,7 +461,7 @@ async def test_the_limit_per_minute_holds(pool: Any) -> None:
 
     calls = await asyncio.gather(*(ask() for _ in range(28)))  # 20 at once, and 20 a second
     assert {call.status for call in calls} == {CallStatus.OK}
-    assert max(waited) >= 0.39  # before a call's own clock starts, which is when it may be sent
+    assert max(waited) >= 0.39  # before a call's own clock starts
 
 
 async def test_a_call_whose_turn_is_too_late_is_a_timeout_that_names_the_limit(pool: Any) -> None:
@@ -492,7 +492,7 @@ async def test_a_call_that_is_not_sent_gives_its_turn_back(pool: Any, way: str) 
         sent = 1
     if way == "endpoint down":
         breaker = candidate.endpoint.breaker
-        breaker.admit = lambda: False  # half open, and others are its probe
+        breaker.admit = lambda: False  # half open, while other calls are its probes
     for _ in range(4):
         task = asyncio.create_task(caller.ask(ASK))
         if way == "cancelled":

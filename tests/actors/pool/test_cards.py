@@ -1,4 +1,4 @@
-"""Cards: what is read, what is refused, and that no error shows a secret."""
+"""Cards: good ones are read, bad ones are refused, and no error shows a secret."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_papers_six() -> None:
         "Gemma-2-27B-Instruct": 0.80,
     }
     assert all(card.api_key_env for card in cards)
-    # The list that the prices are from has one price per model.
+    # The published list of prices has one price per model.
     assert all(card.price_in_usd_per_mtok == card.price_out_usd_per_mtok for card in cards)
 
 

@@ -32,13 +32,13 @@ async def after(seconds: float, reply: Reply | None, ended: list[str] | None = N
 @pytest.mark.parametrize(
     ("first", "second", "wins"),
     [
-        ((0.0, BAD), (0.0, GOOD), BAD),  # not slow: there is no second
+        ((0.0, BAD), (0.0, GOOD), BAD),  # not slow: no second request
         ((9.0, BAD), (0.0, GOOD), GOOD),
         ((0.05, GOOD), (0.0, BAD), GOOD),
         ((0.05, GOOD), (0.0, None), GOOD),  # the second was not sent
         ((0.05, BAD), (0.0, None), BAD),
         ((0.03, BAD), (0.05, GOOD), GOOD),
-        ((0.03, REFUSED), (0.05, GOOD), REFUSED),  # what one is refused, the other is, too
+        ((0.03, REFUSED), (0.05, GOOD), REFUSED),  # if one request is refused, so is the other
         ((0.05, BAD), (0.0, REFUSED), REFUSED),
     ],
 )
@@ -65,7 +65,7 @@ async def test_an_error_of_the_second_is_raised() -> None:
 
 
 class Slow:
-    """A provider that answers at once but for the requests whose number is in `slow`, and sees who hangs up."""
+    """A provider that answers at once, except for requests whose number is in `slow`, and notices who hangs up."""
 
     def __init__(self, slow: set[int]) -> None:
         self.slow = slow
@@ -93,7 +93,7 @@ async def test_a_slow_call_is_sent_twice_and_both_are_paid_for(pool: Any) -> Non
     call = await caller.ask(ASK)
     assert (call.status, call.attempts) == (CallStatus.OK, 2)
     assert call.latency_s < 2
-    assert call.cost_usd == pytest.approx(35e-6)  # a call costs what its reply took, or slow providers would be dear
+    assert call.cost_usd == pytest.approx(35e-6)  # of the winner only, or slow providers would look dear
     stats = caller.stats()
     assert (stats.hedges, stats.attempts, provider.requests) == (1, 22, 22)
     assert stats.usd["small"] == pytest.approx(22 * 35e-6)
@@ -125,6 +125,6 @@ async def test_a_hedge_is_not_sent_past_a_limit(pool: Any, limit: str) -> None:
 
 
 def bring_down(caller: Any) -> None:
-    """As the calls beside it do, to an endpoint that is gone."""
+    """Opens the breaker, as concurrent calls do when their endpoint is gone."""
     [endpoint] = caller._endpoints.values()
     endpoint.breaker._probe_at_s = time.monotonic() + 9

@@ -1,4 +1,4 @@
-"""Limits per minute and slots: rates hold, turns are fair, and what is allowed adapts to the provider."""
+"""Limits per minute and slots: rates hold, turns are fair, and the number of slots adapts to the provider."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_slow_bucket_lets_one_through_at_once() -> None:
 def test_more_than_a_bucket_holds_waits_for_the_rest() -> None:
     bucket = TokenBucket(60_000)
     assert bucket.take(3000) == pytest.approx(2, abs=0.05)
-    assert bucket.take(1) == pytest.approx(2, abs=0.05)  # behind it, although it is small
+    assert bucket.take(1) == pytest.approx(2, abs=0.05)  # it waits behind the large one, although it is small
 
 
 def test_what_is_given_back_can_be_taken_again() -> None:
@@ -32,7 +32,7 @@ def test_what_is_given_back_can_be_taken_again() -> None:
     bucket.take(1)
     bucket.give_back(1)
     assert bucket.take(1) == 0
-    bucket.give_back(-5)  # it used five more than it took
+    bucket.give_back(-5)  # the call used five more than it took
     assert bucket.take(1) == pytest.approx(6, abs=0.05)
 
 
@@ -93,7 +93,7 @@ def test_the_limit_halves_in_a_window_of_rejections_and_climbs_one_in_a_window_o
     assert gate.limit == 33
     for _ in range(1000):
         gate.rejected()
-    assert gate.limit == 1  # never none
+    assert gate.limit == 1  # one slot always remains
 
 
 def test_the_limit_climbs_only_where_it_is_what_holds_calls_back() -> None:

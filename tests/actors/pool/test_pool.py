@@ -1,4 +1,4 @@
-"""The pool: who owns which endpoint, and what becomes of it when a caller is late or dead."""
+"""The pool: each endpoint has one caller, and a late or dead caller becomes a status of its calls."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_an_overriding_url_is_one_endpoint_and_has_one_owner() -> None:
 
 
 class Caller:
-    """A candidate caller that has spent some money and then, told to, answers nothing more."""
+    """A candidate caller that has spent some money and then, if told so, stops answering."""
 
     def __init__(self, usd: dict[str, float]) -> None:
         self.usd = usd
@@ -171,11 +171,11 @@ async def test_a_killed_caller_is_restarted_and_books_nothing_twice(
     pid = await pool.callers[0].__ray_call__.remote(lambda caller: os.getpid())
     asked = [CallRequest("small", "small", f"question {n}", step=1, episode=f"e{n}") for n in range(30)]
     calls = asyncio.gather(*map(pool.ask, asked))
-    await servers.until(lambda: server.stats()["calls"].get("small", 0) >= 15)  # ten have ended, others are under way
+    await servers.until(lambda: server.stats()["calls"].get("small", 0) >= 15)  # ten have ended, others are in progress
     os.kill(pid, signal.SIGKILL)
     answered = await calls
     assert [call.reply for call in answered] == [f"echo: question {n}" for n in range(30)]
-    assert server.stats()["calls"]["small"] > 30  # those under way were asked again
+    assert server.stats()["calls"]["small"] > 30  # calls in progress were asked again
     ledger = await Ledger.open(url, run="run")
     try:
         booked = sum((await ledger.spent_usd(run="run")).values())
@@ -196,7 +196,7 @@ async def test_a_caller_without_a_ledger_that_is_killed_does_not_forget_the_cap(
     servers: Any, start: Callable[..., CandidatePool]
 ) -> None:
     server, base_url = await servers.server()
-    card = servers.card(base_url, context_tokens=64, max_output_tokens=32)  # at worst 5 times what a call costs
+    card = servers.card(base_url, context_tokens=64, max_output_tokens=32)  # its worst price is 5 times a call's cost
     cap = 20.5 * 32e-6
     pool = await asyncio.to_thread(start, [card], ledger="off", cap_usd_per_run=cap, cap_usd_per_step=cap)
     asked = [CallRequest("small", "small", "who wrote it", step=1) for _ in range(10)]
@@ -278,7 +278,7 @@ async def test_closing_settles_what_is_under_way(
     ledger = await Ledger.open(ledger_url, run="run")
     try:
         settled = await ledger.spent_usd(run="run", settled=True)
-        assert settled == await ledger.spent_usd(run="run")  # nothing is open
+        assert settled == await ledger.spent_usd(run="run")  # no call is open
         assert settled["small"] > 0
     finally:
         await ledger.close()
@@ -288,7 +288,7 @@ async def test_closing_settles_what_is_under_way(
 async def test_a_sqlite_ledger_keeps_callers_and_purse_on_its_node(
     servers: Any, start: Callable[..., CandidatePool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file is no ledger that two machines can share; and it is named absolutely, for workers have other folders."""
+    """Two machines can't share a ledger in a file; its path is absolute, because workers have other working folders."""
     _, base_url = await servers.server()
     cards = [servers.card(base_url, "small"), servers.card(f"{base_url}/", "large")]
     monkeypatch.chdir(tmp_path)
@@ -305,7 +305,7 @@ async def test_a_sqlite_ledger_keeps_callers_and_purse_on_its_node(
 async def test_callers_share_the_caps(servers: Any, start: Callable[..., CandidatePool]) -> None:
     (one, first), (two, second) = await servers.server(), await servers.server()
     cards = [servers.card(first, "small"), servers.card(second, "large")]
-    price = 32e-6  # of a call to the echo
+    price = 32e-6  # price of a call to the echo
     pool = await asyncio.to_thread(start, cards, callers=2, cap_usd_per_run=100.5 * price)
     assert len(pool.callers) == 2
     asked = [CallRequest(("small", "large")[n % 2], "x", "who wrote it", max_tokens=64) for n in range(300)]

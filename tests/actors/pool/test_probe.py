@@ -1,4 +1,4 @@
-"""The probe: what one call to a candidate tells of it."""
+"""The probe: its findings from one call to a candidate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The caller and its ledger: what each mode records, answers and sends."""
+"""The caller and its ledger: the calls that each mode records, answers and sends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from benchmarks.world.server import CandidateServer
 from rewards.transcript import CallStatus, RouteCall
 
 ASK = CallRequest("small", "small", "who wrote it", max_tokens=64, step=1, episode="e1")
-PRICE = 32e-6  # of a call to the echo
+PRICE = 32e-6  # price of a call to the echo
 
 
 def asks(count: int) -> list[CallRequest]:
@@ -68,7 +68,7 @@ async def test_a_recorded_run_replays_the_same_calls_and_sends_nothing(pool: Any
 
     card = pool.card(await pool.provider(handler))
     recorded = await ask_once(pool.caller([card], ledger_url), asks(12))
-    dead = pool.card("http://127.0.0.1:9/v1")  # where nobody listens
+    dead = pool.card("http://127.0.0.1:9/v1")  # nobody listens there
     replayer = pool.caller([dead], ledger_url, ledger="replay")
     await replayer.check()
     assert [await replayer.ask(request) for request in asks(12)] == recorded
@@ -96,7 +96,7 @@ async def test_identical_calls_at_once_cost_one_and_later_ones_nothing(pool: Any
     calls = await asyncio.gather(*map(caller.ask, same))
     assert {(call.status, call.reply) for call in calls} == {(CallStatus.OK, "echo: who wrote it")}
     assert [call.requested for call in calls] == [request.requested for request in same]
-    assert [call.cost_usd for call in calls] == pytest.approx([PRICE] * 100)  # to a reward: what such a call costs
+    assert [call.cost_usd for call in calls] == pytest.approx([PRICE] * 100)  # rewards see the usual cost of a call
     assert calls_of(server) == 1
     assert (caller.stats().joined, caller.stats().hits) == (99, 0)
     assert await booked(ledger_url) == pytest.approx(PRICE) == caller.stats().usd["small"]
@@ -113,7 +113,7 @@ async def test_those_who_joined_a_call_get_its_reply_when_its_first_asker_goes(p
     assert (await second).status is CallStatus.OK
     third = asyncio.create_task(caller.ask(replace(ASK, query="another")))
     await pool.until(lambda: calls_of(server) == 2)
-    third.cancel()  # alone: nobody waits for it any more
+    third.cancel()  # it was alone: nobody waits for the call any more
     await asyncio.gather(first, third, return_exceptions=True)
     await pool.until(lambda: not server.stats()["in_flight"])
 
@@ -126,11 +126,11 @@ async def test_a_failed_call_is_asked_again(pool: Any, ledger_url: str) -> None:
     again = await ask_once(pool.caller([pool.card(base_url)], ledger_url, ledger="cache"), [ASK])
     assert again[0].status is CallStatus.OK
     assert calls_of(server) == 1
-    assert await booked(ledger_url) > PRICE  # the failed one was billed too
+    assert await booked(ledger_url) > PRICE  # the failed attempt was billed too
 
 
 async def test_the_same_place_of_a_run_is_paid_for_once(pool: Any, ledger_url: str) -> None:
-    """As when a run goes on after a crash: what was answered is found, also under `record`."""
+    """A run continues after a crash: answered calls are found in the ledger, also with `record`."""
     server, base_url = await pool.server()
     card = pool.card(base_url)
     before = await ask_once(pool.caller([card], ledger_url), asks(5))
@@ -144,7 +144,7 @@ async def test_the_same_place_of_a_run_is_paid_for_once(pool: Any, ledger_url: s
 
 
 async def test_the_same_place_asked_twice_at_once_is_paid_for_once(pool: Any, ledger_url: str) -> None:
-    """As when an engine died, and its episode is played again before its calls are over; also if those end badly."""
+    """An engine died, and its episode is played again before its calls have ended; also if those calls end badly."""
     billed, may_answer = 0, asyncio.Event()
 
     async def handler(request: web.Request) -> web.Response:
@@ -159,7 +159,7 @@ async def test_the_same_place_asked_twice_at_once_is_paid_for_once(pool: Any, le
     caller = pool.caller([pool.card(await pool.provider(handler))], ledger_url)
     first, second, third = (asyncio.create_task(caller.ask(ASK)) for _ in range(3))
     await asyncio.sleep(0.2)
-    first.cancel()  # its asker is gone: one of the others asks
+    first.cancel()  # its caller is gone: one of the others asks
     await asyncio.sleep(0.2)
     may_answer.set()
     assert [call.reply for call in await asyncio.gather(second, third)] == ["Paris", "Paris"]
@@ -201,7 +201,7 @@ async def test_a_cap_holds_over_the_restarts_of_a_run(pool: Any, ledger_url: str
     spent = await booked(ledger_url)
     caller = pool.caller([card], ledger_url, cap_usd_per_run=spent)
     assert (await caller.ask(replace(ASK, query="one more"))).status is CallStatus.OVER_BUDGET
-    assert caller.stats().usd["small"] == pytest.approx(spent)  # from the start of the run
+    assert caller.stats().usd["small"] == pytest.approx(spent)  # counted from the start of the run
 
 
 async def test_off_records_nothing_and_the_other_modes_need_a_ledger(pool: Any, tmp_path: Path) -> None:
@@ -247,13 +247,13 @@ async def test_failures_are_replayed_too(pool: Any, ledger_url: str) -> None:
     assert [call.status for call in recorded] == [CallStatus.TIMEOUT, CallStatus.PROVIDER_ERROR]
     refused = await ask_once(pool.caller([card], ledger_url, run="poor", cap_usd_per_run=1e-9), asked)
     assert {call.status for call in refused} == {CallStatus.OVER_BUDGET}
-    # Another run asked the same elsewhere, and was answered.
+    # Another run asked the same at another place, and was answered.
     _, base_url = await pool.server()
     good = pool.card(base_url)
     elsewhere = [replace(request, episode="elsewhere") for request in asked]
     await ask_once(pool.caller([good], ledger_url, run="other"), elsewhere)
     replayer = pool.caller([card], ledger_url, ledger="replay", replay_run="run")
-    # A replay fails in the same way again, and says that a retry is useless; all else is as recorded.
+    # A replay fails in the same way, and says that a retry is useless; everything else is as recorded.
     assert [await replayer.ask(request) for request in asked] == [replace(call, final=True) for call in recorded]
     latest = pool.caller([card], ledger_url, run="new", ledger="replay")
     assert [await latest.ask(request) for request in asked] == [replace(call, final=True) for call in refused]
@@ -313,7 +313,7 @@ def test_a_ledgers_url_holds_no_secret(secret: str) -> None:
 
 
 async def test_the_running_total_starts_with_what_is_settled(pool: Any, ledger_url: str) -> None:
-    """A call that a dead process left open is asked again, and would be counted twice."""
+    """A call that a dead process left open is asked again, and must not be counted twice."""
     _, base_url = await pool.server()
     gone = await Ledger.open(ledger_url, run="run")
     await gone.begin(CallEntry("a", CallPlace(1, "e", 0, 0), "small", "host", "h", "{}", 0.5, time.time()))
@@ -331,7 +331,7 @@ async def test_closing_ends_the_calls_under_way_and_settles_them(pool: Any, ledg
     _, failing = await pool.server(server_error=1.0)
     cards = [pool.card(base_url), pool.card(failing, "large")]
     caller = pool.caller(cards, ledger_url, ledger=mode, max_attempts=9, backoff_s=3, max_in_flight=2)
-    asked = [*asks(3), replace(ASK, model="large")]  # one waits for a slot, one in its pause before another attempt
+    asked = [*asks(3), replace(ASK, model="large")]  # one waits for a slot, one for its next attempt
     tasks = [asyncio.create_task(caller.ask(request)) for request in asked]
     await pool.until(lambda: server.stats()["in_flight"] == 2 and caller.stats().attempts == 3)
     await asyncio.sleep(0.1)
@@ -367,7 +367,7 @@ async def test_a_cancelled_call_that_can_not_be_settled_is_told_of(
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ledgers that wait for a lock no longer than it takes to see that they do."""
+    """Ledgers wait for a lock only long enough for the test to see it."""
     monkeypatch.setattr(Ledger, "open", partial(Ledger.open, busy_timeout_s=0.2))
 
 

@@ -1,4 +1,4 @@
-"""The purse: no cap is ever exceeded, what a cap can pay for is served, and one purse serves several callers."""
+"""The purse: no cap is exceeded, each request that a cap can pay for is served, and one purse serves many callers."""
 
 from __future__ import annotations
 
@@ -107,8 +107,8 @@ async def test_what_a_dead_caller_had_reserved_counts_as_spent() -> None:
     other = asyncio.create_task(purse.reserve(Charge("c", "another", "small", "h:1", 0, 0.2)))
     await asyncio.sleep(0)
     await purse.forfeit("caller")
-    purse.settle("a", 0.0)  # too late
-    assert await waiting != ""  # nobody is there to send it
+    purse.settle("a", 0.0)  # settled too late
+    assert await waiting != ""  # refused: nobody would send it
     assert await other == ""
     purse.settle("c", 0.0)
     assert purse.totals()["cap_usd_per_run"] == {"cap": 1.0, "spent": 0.7, "reserved": 0}
@@ -122,7 +122,7 @@ amounts = st.integers(0, 400_000_000)
 def test_no_cap_is_ever_exceeded_and_no_call_waits_for_ever(
     calls: list[tuple[int, float]], cap: int, seed: int
 ) -> None:
-    """Whatever comes, in whatever order it settles: `spent + reserved <= cap`."""
+    """For all requests, settled in any order: `spent + reserved <= cap`."""
     purse = Purse(Caps(run=cap / 1e9, provider={"even": cap / 2e9}))
     draw = random.Random(seed)
 
@@ -184,7 +184,7 @@ async def test_runs_side_by_side_share_the_days_cap(ledger_url: str, monkeypatch
     other = await Ledger.open(ledger_url, run="other")
     await other.begin(CallEntry("o", CallPlace(1, "e", 0, 0), "small", "h:1", "hash", "{}", 6.0, time.time()))
     await asyncio.sleep(0.1)
-    assert "7.000000 USD are spent" in await purse.reserve(charge("b", 4.0))  # 6 are the other's, reserved
+    assert "7.000000 USD are spent" in await purse.reserve(charge("b", 4.0))  # 6 of them are reserved by the other
     await other.settle("o", Settled("ok", cost_usd=3.0))
     await asyncio.sleep(0.1)
     assert await purse.reserve(charge("c", 4.0)) == ""
@@ -206,13 +206,13 @@ async def test_at_midnight_the_day_begins_anew_whatever_becomes_of_the_clock(
     monkeypatch.setattr("actors.pool.spend.time.time", lambda: day - 30)
     purse = Purse(Caps(day=10, run=10), url, "mine")
     await purse.open()
-    monkeypatch.setattr("actors.pool.spend.time.time", lambda: day - 10 * 86_400.0)  # somebody sets it back
+    monkeypatch.setattr("actors.pool.spend.time.time", lambda: day - 10 * 86_400.0)  # somebody sets the clock back
     assert await purse.reserve(charge("a", 1.0)) == ""
     purse.settle("a", 1.0)
     assert purse.totals()["cap_usd_per_day"]["spent"] == 6.0
-    purse._day_ends_s -= 30  # as if so much time went by
+    purse._day_ends_s -= 30  # as if this much time had passed
     assert await purse.reserve(charge("b", 0.5)) == ""
-    assert purse.totals()["cap_usd_per_day"]["spent"] == 3.0  # of the other run, after midnight
+    assert purse.totals()["cap_usd_per_day"]["spent"] == 3.0  # spent by the other run after midnight
     assert purse.totals()["cap_usd_per_run"]["spent"] == 1.0
     monkeypatch.setattr("actors.pool.spend.time.time", ledger_time)
     await purse.close()
@@ -232,7 +232,7 @@ async def test_a_call_that_would_break_a_cap_is_not_sent(pool: Any) -> None:
 
 
 async def test_a_retry_that_would_break_a_cap_is_not_sent(pool: Any) -> None:
-    server, base_url = await pool.server(cut_off=1.0)  # which is billed, and at first nobody knows how much
+    server, base_url = await pool.server(cut_off=1.0)  # cut-off replies are billed, at first by an unknown amount
     card = pool.card(base_url)
     caller = pool.caller([card], cap_usd_per_run=1.5 * worst_usd(card, ASK))
     call = await caller.ask(ASK)
@@ -244,7 +244,7 @@ async def test_a_retry_that_would_break_a_cap_is_not_sent(pool: Any) -> None:
 async def test_ten_thousand_calls_race_for_a_cap_that_pays_for_a_thousand(pool: Any) -> None:
     server, base_url = await pool.server(pool.echo(latency_s=0.005))
     card = pool.card(base_url, context_tokens=64, max_output_tokens=32)
-    price = 32e-6  # of a call to the echo; at worst it is 160e-6
+    price = 32e-6  # price of a call to the echo; its worst price is 160e-6
     waits = {"connect_timeout_s": 5, "total_timeout_s": 60}  # the one loop has 10,000 calls to start
     caller = pool.caller([card], cap_usd_per_run=1000.5 * price, max_in_flight=100, **waits)
     calls = await asyncio.gather(*(caller.ask(ASK) for _ in range(10_000)))
