@@ -18,7 +18,7 @@ from rewards.presets import Judge, RewardBreakdown
 from rewards.settings import Metric, Preset, RewardSettings
 from rewards.text import read_transcript
 
-_BLOCK = 1 << 18  # bytes read at a time, at most; results appear after each
+_BLOCK = 1 << 18  # most bytes read at a time; results appear after each read
 _LONGEST_LINE = 1 << 24  # bytes; an episode has a few thousand
 # Router-R1's limits (appendix A): calls of an episode, tokens of a reply.
 _ROUNDS, _REPLY_TOKENS = 4, 512
@@ -39,9 +39,9 @@ class Sample(NamedTuple):
 
 
 def score_settings(preset: Preset, metric: Metric, alpha: float, cost_scale_usd: float | None) -> RewardSettings:
-    """Settings to score with; the scale of `default`, if None, is the most that an episode of the paper's six can cost.
+    """Settings to score with. If the scale is None, preset `default` uses the most that an episode can cost.
 
-    Raw costs count completion tokens alone, so that scale does, too.
+    This is an episode with the paper's six candidates; only completion tokens count, because raw costs have no others.
 
     Raises:
         ValueError: a setting is out of its range; the message names it.
@@ -53,9 +53,9 @@ def score_settings(preset: Preset, metric: Metric, alpha: float, cost_scale_usd:
 
 
 def score_stream(source: BufferedIOBase, out: BinaryIO, errors: TextIO, settings: RewardSettings) -> int:
-    """Score JSON lines from `source` into `out`, one for each good one, in order; return the number of bad ones.
+    """Score JSON lines from `source`; write a line to `out` for each good one, in order; return how many are bad.
 
-    A bad line is told to `errors` by its number, counted from 1, and doesn't enter the cost window.
+    A bad line is reported to `errors` with its number, counted from 1, and does not enter the cost window.
     """
     judge = Judge(settings)
     number = bad = 0
@@ -75,10 +75,10 @@ def score_stream(source: BufferedIOBase, out: BinaryIO, errors: TextIO, settings
 
 
 def score_line(line: bytes, judge: Judge) -> bytes:
-    """Score one line of JSON; the result is a line of JSON, ASCII, without its end.
+    """Score one line of JSON; the result is JSON in ASCII, without a line end.
 
     Raises:
-        BadLine: it is too long or no JSON, a field is missing or of the wrong type, or it can't be judged.
+        BadLine: it is too long or not JSON, a field is missing or of the wrong type, or it can't be judged.
     """
     if len(line) > _LONGEST_LINE:
         raise BadLine(f"longer than {_LONGEST_LINE >> 20} MiB, the most that is read; write one JSON object a line")
@@ -112,7 +112,7 @@ def parse_line(line: bytes) -> Sample:
     """Read a line of the input.
 
     Raises:
-        BadLine: it is no JSON object, or a field is missing, of the wrong type or out of its range.
+        BadLine: it is not a JSON object, or a field is missing, of the wrong type or out of its range.
     """
     row = _parse_json(line)
     if not isinstance(row, dict):
@@ -139,7 +139,7 @@ def parse_line(line: bytes) -> Sample:
 def _parse_json(line: bytes) -> Any:
     try:
         return orjson.loads(line)
-    except orjson.JSONDecodeError:  # refuses lone surrogates and a byte-order mark, which the standard library reads
+    except orjson.JSONDecodeError:  # it refuses lone surrogates and byte-order marks; the standard library reads them
         try:
             return json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -171,7 +171,7 @@ def _cost(row: dict[str, Any], ident: object) -> float:
     if isinstance(cost, (int, float)) and not isinstance(cost, bool) and 0 <= cost < math.inf:
         try:
             return float(cost)
-        except OverflowError:  # an integer beyond all floats
+        except OverflowError:  # an integer too large for a float
             pass
     raise BadLine(
         f"id {ident!r}: field 'cost' must be a finite number, not negative (completion tokens times USD per million), "
@@ -180,7 +180,7 @@ def _cost(row: dict[str, Any], ident: object) -> float:
 
 
 def _reported_em(found: RewardBreakdown, settings: RewardSettings) -> float:
-    """Exact match; trained on it, the published code reports a wrong answer of a malformed text as −1."""
+    """Exact match. With metric `em`, the published code reports −1 for a wrong answer in a malformed text."""
     wrong = settings.preset == "reference" and found.format < 0 and found.answer is not None and not found.em
     return -1.0 if wrong and settings.metric == "em" else found.em
 
@@ -192,7 +192,7 @@ def _paper_cards() -> list[ModelCard]:
 
 @lru_cache(maxsize=1024)
 def _resolver(models: tuple[str, ...] | None) -> Callable[[str], str | None]:
-    """What a name in a search stands for: one of `models` or, where that is one of the paper's six, its aliases."""
+    """Finds the one of `models` that a name in a search means; names of the paper's six may also be aliases."""
     cards = _paper_cards()
     known: dict[str, str] = {}
     for name in [card.name for card in cards] if models is None else models:
@@ -207,11 +207,11 @@ def _key(name: str) -> str:
 
 
 def _line_blocks(source: BufferedIOBase) -> Iterator[Iterable[bytes]]:
-    """The lines that have arrived, as soon as there is one; a last one needs no line end.
+    """Yield the lines that have arrived, as soon as there is one; the last line needs no line end.
 
-    Of a line that is too long, only a beginning that is too long as well is kept.
+    Of a line that is too long, only a beginning is yielded, which is itself too long and so is refused.
     """
-    pending: list[bytes] = []  # of a line not yet ended
+    pending: list[bytes] = []  # pieces of a line that has not ended
     size, skipping = 0, False  # bytes pending; whether the rest of the line is left out
     while block := source.read1(_BLOCK):
         if skipping:

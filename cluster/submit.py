@@ -38,21 +38,21 @@ class SubmitError(ExplainedError, RuntimeError):
 
 
 class FollowingStopped(KeyboardInterrupt):
-    """Ctrl-C while a log was followed; the job goes on, and the message tells how to stop it."""
+    """Ctrl-C was pressed while a log was followed; the job goes on, and the message says how to stop it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What is sent: the command, the local files that go along, and the names of the keys."""
+    """What is sent to the cluster: the command, local files, and the names of the keys."""
 
     entrypoint: str
     files: dict[str, Path]  # name in the working directory -> local file
-    key_variables: tuple[str, ...]  # set here, and handed on
+    key_variables: tuple[str, ...]  # set here; their values are sent
     missing_keys: tuple[str, ...]  # named by a card, but not set here
     notes: tuple[str, ...]  # what the user should know
 
     def describe(self) -> str:
-        """For `--dry-run`; keys by name only."""
+        """The submission as text, for `--dry-run`; of the keys only the names."""
         rows = [f"entrypoint: {self.entrypoint}", f"working directory: {', '.join(PACKAGES)}"]
         rows += [f"  and {source} as {name}" for name, source in self.files.items()]
         rows += [f"environment: {name} (its value is not shown)" for name in self.key_variables]
@@ -61,10 +61,10 @@ class Submission:
 
 
 def plan(recipe: str, overrides: Sequence[str] = ()) -> Submission:
-    """Work out what a run needs on the cluster, from its checked configuration.
+    """Find out what a run needs on the cluster, from its checked configuration.
 
-    Local files that the configuration names (recipe, questions, replies, cards) travel with the job; whatever
-    else it names by path must be there on the cluster.
+    Local files that the configuration names (recipe, questions, replies, cards) are sent with the job; all other paths
+    that it names must exist on the cluster.
 
     Raises:
         ConfigError: the configuration can't be used.
@@ -78,7 +78,7 @@ def plan(recipe: str, overrides: Sequence[str] = ()) -> Submission:
         if not path.is_file():
             notes.append(f"{path} is not here; it must be on the cluster, at that path")
             return str(path)
-        name = f"inputs/{len(files)}/{path.name}"  # a file of questions without a set takes its own name
+        name = f"inputs/{len(files)}/{path.name}"  # keeps the file's name, which may name a question set
         files[name] = path
         return name
 
@@ -88,9 +88,9 @@ def plan(recipe: str, overrides: Sequence[str] = ()) -> Submission:
     if config.placement.address is None:
         extra.append("placement.address=auto")
     if config.run.name is None:
-        extra.append(f"run.name={default_name(recipe)}")  # one name, however often the job is started
+        extra.append(f"run.name={default_name(recipe)}")  # the same name each time the job is started
     if "if_exists" not in config.run.model_fields_set:
-        extra.append("run.if_exists=resume")  # a job that is started again goes on with its run
+        extra.append("run.if_exists=resume")  # a job that is started again resumes its run
     if not config.run.folder.is_absolute():
         notes.append(
             f"run.folder={config.run.folder} is relative: it goes away with the job's working directory; "
@@ -109,17 +109,17 @@ def plan(recipe: str, overrides: Sequence[str] = ()) -> Submission:
 
 
 def submit(submission: Submission, address: str, emit: Callable[[str], None], *, forward_keys: bool = True) -> int:
-    """Submit the job to the Ray cluster at `address`, hand its log to `emit`, and return its exit status.
+    """Submit the job to the Ray cluster at `address`, pass its log to `emit`, and return its exit status.
 
-    With `forward_keys` the values of the key variables go along in the job's environment, where those who may
-    look at the cluster's dashboard can see them.
+    With `forward_keys` the values of the key variables are sent in the job's environment, where everyone with access
+    to the cluster's dashboard can see them.
 
     Raises:
-        SubmitError: the cluster does not answer or take the job, or contact to it is lost.
+        SubmitError: the cluster does not answer, rejects the job, or stops answering.
         FollowingStopped: Ctrl-C; the job goes on.
     """
     keys = submission.key_variables if forward_keys else ()
-    job = f"router-r1-{uuid.uuid4().hex[:12]}"  # chosen here, so that it is known even if we are stopped meanwhile
+    job = f"router-r1-{uuid.uuid4().hex[:12]}"  # chosen here, so that it is known even after an early Ctrl-C
     emit(f"submitting job {job} to {address}\n")
     with tempfile.TemporaryDirectory(prefix="router-r1-submit-") as folder, _answering(address):
         _stage(submission, Path(folder))
@@ -151,13 +151,13 @@ def _moved(config: Config, travel: Callable[[Path], str]) -> dict[str, Any]:
     if config.candidates.replies is not None:
         moved["candidates.replies"] = travel(config.candidates.replies)
     for key, cards in _card_files(config).items():
-        if find_pool(cards) == cards:  # a pool that ships is there already
+        if find_pool(cards) == cards:  # else it is a pool that ships with the code, which is sent
             moved[key] = travel(cards)
     return moved
 
 
 def _sent(source: str, travel: Callable[[Path], str]) -> str:
-    """A source of questions as it is called there: a file's new place, and its columns as they were named."""
+    """A source of questions under its name on the cluster: a file has a new path, and keeps its columns."""
     if is_named(source):
         return source
     path, _ = file_source(source)
@@ -190,7 +190,7 @@ def _stage(submission: Submission, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _own_address() -> Iterator[None]:
-    """Keep Ray from preferring an address of the environment to the one that was asked for."""
+    """Hide Ray's address variables, which Ray would prefer to the address it is given."""
     kept = {name: os.environ.pop(name) for name in _RAY_ADDRESSES if name in os.environ}
     try:
         yield
@@ -199,12 +199,12 @@ def _own_address() -> Iterator[None]:
 
 
 def _connect(address: str) -> Any:
-    """Ray's client of a job server, with deadlines, which its own requests have not."""
+    """Ray's client of a job server, with deadlines, which Ray's own requests lack."""
     if not address.startswith(("http://", "https://")):
         raise SubmitError(f"address {address!r}: expected the dashboard's URL, such as http://HEAD-NODE:8265")
     from ray.job_submission import JobSubmissionClient
 
-    class Client(JobSubmissionClient):  # type: ignore[misc]  # Ray is not followed
+    class Client(JobSubmissionClient):  # type: ignore[misc]  # mypy does not follow Ray
         def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
             return super()._do_request(method, endpoint, timeout=(_CONNECT_TIMEOUT_S, _REPLY_TIMEOUT_S), **options)
 
@@ -214,7 +214,7 @@ def _connect(address: str) -> Any:
 
 @contextlib.contextmanager
 def _answering(address: str) -> Iterator[None]:
-    """Turn what Ray's client raises into one error that names the address."""
+    """Turn the errors of Ray's client into one error that names the address."""
     from ray.exceptions import AuthenticationError, RayError
 
     try:
@@ -224,7 +224,7 @@ def _answering(address: str) -> Iterator[None]:
             f"the job server at {address} wants the cluster's token; set RAY_AUTH_MODE=token and give Ray the token "
             "(RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN)"
         ) from error
-    except (RuntimeError, OSError, RayError) as error:  # what `requests` raises is an OSError
+    except (RuntimeError, OSError, RayError) as error:  # errors of `requests` are OSErrors
         if isinstance(error, SubmitError):
             raise
         raise SubmitError(
@@ -233,7 +233,7 @@ def _answering(address: str) -> Iterator[None]:
 
 
 async def _follow(client: Any, job: str, address: str, emit: Callable[[str], None]) -> None:
-    """Hand on the log until the job ends; a broken connection is taken up again where it broke."""
+    """Pass the log to `emit` until the job ends; after a broken connection, go on where it broke."""
     import aiohttp
 
     seen = failures = 0
@@ -257,7 +257,7 @@ async def _follow(client: Any, job: str, address: str, emit: Callable[[str], Non
 
 
 def _exit_status(client: Any, job: str, address: str) -> int:
-    """0 where the job succeeded, else its own exit code, else 1."""
+    """0 if the job succeeded; otherwise its own exit code, or 1 if it has none."""
     from ray.job_submission import JobStatus
 
     deadline = time.monotonic() + _END_TIMEOUT_S

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.json_bytes import decode
+from actors.pool.provider_errors import ProviderError, clean, error_in_success, http_error, not_json
 from rewards.transcript import CallStatus
 
 _MOST_TOKENS = 10_000_000  # more than any model takes: a larger usage is nonsense
-_EXCERPT = 200  # characters of a provider's message that an error repeats
-_REFUSALS = ("content_filter", "content_policy", "contentfilter", "policyviolation", "moderation", "safety")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,40 +53,36 @@ class Reply:
 
 
 def read_reply(status: int, body: bytes) -> Reply:
-    """Read a chat-completion response by its HTTP status and whole body. Never raises: a bad body is a fault."""
+    """Read a chat-completion response by its HTTP status and whole body. Never raises: a bad body is a fault.
+
+    `provider_errors` says which errors are final.
+    """
     content = _decode(body)
     fields = content if isinstance(content, dict) else {}
     usage = _usage(fields.get("usage"))
-    if 200 <= status < 300 and fields.get("choices"):
+    success = 200 <= status < 300
+    if success and fields.get("choices"):
         return _completion(fields, usage)
-    complaint = _complaint(fields.get("error"), body)
-    if status == 429 or status >= 500:
-        return Reply(
-            usage=usage,
-            fault=f"HTTP {status}: {complaint}",
-            retriable=True,
-            rejected=status in (429, 503),
-            down=status >= 500,
-        )
-    if 300 <= status < 400:
-        return Reply(fault=f"HTTP {status}: redirects are not followed; set the card's base_url to the final address")
-    if status >= 400:
-        if status == 451 or _is_refusal(fields.get("error")):
-            return Reply(usage=usage, refusal=f"HTTP {status}: {complaint}")
-        return Reply(usage=usage, fault=_client_fault(status, complaint))
+    if status >= 300:
+        return _failed(http_error(status, fields.get("error"), body), usage if status >= 400 else None)
     if content is None:
-        return _no_json(status, body)
+        return _failed(not_json(status, body), None)
     if fields.get("error"):
-        return _error_body(fields["error"], complaint, usage)
+        return _failed(error_in_success(fields["error"], body), usage)
     return _completion(fields, usage)
 
 
-def _no_json(status: int, body: bytes) -> Reply:
-    fault = f"HTTP {status} with a body that is not JSON: {_excerpt(body)}"
-    if body.lstrip().startswith(b"<"):
-        return Reply(fault=f"{fault}; a web page answers there: check the card's base_url")
-    # Probably the transfer was cut off unnoticed, so it is retried like a broken connection.
-    return Reply(fault=fault, retriable=True, may_be_billed=True)
+def _failed(error: ProviderError, usage: Usage | None) -> Reply:
+    if error.refusal:
+        return Reply(usage=usage, refusal=error.message)
+    return Reply(
+        usage=usage,
+        fault=error.message,
+        retriable=not error.final,
+        rejected=error.rejected,
+        down=error.down,
+        may_be_billed=error.may_be_billed,
+    )
 
 
 def _completion(fields: dict[str, Any], usage: Usage | None) -> Reply:
@@ -100,7 +95,7 @@ def _completion(fields: dict[str, Any], usage: Usage | None) -> Reply:
         return Reply(usage=usage, fault="the reply's first choice has no message", may_be_billed=True)
     refusal, content = message.get("refusal"), message.get("content")
     if isinstance(refusal, str) and refusal.strip():
-        return Reply(usage=usage, refusal=f"the model refused: {_clean(refusal)}")
+        return Reply(usage=usage, refusal=f"the model refused: {clean(refusal)}")
     if choice.get("finish_reason") == "content_filter":
         return Reply(usage=usage, refusal="the provider's content filter stopped the reply")
     if not isinstance(content, str):
@@ -110,35 +105,6 @@ def _completion(fields: dict[str, Any], usage: Usage | None) -> Reply:
         usage = None  # nonsense: a text without tokens
     # JSON may hold lone surrogates and zero bytes. Tokenizers and files can't hold the former, databases the latter.
     return Reply(text=content.encode("utf-8", "replace").decode().replace("\0", "\ufffd"), usage=usage)
-
-
-def _error_body(error: object, complaint: str, usage: Usage | None) -> Reply:
-    if _is_refusal(error):
-        return Reply(usage=usage, refusal=complaint)
-    code = str(error.get("code")) if isinstance(error, dict) else ""
-    retriable = code == "429" or (len(code) == 3 and code.startswith("5"))
-    fault = f"an error in a reply of status 200: {complaint}"
-    rejected = code in ("429", "503")
-    return Reply(
-        usage=usage, fault=fault, retriable=retriable, rejected=rejected, down=code.startswith("5") and retriable
-    )
-
-
-def _client_fault(status: int, complaint: str) -> str:
-    if status in (401, 403):
-        # Providers repeat a part of the key here, so their message is left out.
-        return f"HTTP {status}: the provider refused the key; check the variable that the card's api_key_env names"
-    if status == 404:
-        return f"HTTP 404: {complaint}; check the card's model and base_url"
-    return f"HTTP {status}: {complaint}"
-
-
-def _is_refusal(error: object) -> bool:
-    if not isinstance(error, dict):
-        return False
-    inner = error.get("innererror")
-    codes = [error.get("code"), error.get("type"), inner.get("code") if isinstance(inner, dict) else None]
-    return any(mark in str(code).casefold() for code in codes for mark in _REFUSALS)
 
 
 def _usage(usage: object) -> Usage | None:
@@ -157,19 +123,3 @@ def _decode(body: bytes) -> object | None:
         return decode(body)
     except (ValueError, RecursionError):
         return None
-
-
-def _complaint(error: object, body: bytes) -> str:
-    message = error.get("message") if isinstance(error, dict) else error
-    return _clean(message) if isinstance(message, str) and message.strip() else _excerpt(body)
-
-
-def _excerpt(body: bytes) -> str:
-    return repr(_clean(body[: 4 * _EXCERPT].decode("utf-8", "replace"))) if body.strip() else "an empty body"
-
-
-def _clean(message: str) -> str:
-    """A provider's message on one line, printable and short."""
-    text = "".join(c if c.isprintable() else " " for c in message)
-    text = " ".join(text.split())
-    return text if len(text) <= _EXCERPT else text[:_EXCERPT] + "…"

@@ -1,15 +1,14 @@
-"""The control bench: what a trajectory costs the driver, from its request to the learner's batch, however many workers.
+"""The control bench: the driver's time for a trajectory, from request to learner batch, by the number of workers.
 
-Workers play from scripts (`benchmarks.benches.scripted_worker`). The driver's side is that of a run: `Windows` and
-`Fleet`, the judge, admission and the batch's numbers, credit and packing. Only the
-way to the learner's ranks is left out.
+Workers play from scripts (`benchmarks.benches.scripted_worker`). The driver runs the code of a real run: `Windows` and
+`Fleet`, the judge, admission, the metrics of a batch, credit and packing. It only sends nothing to learner ranks.
 
-Eight processes stand for all workers, up to 32 for each: the fleet keeps 256 apart, gives each its groups and pings it,
-but the driver holds 8 connections. On two cores, of 256 processes of Ray's 163 had started after four minutes, and the
-background threads of 64 that do nothing take half a core, so that they would be measured and not the driver.
+Eight processes stand for all workers, each for up to 32: the fleet treats them as 256 workers, each with its groups and
+pings, but the driver has only 8 connections. With a process for each worker, two cores would measure Ray and not the
+driver: of 256 such processes only 163 had started after four minutes, and 64 idle ones take half a core.
 
-Every number of workers gets the same batches, in turns, so that what differs is the workers alone. The driver's
-processor time is that of all threads of its process.
+All numbers of workers get the same batches, in turns, so that only the workers differ. The driver's processor time
+is that of all threads of its process.
 """
 
 from __future__ import annotations
@@ -49,20 +48,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured."""
+    """How much to measure."""
 
     workers: tuple[int, ...] = (8, 64, 256)
     processes: int = 8
-    groups: int = GROUPS  # of a step
-    steps: int = 4  # of a repetition, after one that warms up
+    groups: int = GROUPS  # in a step
+    steps: int = 4  # in a repetition, after a first one to warm up
     repetitions: int = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What a repetition came to."""
+    """The result of a repetition."""
 
-    per_s: float  # trajectories
+    per_s: float  # trajectories per second
     driver_us: float  # the driver's processor time, microseconds per trajectory
 
 
@@ -110,7 +109,7 @@ def start_fleet(hire: Any, workers: int) -> Fleet:
 
 
 def pace(fleet: Fleet, size: Size) -> Pace:
-    """Take steps as a run does, windows ahead and all."""
+    """Measure steps that are taken as in a run, with windows played ahead."""
     steps = Steps(settings(size.groups), fleet)
     steps.take()
     began, cpu = time.perf_counter(), time.process_time()
@@ -121,7 +120,7 @@ def pace(fleet: Fleet, size: Size) -> Pace:
 
 
 def settings(groups: int) -> Config:
-    """The quickstart's, with batches that give each of many workers a group."""
+    """The quickstart's configuration, with batches of so many groups that each of many workers gets one."""
     return load_config(
         "quickstart",
         [
@@ -148,7 +147,7 @@ class Steps:
         """Play, judge, admit and pack a batch; returns its trajectories.
 
         Raises:
-            RuntimeError: some of them were lost on the way.
+            RuntimeError: some trajectories were lost.
         """
         self._step += 1
         began, run, learner = time.perf_counter(), self._config.run, self._config.learner
@@ -166,7 +165,7 @@ class Steps:
         return len(batch)
 
     def _plan(self, batch: list[Any]) -> list[list[Any]]:
-        """What `LearnerGang.train_step` does with a batch before the ranks get it."""
+        """Do with a batch what `LearnerGang.train_step` does before the ranks get it."""
         learner = self._config.learner
         if (found := bad_input(batch)) is not None:
             raise RuntimeError(f"the scripts are wrong: {found}")
@@ -182,12 +181,12 @@ class Steps:
         )
 
     def finish(self) -> None:
-        """Wait for what was played ahead."""
+        """Wait for the window that was played ahead."""
         self._windows.gather(self._step + 1)
 
 
 def judge(found: dict[int, list[Pace]]) -> list[Figure]:
-    """The figures; those with targets are the largest fleet's."""
+    """The figures; only those of the largest fleet have targets."""
     fewest, most = min(found), max(found)
     rows = []
     for workers, paces in found.items():

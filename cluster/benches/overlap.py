@@ -1,6 +1,6 @@
-"""The overlap bench: steps an hour of the whole loop, with batches played ahead of the learner and without.
+"""The overlap bench: steps an hour of the whole loop, with and without batches played ahead of the learner.
 
-Two whole runs of the quickstart, the same but for `run.max_staleness`, one after the other: the candidates' latencies
+Two whole runs of the quickstart, one after the other, differ only in `run.max_staleness`. The candidates' latencies
 are lognormal, with a median of 0.8 s and a 99th percentile of 8 s, drawn from one seed.
 """
 
@@ -16,8 +16,8 @@ from benchmarks.benches.figures import Figure, at_least
 from cluster.benches.train_program import TrainProgram
 
 AHEAD = 2
-WARM_STEPS = 4  # in which windows are first filled
-EVALUATED = 1000  # questions; of as many, an exact match is known to a point
+WARM_STEPS = 4  # left out of the means, because windows are still being filled
+EVALUATED = 1000  # questions, so that an exact match is known to within one or two points
 _LATENCY = ("candidates.latency_scale=1", "candidates.latency_lognormal=[0.8,8]")
 _TIMEOUT_S = 3600.0
 
@@ -31,7 +31,7 @@ def run() -> list[Figure]:
 
 
 def play(folder: Path, staleness: int, *overrides: str) -> tuple[list[dict[str, Any]], float]:
-    """A run's rows of metrics, of the steps, and its final exact match."""
+    """Train once; return the rows of metrics of the steps, and the final exact match."""
     settings = (*_LATENCY, f"run.max_staleness={staleness}", f"data.eval_questions={EVALUATED}", *overrides)
     with TrainProgram(folder, f"staleness-{staleness}", settings) as program:
         program.wait(_TIMEOUT_S)
@@ -42,7 +42,7 @@ def play(folder: Path, staleness: int, *overrides: str) -> tuple[list[dict[str, 
 
 
 def judge(together: tuple[list[dict[str, Any]], float], ahead: tuple[list[dict[str, Any]], float]) -> list[Figure]:
-    """The figures; steps an hour are by the mean of the steps after the first few."""
+    """The figures; steps an hour come from the mean time of all steps but the first few."""
     (slow, slow_em), (fast, fast_em) = together, ahead
     lost = 100 * (slow_em - fast_em)
 
@@ -67,5 +67,5 @@ def judge(together: tuple[list[dict[str, Any]], float], ahead: tuple[list[dict[s
 
 
 def _seconds(rows: list[dict[str, Any]]) -> float:
-    """Of a step, by the run's clock, so that nothing between the steps is left out but evaluations."""
+    """The mean seconds of a step, by the run's clock: all work but evaluations is included."""
     return statistics.fmean(row["time/step_s"] for row in rows[WARM_STEPS:])

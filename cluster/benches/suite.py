@@ -23,14 +23,14 @@ BENCHES = {
 
 
 class UnknownBench(ExplainedError, ValueError):
-    """There is no measurement of that name; the message lists those there are."""
+    """There is no measurement of that name; the message lists the existing ones."""
 
 
 def run_bench(name: str) -> list[Figure]:
     """Run a measurement.
 
     Raises:
-        UnknownBench: there is none of that name.
+        UnknownBench: there is no measurement of that name.
     """
     if name not in BENCHES:
         raise UnknownBench(f"bench {name!r}: not found; there are {', '.join(BENCHES)}")

@@ -1,8 +1,8 @@
-"""The survival bench: what deaths cost a run, and that a killed driver costs it nothing but time.
+"""The survival bench: how much deaths slow a run down, and whether a killed driver costs it only time.
 
-Goodput: a run of two rollout workers in which every minute one of its processes is killed with -9, in turn, against
-the same run left alone; what counts is optimizer steps that stand. Kills: a run whose driver is killed at random
-moments and started again; every checkpoint is compared with that of a run left alone.
+Goodput: the optimizer steps an hour of a run with two rollout workers, of which every minute one process is killed with
+-9, each kind in turn, over those of the same run left alone; a step that is taken again counts once. Kills: a run
+whose driver is killed at random moments and started again; every checkpoint is compared with that of a run left alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import psutil
 from benchmarks.benches.figures import Figure, at_least
 from cluster.benches.train_program import TrainProgram
 
-BLOWS = ("VLLM::EngineCore", "ray::CandidateCaller", "ray::RolloutWorker", "ray::RankProcess")  # in turn
+BLOWS = ("VLLM::EngineCore", "ray::CandidateCaller", "ray::RolloutWorker", "ray::RankProcess")  # killed in turn
 TITLES = dict(zip(BLOWS, ("an engine", "a caller", "a rollout worker", "a learner rank"), strict=True))
 _START_S = 300.0
 _POLL_S = 0.5
@@ -40,11 +40,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured."""
+    """How much to measure."""
 
-    window_s: float = 600.0  # struck
-    calm_s: float = 480.0  # left alone
-    every_s: float = 60.0
+    window_s: float = 600.0  # of the run with deaths
+    calm_s: float = 480.0  # of the run left alone
+    every_s: float = 60.0  # from one death to the next
     kills: int = 20
     steps: int = 12  # of a run that is killed
 
@@ -57,7 +57,7 @@ def run(size: Size | None = None) -> list[Figure]:
 
 
 def goodput(folder: Path, size: Size) -> list[Figure]:
-    """Steps an hour, struck over left alone."""
+    """The steps an hour of a run with deaths over those of the run left alone."""
     calm, _ = _steps_per_s(folder, "calm", size.calm_s, None)
     struck, lost_s = _steps_per_s(folder, "struck", size.window_s, size.every_s)
     rows = [
@@ -75,7 +75,7 @@ def goodput(folder: Path, size: Size) -> list[Figure]:
 def _steps_per_s(
     folder: Path, name: str, window_s: float, every_s: float | None
 ) -> tuple[float, dict[str, list[float]]]:
-    """Steps a second of a window that begins after the first steps, and by who died the longest time without one."""
+    """Steps a second once the first steps are done, and the longest times without a step, by the kind that had died."""
     lost: dict[str, list[float]] = {}
     with TrainProgram(folder, name, _GOODPUT) as program:
         program.wait_for_step(3, _START_S)
@@ -97,7 +97,7 @@ def _steps_per_s(
 
 
 def _longest_gap(program: TrainProgram, seconds: float) -> float:
-    """Watch for so long; the longest stretch in it in which no new step was done.
+    """Watch a run for `seconds`; return the longest time in seconds in which no new step was done.
 
     Raises:
         TrainProgramError: the run ended meanwhile.
@@ -114,7 +114,7 @@ def _longest_gap(program: TrainProgram, seconds: float) -> float:
 
 
 def _kill(program: TrainProgram, title: str) -> None:
-    """Kill the oldest process of that kind, if there is one now."""
+    """Kill the oldest process of that kind, if there is one."""
     found = []
     for process in program.family():
         try:
@@ -127,7 +127,8 @@ def _kill(program: TrainProgram, title: str) -> None:
 
 
 def kills(folder: Path, size: Size) -> list[Figure]:
-    """Of drivers killed at random moments, those whose run came to the same parameters, at every checkpoint."""
+    """How many drivers were killed at random moments, and in how many of these cases the run had the same parameters as
+    a run left alone, at every checkpoint."""
     settings = (*_KILLS, f"run.steps={size.steps}")
     began = time.monotonic()
     with TrainProgram(folder, "whole", settings) as whole:

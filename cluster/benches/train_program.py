@@ -1,4 +1,4 @@
-"""A train program: `router-r1 train` as a process, for measurements that watch whole runs, or strike them."""
+"""A train program: `router-r1 train` as a process, for measurements that watch whole runs or kill their processes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _END_S = 90.0
 
 
 class TrainProgramError(RuntimeError):
-    """A run did not do what is measured; the message has the end of its output."""
+    """A run did not do what its measurement needs; the message has the end of the run's output."""
 
 
 class TrainProgram:
-    """A run of the quickstart, resumed where its folder is there already."""
+    """A run of the quickstart, which is resumed if its folder exists."""
 
     def __init__(self, folder: Path, name: str, overrides: Sequence[str]) -> None:
         self.folder = RunFolder(folder / name)
@@ -47,7 +47,7 @@ class TrainProgram:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """End the run and whatever it started."""
+        """End the run and all processes that it started."""
         family = self.family()
         self.kill()
         alive = psutil.wait_procs(family, timeout=_END_S)[1]  # the run's reaper ends them
@@ -74,10 +74,10 @@ class TrainProgram:
         self._running.wait()
 
     def wait(self, timeout_s: float) -> None:
-        """Wait for a good end.
+        """Wait until the run has ended with status 0.
 
         Raises:
-            TrainProgramError: it ended badly, or not in time.
+            TrainProgramError: it ended with another status, or not within `timeout_s` seconds.
         """
         try:
             status = self._running.wait(timeout_s)
@@ -90,7 +90,7 @@ class TrainProgram:
         """Wait until a step is done.
 
         Raises:
-            TrainProgramError: the run ended before, or it took too long.
+            TrainProgramError: the run ended before, or the step was not done within `timeout_s` seconds.
         """
         until = time.monotonic() + timeout_s
         while self.newest_step() < step:
@@ -114,7 +114,7 @@ class TrainProgram:
         return int(rows[-1]["step"]) if rows else -1
 
     def summary(self) -> dict[str, Any]:
-        """What the run came to, once it has ended."""
+        """The summary of the run, once it has ended."""
         found: dict[str, Any] = json.loads(self.folder.summary_file.read_text(encoding="utf-8"))
         return found
 

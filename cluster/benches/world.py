@@ -1,4 +1,4 @@
-"""The world bench: trains the quickstart over seeds and cost weights α, and holds its figures to their targets."""
+"""The world bench: trains the quickstart with several seeds and cost weights α, and compares figures with targets."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from benchmarks.world.experts import experts
 
 SEEDS = (0, 1, 2)
 ALPHAS = (0.0, 0.3, 0.6, 0.9)
-# Every seed without and with a cost weight; the points between and beyond, on the first seed alone.
+# Every seed with α = 0 and 0.6; the other α with the first seed alone.
 PLAN = (*((seed, alpha) for seed in SEEDS for alpha in (0.0, 0.6)), (SEEDS[0], 0.3), (SEEDS[0], 0.9))
-FOLDER = Path("runs/bench-world")  # a run that is there already is not trained again
+FOLDER = Path("runs/bench-world")  # a run that exists is not trained again
 RUN_TIMEOUT_S = 1800.0
 _GIB = 2**30
 _UNSEEN = (AFTER + UNSEEN, MOST_COMPETENT + UNSEEN)
@@ -57,10 +57,10 @@ def run() -> list[Figure]:
 
 
 def train_once(seed: int, alpha: float, folder: Path = FOLDER) -> dict[str, Any]:
-    """One run of the quickstart in a process of its own; its summary, with peak memory and wall seconds.
+    """Train the quickstart in a process of its own; return its summary, with `peak_bytes` and `wall_s` (seconds) added.
 
     Raises:
-        BenchError: the run failed or took longer than `RUN_TIMEOUT_S`; its output is told.
+        BenchError: the run failed, and the message holds its output; or it took longer than `RUN_TIMEOUT_S` seconds.
     """
     name = f"{fingerprint()}-seed{seed}-alpha{alpha:g}"
     report = folder / name / "bench.json"
@@ -98,7 +98,7 @@ def train_once(seed: int, alpha: float, folder: Path = FOLDER) -> dict[str, Any]
 
 
 def fingerprint() -> str:
-    """What the figures depend on: recipe, policy and experts. Reports of other ones are not taken for these."""
+    """A digest of recipe, policy and experts, on which the figures depend: reports made with others are not used."""
     recipe = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
     digest = hashlib.sha256(recipe.read_bytes())
     digest.update((CHECKPOINT / "model.safetensors").read_bytes())
@@ -154,7 +154,7 @@ def _proportional_bytes(process: psutil.Process) -> int:
 
 
 def figures(runs: dict[tuple[int, float], dict[str, Any]]) -> list[Figure]:
-    """Judge summaries by seed and α. A bound on every run is held against the worst of them."""
+    """Judge summaries by seed and α. A bound on every run is compared with the worst run."""
     free = [runs[seed, 0.0] for seed in SEEDS]
     pairs = [(runs[seed, 0.0], runs[seed, 0.6]) for seed in SEEDS]
     knob = {alpha: runs[SEEDS[0], alpha] for alpha in ALPHAS}
@@ -173,7 +173,7 @@ def figures(runs: dict[tuple[int, float], dict[str, Any]]) -> list[Figure]:
 
 
 def _beside_methods(free: list[dict[str, Any]]) -> list[Figure]:
-    """The figures of runs with α = 0 beside those methods that the world bounds them by."""
+    """Figures that compare the runs with α = 0 with the methods that bound them in the world."""
     ideal, constant = METHODS[MOST_COMPETENT].name, METHODS[BEST_CONSTANT_HINDSIGHT].name
     shares = [share_over_most_competent(each) for each in free]
     return [
@@ -196,7 +196,7 @@ def _defined(figure: Figure) -> Figure:
 def share_over_most_competent(summary: dict[str, Any]) -> float:
     """The most overused expert: its share of calls over its share when the most competent one is asked.
 
-    An expert that is never the most competent has no share to compare with; it is held to an even share of the pool.
+    An expert that is never the most competent has no share to compare with; it is compared with an even share.
     """
     ideal, after = summary[MOST_COMPETENT]["call_share"], summary[AFTER]["call_share"]
     even = 1 / len(summary[RANDOM]["call_share"])
@@ -204,9 +204,9 @@ def share_over_most_competent(summary: dict[str, Any]) -> float:
 
 
 def largest_step(costs: list[float]) -> Figure:
-    """How much of the whole fall in cost lies between two neighbouring α: a knob that jumps does it all in one.
+    """The largest part of the whole fall in cost that lies between two neighbouring α: near 1 if the cost jumps.
 
-    Infinite where cost rises with α, or does not fall at all.
+    Infinite if cost rises with α, or does not fall at all.
     """
     falls = [before - after for before, after in itertools.pairwise(costs)]
     share = max(falls) / sum(falls) if min(falls) >= -0.02 * costs[0] and sum(falls) > 0 else math.inf

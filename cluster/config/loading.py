@@ -22,7 +22,7 @@ _USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 class ConfigError(ExplainedError, ValueError):
-    """A configuration that can't be used; the message names field, value and remedy, a line each."""
+    """A configuration that can't be used; the message has a line for each fault, with field, value and remedy."""
 
 
 def recipe_names() -> list[str]:
@@ -33,7 +33,8 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> Config:
     """Read a recipe, by name or by path, and apply overrides `dotted.key=value` (values are YAML).
 
     Raises:
-        ConfigError: no such recipe, no YAML, an override without `=`, unknown keys, impossible values.
+        ConfigError: there is no such recipe, it is not YAML, an override has no `=`, a key is unknown, or a value is
+            not allowed.
     """
     path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
     if not path.is_file():
@@ -70,7 +71,7 @@ def explain(error: ValidationError) -> str:
 
 
 def masked(text: str) -> str:
-    """The text without what may be a password: the part of a URL before its @."""
+    """The text with *** for the part of each URL before its @, which may hold a password."""
     return _USERINFO.sub("***", text)
 
 
@@ -94,8 +95,8 @@ def field_paths() -> dict[str, tuple[Any, str]]:
 
 
 class _Yaml(yaml.SafeLoader):
-    """YAML where only true and false are booleans, as in version 1.2 of it: `off` is a word, and several settings take
-    it. Fields that are booleans take `on`, `off`, `yes` and `no` all the same."""
+    """YAML in which only true and false are booleans, as in YAML 1.2: `off` is a word, which is a value of several
+    settings. Boolean fields still accept `on`, `off`, `yes` and `no`."""
 
 
 _BOOL = "tag:yaml.org,2002:bool"

@@ -1,4 +1,4 @@
-"""Settings of a run: every section and field, typed, with the values that can't go together refused."""
+"""Settings of a run: every section and field with its type, and checks for values that can't go together."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from rewards.settings import RewardSettings
 class RunSettings(Settings):
     """The run as a whole."""
 
-    name: str | None = Field(None, description="Folder of the run under `folder`; recipe and time, if none.")
-    folder: Path = Field(Path("runs"), description="Where runs live.")
+    name: str | None = Field(None, description="Folder of the run under `folder`; default: recipe and time.")
+    folder: Path = Field(Path("runs"), description="Folder that holds all runs.")
     seed: int = Field(0, ge=0, description="Seeds questions, menus, sampling and the learner.")
     steps: int = Field(100, ge=0, description="Batches to train on.")
     groups_per_step: int = Field(16, gt=0, description="Questions of a batch.")
@@ -27,43 +27,43 @@ class RunSettings(Settings):
     max_staleness: int = Field(
         0,
         ge=0,
-        description="Policy versions a trajectory may lag: so many batches are played ahead of the learner. 0: the "
-        "engines wait while the policy learns.",
+        description="Policy versions that a trajectory may lag: the number of batches that are played ahead of the "
+        "learner. 0: the engines wait while the policy learns.",
     )
     if_exists: Literal["refuse", "resume"] = Field(
-        "refuse", description="Where the run's folder is there already: refuse, or go on from its newest checkpoint."
+        "refuse", description="If the run's folder exists: refuse, or resume from its newest checkpoint."
     )
-    eval_every: int = Field(0, ge=0, description="Evaluate after so many steps; 0: only before and after.")
+    eval_every: int = Field(0, ge=0, description="Steps between evaluations; 0: only before and after training.")
     checkpoint_every: int = Field(
-        10, ge=0, description="Checkpoint after so many steps, to go on from after a crash; 0: only at the end."
+        10, ge=0, description="Steps between checkpoints, which a run resumes from after a crash; 0: only at the end."
     )
     keep_checkpoints: int = Field(
-        3, gt=0, description="Checkpoints kept: the newest, and the one of the best evaluation beside them."
+        3, gt=0, description="How many of the newest checkpoints are kept; so is the one with the best evaluation."
     )
     group_retries: int = Field(
-        2, ge=0, description="Times that a question is asked anew whose group was lost to failed calls."
+        2, ge=0, description="How often a question is asked again if its group was lost to failed calls."
     )
     max_refills: int = Field(
-        3, ge=0, description="Times that further questions are drawn for a batch, to replace groups without signal."
+        3, ge=0, description="How often further questions are drawn for a batch, to replace groups without signal."
     )
     retry_pause_s: float = Field(
         10,
         ge=0,
-        description="Pause before a batch is asked anew of which nothing is left, as where providers are down.",
+        description="Seconds before questions are asked again when failed calls have voided a whole batch.",
     )
     mirror: str | None = Field(
         None,
-        description="URL (s3://…, gs://…, file:///…) under which the newest checkpoints are kept, too; a run goes on "
-        "from there where its folder is lost.",
+        description="URL (s3://…, gs://…, file:///…) that the newest checkpoints are copied to; if a run's folder is "
+        "lost, the run resumes from there.",
     )
     trace: bool = Field(
         False,
         description="Write a trace of episodes, calls, pauses and steps into the run folder, for ui.perfetto.dev.",
     )
-    sample_trajectories: int = Field(4, ge=0, description="Trajectories of each step written out for people.")
-    rollout_timeout_s: float = Field(3600, gt=0, description="Deadline for the episodes of one batch.")
+    sample_trajectories: int = Field(4, ge=0, description="Trajectories of each step to write out for people.")
+    rollout_timeout_s: float = Field(3600, gt=0, description="Seconds for playing the episodes of one batch.")
     stall_s: float = Field(
-        900, gt=0, description="Seconds of one phase after which a warning names it, with the stacks of its processes."
+        900, gt=0, description="Seconds of a phase after which a warning names it and stacks of processes are saved."
     )
     probe_tolerance: float = Field(
         1e-3, gt=0, description="Nats by which engine and learner may differ on the probe after a sync."
@@ -72,24 +72,24 @@ class RunSettings(Settings):
     @field_validator("mirror")
     @classmethod
     def _no_password(cls, value: str | None) -> str | None:
-        # A user alone is none, and Azure's container@account is no user.
+        # A user name alone is no password, and Azure's container@account has not even a user.
         if value is not None and ":" in value.partition("://")[2].partition("/")[0].rpartition("@")[0]:
             raise ValueError(
-                "must hold no password, it would be written down with the run; give them where the store's "
-                "own tools look for them, such as AWS_SECRET_ACCESS_KEY or ~/.netrc"
+                "must hold no password, because it would be saved with the run; give it where the store's "
+                "own tools look for it, such as AWS_SECRET_ACCESS_KEY or ~/.netrc"
             )
         return value
 
 
 class DataSettings(Settings):
     """The questions. A source is `world:train`, `world:heldout`, a QA set by name (`nq`, `hotpotqa/train`), or a file:
-    JSON lines, CSV, TSV or Parquet, its columns named behind it (`FILE:id=#:question=COLUMN:answers=COLUMN`)."""
+    JSON lines, CSV, TSV or Parquet, its columns named after it (`FILE:id=#:question=COLUMN:answers=COLUMN`)."""
 
     train: tuple[str, ...] = Field(
         ("world:train",), min_length=1, description="Sources to train on, mixed and shuffled."
     )
     eval: tuple[str, ...] = Field(("world:heldout",), description="Sources to evaluate on.")
-    train_limit: int | None = Field(None, gt=0, description="Questions taken of each training source.")
+    train_limit: int | None = Field(None, gt=0, description="Questions taken from each training source.")
     eval_questions: int = Field(200, ge=0, description="Questions of an evaluation, in all.")
     two_hop_share: float = Field(0.4, ge=0, le=1, description="Share of two-hop questions in the world's sources.")
 
@@ -128,18 +128,18 @@ class CandidateSettings(Settings):
         description="Start a local server of the world's experts, of recorded replies, or none (cards only).",
     )
     replies: Path | None = Field(None, description="JSONL of recorded replies, for serve=recorded.")
-    latency_scale: float = Field(0.0, ge=0, description="The local server sleeps its latencies times this.")
+    latency_scale: float = Field(0.0, ge=0, description="Factor on the local server's latencies; 0: no latency.")
     latency_lognormal: tuple[float, float] | None = Field(
         None,
-        description="Median and 99th percentile in seconds: the local server draws its latencies from these, not from "
-        "its models' own; latency_scale then multiplies them.",
+        description="Median and 99th percentile, in seconds, of a lognormal distribution from which the local server "
+        "draws latencies in place of its models' own; latency_scale multiplies them.",
     )
-    faults: FaultSettings = Field(FaultSettings(), description="What the local server does wrong.")
+    faults: FaultSettings = Field(FaultSettings(), description="Faults that the local server simulates.")
     pool: PoolSettings = Field(PoolSettings(), description="Cards and callers.")
     unseen_cards: Path | None = Field(
         None,
-        description="Further cards, as pool.cards, for serve=none: never in training, they join the others in one more "
-        "evaluation at the end.",
+        description="Further cards, given like pool.cards, for serve=none. Training never shows them; one more "
+        "evaluation at the end shows them with the others.",
     )
 
     @field_validator("latency_lognormal")
@@ -174,22 +174,22 @@ class CandidateSettings(Settings):
 class PlacementSettings(Settings):
     """What runs where."""
 
-    address: str | None = Field(None, description="Ray cluster to join; none starts one on this machine.")
+    address: str | None = Field(None, description="Ray cluster to join; if not set, Ray starts on this machine.")
     rollout_workers: int = Field(1, gt=0, description="vLLM engines.")
     min_rollout_workers: int | None = Field(
         None,
         gt=0,
-        description="Engines that are waited for and whose places are reserved; the others join when the cluster has "
-        "room for them, and may leave with their nodes. All, if not set.",
+        description="Engines with reserved places, which the start waits for; the others join when the cluster has "
+        "room for them, and may leave with their nodes. Default: all.",
     )
     strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
         "PACK", description="Ray placement strategy of the run's bundles."
     )
     timeout_s: float = Field(
-        600, gt=0, description="Deadline for the cluster to grant the placement; of one machine, at most a minute."
+        600, gt=0, description="Seconds for the cluster to grant the placement; on one machine, at most a minute."
     )
     max_worker_restarts: int = Field(
-        8, ge=0, description="Rollout workers that are replaced in a run after they died or hung."
+        8, ge=0, description="Most replacements, in a whole run, of rollout workers that died or hang."
     )
 
     @property
@@ -260,10 +260,10 @@ class Config(Settings):
 
     @property
     def requests_per_route(self) -> tuple[int, int, int]:
-        """The retries of one route in training; their product is the greatest number of requests that it can cause.
+        """The greatest numbers of requests in a call, of calls in an episode and of plays of a group, for one route.
 
-        Requests of a call (the caller repeats those that fail), calls of an episode (which repeats a call that failed
-        for good), and plays of a group (which are repeated where failed calls voided it).
+        The caller repeats requests that fail, an episode repeats a call that failed for good, and a group that failed
+        calls voided is played again. So the product is the greatest number of requests that a route can cause.
         """
         pool, episode = self.candidates.pool, self.episode
         again = episode.timeout_retries + episode.provider_error_retries if episode.on_failed_call == "retry" else 0

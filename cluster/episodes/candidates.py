@@ -1,4 +1,4 @@
-"""The candidates of a run: their cards, who answers for them, and how they are asked."""
+"""The candidates of a run: their cards, the server that answers for them, and the ledger of their calls."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _COHORTS: tuple[Cohort, ...] = ("seen", "unseen")
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The candidates of training, and those that only evaluation shows, if any."""
+    """The candidates of training, and the unseen ones, which only evaluation shows, if any."""
 
     cards: tuple[ModelCard, ...]
     unseen: tuple[ModelCard, ...] = ()
-    unseen_join: bool = False  # the unseen are shown beside the others, as in the paper; the world's are shown alone
+    unseen_join: bool = False  # the unseen are shown with the others, as in the paper; else alone, as in the world
 
     @property
     def all(self) -> tuple[ModelCard, ...]:
@@ -37,17 +37,17 @@ class Candidates:
 
     @property
     def unseen_menu(self) -> tuple[ModelCard, ...]:
-        """The candidates of the evaluation that shows the unseen ones; none where there are none."""
+        """The candidates of the evaluation that shows the unseen ones; empty if there are none."""
         return self.all if self.unseen and self.unseen_join else self.unseen
 
     def price_rewards(self, config: Config) -> RewardSettings:
-        """The reward's settings; a cost scale that they leave open is the most that an episode of these can cost."""
+        """The reward's settings; a cost scale that is not set becomes the most USD that an episode here can cost."""
         rewards = config.rewards
         if rewards.cost_scale_usd is not None:
             return rewards
         scale = derived_cost_scale_usd(
             [(card.price_in_usd_per_mtok, card.price_out_usd_per_mtok) for card in self.all],
-            prompt_tokens=config.episode.max_turn_tokens,  # a call's prompt is what the policy wrote in its turn
+            prompt_tokens=config.episode.max_turn_tokens,  # the policy writes a call's prompt in one turn
             completion_tokens=config.episode.max_reply_tokens,
             rounds=config.episode.max_rounds,
         )
@@ -80,7 +80,7 @@ def trained_cards(config: Config) -> list[ModelCard]:
     """The cards of training that a configuration names, as they are now; no server is started.
 
     Raises:
-        CardError, RepliesError: they can't be read.
+        CardError, RepliesError: the cards or replies can't be read.
     """
     settings = config.candidates
     return list(_read_cards(settings.serve, settings.pool.cards, None, settings.replies).cards)
@@ -88,7 +88,7 @@ def trained_cards(config: Config) -> list[ModelCard]:
 
 @dataclass(frozen=True, slots=True)
 class RunCards:
-    """Cards by name, as they are now: those of training, those it never saw, and what to say of them."""
+    """Cards by name, as they are now: those of training, those that training never saw, and a note on them."""
 
     seen: Mapping[str, ModelCard] = field(default_factory=dict)
     unseen: Mapping[str, ModelCard] = field(default_factory=dict)
@@ -100,9 +100,9 @@ class RunCards:
 
 
 def run_cards(record: RunRecord) -> RunCards:
-    """The cards that a run's configuration names, as far as it still can be read: this version may refuse it.
+    """The cards that a run's configuration names, even if this version would refuse that configuration.
 
-    Where the cards can't be read there are none, and the note says why.
+    If the cards can't be read, there are none, and the note says why.
     """
 
     def file(key: str) -> Path | None:
@@ -113,15 +113,15 @@ def run_cards(record: RunRecord) -> RunCards:
     try:
         found = _read_cards(serve, file("pool.cards"), file("unseen_cards"), file("replies"))
     except (CardError, RepliesError, OSError) as error:
-        return RunCards(note=f"Prices are not known, for the cards can't be read: {error}")
+        return RunCards(note=f"Prices are not known, because the cards can't be read: {error}")
     return RunCards({card.name: card for card in found.cards}, {card.name: card for card in found.unseen})
 
 
 def _read_cards(
     serve: str, cards: Path | None, unseen: Path | None, replies: Path | None, base_url: str | None = None
 ) -> Candidates:
-    """The cards that settings name. `base_url` is where they are all asked; without it those of files are asked where
-    they say, and nobody else can be."""
+    """The cards that settings name. If `base_url` is given, all are called there; otherwise cards from files keep their
+    own URL, and the others can't be called."""
     if serve == "world":
         seen, others = (tuple(e.card(base_url or _NOWHERE) for e in experts(cohort)) for cohort in _COHORTS)
         return Candidates(seen, others)
@@ -136,17 +136,17 @@ def _read_cards(
 
 
 class Books(NamedTuple):
-    """The ledger in which calls are recorded, None for nowhere, and the run that they are of there."""
+    """The ledger that records calls, None if nothing does, and the run under which it records them."""
 
     ledger_url: str | None = None
     run: str = ""
 
 
 def open_books(pool: PoolSettings, ledger: Path, run: Callable[[], str]) -> Books:
-    """The books of calls that no training makes: in the file `ledger`, unless the settings name another or want none.
+    """The books of calls outside training: in the file `ledger`, unless the settings name another or turn it off.
 
     Args:
-        run: finds the run's id, and is only asked where there is a ledger.
+        run: gives the run's id; it is only called if there is a ledger.
 
     Raises:
         LedgerError: the ledger's folder can't be made.

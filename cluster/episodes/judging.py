@@ -19,9 +19,9 @@ class BudgetSpent(ExplainedError, RuntimeError):
 
 
 def spent_cap(trajectories: Sequence[Trajectory]) -> str | None:
-    """Why a call was refused for a cap of the whole run or day, which no later step can get around; None if none was.
+    """The first refusal of a call by a cap of the run or day, which also ends all later steps; None if there is none.
 
-    Caps of a step or a provider only void the episodes that ran into them.
+    Caps of a step or a provider only void the episodes that reached them.
     """
     for call in (call for t in trajectories for call in t.transcript.calls):
         if call.status is CallStatus.OVER_BUDGET and any(cap in call.error for cap in _FINAL_CAPS):
@@ -30,7 +30,7 @@ def spent_cap(trajectories: Sequence[Trajectory]) -> str | None:
 
 
 def refused_for_caps(trajectories: Sequence[Trajectory]) -> str | None:
-    """Why the first call was refused for a cap, of whatever; None if none was."""
+    """The first refusal of a call by any cap; None if there is none."""
     calls = (call for t in trajectories for call in t.transcript.calls)
     return next((call.error for call in calls if call.status is CallStatus.OVER_BUDGET), None)
 

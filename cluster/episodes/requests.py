@@ -13,7 +13,7 @@ from actors.settings import EpisodeSettings, SamplingSettings
 from cluster.config.settings import Config
 
 _EVAL_SEED = 1 << 40  # far from any seed of training
-_ATTEMPT_STEPS = 200_000  # steps that no run takes, so that the attempts of one have no seeds of another's
+_ATTEMPT_STEPS = 200_000  # more steps than a run takes, so that no attempt reuses the seeds of another step
 
 
 def training_requests(
@@ -21,7 +21,7 @@ def training_requests(
 ) -> list[EpisodeRequest]:
     """`group_size` episodes of each question; a group shares its menu and budget, and so its prompt.
 
-    A step's further attempts, for questions asked anew or drawn besides, have names, menus and seeds of their own.
+    Each further attempt of a step, for questions asked again or drawn in addition, has its own names, menus and seeds.
     """
     size = config.run.group_size
     first = (config.run.seed * 1_000_003 + step + attempt * _ATTEMPT_STEPS) * config.run.groups_per_step * size
@@ -46,10 +46,10 @@ def training_requests(
 def evaluation_requests(
     config: Config, step: int, questions: Sequence[Question], cards: Sequence[ModelCard], names: Renaming = "seen"
 ) -> list[EpisodeRequest]:
-    """One episode of each question, under the same menus and budgets whenever it is asked.
+    """One episode of each question, with the same menus and budgets in every evaluation.
 
-    `step` is the last one trained on. The group tells it and `names`, which makes each episode and its calls unique
-    in a run; the requests themselves are of no step, whose cap in dollars is training's alone.
+    `step` is the last step trained on. It and `names` are part of the group's name, so that each episode and its calls
+    are unique in a run. The requests themselves have no step, because a step's cap in dollars is for training alone.
     """
     sampling = SamplingSettings(temperature=config.policy.eval_temperature)
     return [
@@ -66,12 +66,12 @@ def evaluation_requests(
 
 
 def evaluation_budget(settings: EpisodeSettings, seed: str) -> float | None:
-    """The budget of an episode that is not trained on: the fixed one, or one drawn, or none."""
+    """The budget, in USD, of an episode outside training: the fixed one, or a drawn one, or none."""
     return settings.eval_budget_usd if settings.eval_budget_usd is not None else _draw_budget(settings, seed)
 
 
 def readable_rules(settings: EpisodeSettings) -> EpisodeSettings:
-    """The rules for a reader who does not know the protocol, as prompt=compact takes for granted."""
+    """The settings with a prompt that explains the protocol: prompt=compact is for readers who know it."""
     return settings.model_copy(update={"prompt": "instruct"}) if settings.prompt == "compact" else settings
 
 

@@ -11,7 +11,7 @@ from actors.questions import Question
 
 @dataclass(slots=True)
 class QuestionSource:
-    """Every question comes once an epoch; each epoch has an order of its own. `cursor` counts those drawn."""
+    """Draws each question once an epoch; each epoch has an order of its own. `cursor` counts the questions drawn."""
 
     questions: Sequence[Question]
     seed: int

@@ -1,4 +1,4 @@
-"""The fleet policy: a checkpoint under evaluation that plays on several engines, each in a rollout worker of Ray's."""
+"""The fleet policy: a checkpoint under evaluation that plays on several engines, each in a rollout worker."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from cluster.workers.fleet import EpisodeFailed, Fleet
 from cluster.workers.placement import hire_worker, reserve, worker_bundle
 from cluster.workers.play import Play
 
-_LOOK_EVERY_S = 5.0  # after engines that hang or come back; what ends an episode is seen at once
+_LOOK_EVERY_S = 5.0  # for engines that hang or come back; the end of an episode is noticed at once
 
 
 @contextlib.contextmanager
 def engine_fleet(
     source: PolicySource, engines: int, start_pool: Callable[[], CandidatePool], stalls: Path
 ) -> Iterator[FleetPolicy]:
-    """So many engines, on the Ray cluster that the configuration names or on this machine; at the end they are gone,
-    and so is whatever else was started.
+    """Start engines on the configured Ray cluster or on this machine; at the end, end them and all else it started.
 
-    Entered outside of any event loop, for what it waits for may take minutes, in which Ctrl-C is to be heard.
+    Enter it outside any event loop: the start may take minutes, in which Ctrl-C must work.
 
     Args:
-        start_pool: starts the callers that all engines ask through, once Ray runs.
+        engines: how many engines to start.
+        start_pool: starts the callers that all engines share; called once Ray runs.
         stalls: folder for the stacks of workers that hang.
 
     Raises:
@@ -70,34 +70,34 @@ def engine_fleet(
 
 
 def admit_started(fleet: Fleet) -> None:
-    """Let every engine that runs play: each has loaded the weights, and nobody changes them."""
+    """Mark every started worker ready: its engine has loaded the weights, which never change here."""
     for worker in fleet.started():
         worker.ready = True
 
 
 class FleetPolicy:
-    """Plays episodes on the engines of a fleet, least laden first, from a single event loop.
+    """Plays episodes on the engines of a fleet, from a single event loop.
 
-    The fleet's own waits are short, and hold up nothing: engines and callers are other processes.
+    The fleet blocks the loop only for moments; engines and callers are other processes and go on meanwhile.
     """
 
     def __init__(self, fleet: Fleet, start_timeout_s: float) -> None:
-        """`start_timeout_s`: deadline for an engine to be there after all were lost."""
+        """`start_timeout_s`: seconds for an engine to come back after all were lost."""
         self._fleet = fleet
         self._start_timeout_s = start_timeout_s
-        self._manned_at = time.monotonic()  # when there was an engine last
+        self._manned_at = time.monotonic()  # when an engine was last ready
 
     async def start(self) -> None:
-        """Nothing: the engines run."""
+        """Do nothing: the engines already run."""
 
     async def play(self, request: EpisodeRequest) -> PlayedEpisode:
-        """Play an episode; where its engine is lost, another plays it on.
+        """Play an episode; if its engine is lost, another continues it.
 
         Raises:
-            PromptTooLong, PoolError, LedgerError: as of an episode.
+            PromptTooLong, PoolError, LedgerError: as for any episode.
             CrewError: the budget of restarts is spent, or no engine came back in time.
         """
-        admit_started(self._fleet)  # those that came back since
+        admit_started(self._fleet)  # engines that have come back meanwhile
         [play] = self._fleet.submit([[request]])
         try:
             while play.trajectories is None:
@@ -109,7 +109,7 @@ class FleetPolicy:
         return PlayedEpisode(trajectory)
 
     async def close(self) -> None:
-        """Nothing: the engines are ended by who started them."""
+        """Do nothing: `engine_fleet` ends the engines."""
 
     def _look_after(self, play: Play) -> None:
         try:
@@ -122,15 +122,15 @@ class FleetPolicy:
         elif now - self._manned_at > self._start_timeout_s:
             raise CrewError(
                 f"no engine came back within engine.start_timeout_s={self._start_timeout_s:g} s after all were lost; "
-                "look whether Ray has room for one, or raise it"
+                "check that Ray has room for one, or raise the timeout"
             )
 
 
 async def _ended(play: Play) -> None:
-    """Wait until the call that plays an episode has ended in some way, or it is time to look after it."""
+    """Wait until the call that plays an episode has ended, or for `_LOOK_EVERY_S` seconds."""
     if play.call is None:
         await asyncio.sleep(_LOOK_EVERY_S)
         return
-    with contextlib.suppress(TimeoutError, RayError):  # the fleet reads it again, and sees to what failed
+    with contextlib.suppress(TimeoutError, RayError):  # the fleet reads the call again, and handles errors
         async with asyncio.timeout(_LOOK_EVERY_S):
             await play.call

@@ -1,4 +1,4 @@
-"""The policy under evaluation: an engine's or another endpoint's model, played by the episodes of training."""
+"""The policy under evaluation: a checkpoint on an engine or a model at an endpoint, in the episodes of training."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class PlayedEpisode:
 
 
 class Refused(RuntimeError):
-    """The policy's model did not take a prompt; it bears the episode so far, its tokens and their price."""
+    """The policy's model rejected a prompt; the error holds the episode so far, its tokens and their price in USD."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Policy(Protocol):
         """Play an episode.
 
         Raises:
-            Refused, PromptTooLong: the model does not take a prompt.
+            Refused, PromptTooLong: the model rejects a prompt.
         """
         ...
 
@@ -74,7 +74,7 @@ class Policy(Protocol):
 
 
 class EnginePolicy:
-    """A checkpoint on an engine of its own, which costs nothing."""
+    """A checkpoint on an engine of its own, whose tokens cost nothing."""
 
     def __init__(self, source: PolicySource, cards: Sequence[ModelCard], caller: CandidateCaller) -> None:
         self._responder = Responder(source, cards, caller)
@@ -90,7 +90,7 @@ class EnginePolicy:
 
 
 class ChatPolicy:
-    """A model at an endpoint, which reads the rules where the recipe's prompt takes them for granted."""
+    """A model at an endpoint. Its prompt explains the rules even if the recipe's prompt leaves them out."""
 
     def __init__(self, endpoint: ChatEndpoint, config: Config, caller: CandidateCaller) -> None:
         self._endpoint, self._config, self._caller = endpoint, config, caller
@@ -137,7 +137,7 @@ class ChatPolicy:
 
 
 def load_tokenizer(config: Config) -> Any:
-    """The tokenizer of the recipe's policy, in whose tokens episodes are counted.
+    """The tokenizer of the recipe's policy; episodes are counted in its tokens.
 
     Raises:
         ConfigError: there is no such checkpoint.

@@ -47,13 +47,13 @@ class PolicySource:
     checkpoint: Path
     config: Config
     name: str  # for people
-    version: int  # the training step of the checkpoint; 0 where its name does not tell
-    run: Path | None  # folder of the run that it belongs to
-    ledger: Path  # of its calls, unless the configuration names another: the run's, or that of `run.folder`
+    version: int  # the training step of the checkpoint; 0 if its name has none
+    run: Path | None  # folder of the run that the checkpoint belongs to
+    ledger: Path  # unless the configuration names another: the ledger of the run, or that of `run.folder`
 
     @property
     def booked_as(self) -> str:
-        """The run that its calls are in the ledger: not the one that trained it, whose cap in dollars is another.
+        """The run under which the ledger records its calls: not the training run, which has its own cap in dollars.
 
         Raises:
             RunIdError: the run's id can't be read or kept.
@@ -63,12 +63,12 @@ class PolicySource:
 
 
 def open_source(spec: str | Path, recipe: str = "quickstart", overrides: Sequence[str] = ()) -> PolicySource:
-    """Find a checkpoint by its run folder or its own folder, or by name: `world` or `smollm2`.
+    """Find a checkpoint by its run folder, by its own folder, or by name: `world`, `world-budget` or `smollm2`.
 
-    Episode, prompt and candidates are those of the run's `config.yaml`; where there is no run, of `recipe`.
+    Episode, prompt and candidates come from the run's `config.yaml` or, if there is no run, from `recipe`.
 
     Raises:
-        RunFolderError: the folder is no run with a checkpoint and no checkpoint.
+        RunFolderError: the folder is neither a checkpoint nor a run that has one.
         ConfigError: the run's configuration, the recipe or an override can't be used.
     """
     run = None
@@ -99,7 +99,7 @@ class Responder:
     """One policy engine and one candidate caller, used from a single event loop."""
 
     def __init__(self, source: PolicySource, cards: Sequence[ModelCard], caller: CandidateCaller | None = None) -> None:
-        """`caller` is closed with it; without one it hires its own."""
+        """`caller` is closed with the responder, which makes its own if none is given."""
         config = source.config
         self.source = source
         self.cards = tuple(cards)
@@ -118,7 +118,7 @@ class Responder:
         """Check that the candidates answer, then start the engine.
 
         Raises:
-            PoolError: a candidate's endpoint is not there, or its key is missing.
+            PoolError: a candidate's endpoint does not answer, or its key is missing.
             LedgerError: the ledger can't be used.
             EngineLate: the engine was not ready in time.
         """
@@ -142,8 +142,8 @@ class Responder:
             await self.engine.shutdown()
 
     async def respond(self, ask: Ask, observer: Observer | None = None) -> Trajectory:
-        """Answer a question by one episode. There is no deadline here, the caller sets one; cancelling it ends the
-        episode.
+        """Answer a question with one episode. There is no deadline here: the caller sets one. Cancelling the call ends
+        the episode.
 
         Raises:
             PromptTooLong: the prompt fills `engine.max_model_len`.
@@ -154,7 +154,7 @@ class Responder:
     async def play(
         self, request: EpisodeRequest, observer: Observer | None = None, max_tokens: int | None = None
     ) -> Trajectory:
-        """Play the episode of a request, which may have its place in a run; else as `respond`."""
+        """As `respond`, but play the episode of a request, which may belong to a run."""
         config = self.source.config
         episode = Episode(
             request,
@@ -174,7 +174,7 @@ class Responder:
         """Return once the engine has answered.
 
         Raises:
-            PolicyUnavailable: it is gone, or did not answer within `timeout_s` seconds.
+            PolicyUnavailable: the engine is gone, or did not answer within `timeout_s` seconds.
         """
         try:
             await asyncio.wait_for(self.engine.ping(), timeout_s)
@@ -185,7 +185,7 @@ class Responder:
         self._failure = ""
 
     def check_health(self) -> None:
-        """Raise `PolicyUnavailable` where the engine was found dead, or hanging, when it was needed last."""
+        """Raise `PolicyUnavailable` if the engine was dead or hung when it was last used."""
         if self._failure:
             raise PolicyUnavailable(self._failure)
 
@@ -200,7 +200,7 @@ class Responder:
         return EpisodeRequest(
             question=Question(id="", dataset="ask", text=ask.question, answers=()),
             menu=draw_menu(self.cards, ask.seed, shuffle=rules.shuffle_cards, rename=rename),
-            group="",  # outside any run: its calls are in the ledger, but at no place of a run
+            group="",  # belongs to no run: the ledger records its calls without a place in a run
             seed=ask.seed,
             sampling=ask.sampling,
             budget_usd=evaluation_budget(rules, str(ask.seed)),
@@ -222,14 +222,14 @@ async def check_candidates(source: PolicySource, cards: Sequence[ModelCard]) -> 
 
 
 def hire_caller(source: PolicySource, cards: Sequence[ModelCard]) -> CandidateCaller:
-    """A caller that records its calls, so that caps hold over all questions to a policy, whoever asks them."""
+    """A caller that records its calls, so that caps count all questions to a policy, from all processes."""
     pool = source.config.candidates.pool
     books = open_books(pool, source.ledger, lambda: source.booked_as)
     return CandidateCaller(cards, pool, **books._asdict())
 
 
 class _Allowance:
-    """Generates for one episode until its tokens are used up; then each turn ends at once, as by length."""
+    """Generates for one episode until its tokens are used up; then each turn is empty and ends by length."""
 
     def __init__(self, engine: PolicyEngine, tokens: int) -> None:
         self._engine = engine

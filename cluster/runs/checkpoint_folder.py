@@ -1,4 +1,4 @@
-"""Checkpoint folders: found from a run or by themselves, and checked to be whole."""
+"""Checkpoint folders: which one a path means, and whether it is complete."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from cluster.runs.folder import RunFolder
 
 
 def resolve_checkpoint_folder(run_or_checkpoint: Path) -> tuple[Path, Path | None]:
-    """Checkpoint folder, and the run folder it belongs to if any, from either of the two.
+    """The checkpoint folder that a path means, and the folder of its run, if any.
 
-    A run folder gives its latest checkpoint.
+    The path of a run folder means its latest checkpoint.
 
     Raises:
-        RunFolderError: there is no such folder, or no whole checkpoint in it.
+        RunFolderError: there is no such folder, or it holds no complete checkpoint.
     """
     path = run_or_checkpoint
     if not path.exists():
@@ -38,7 +38,7 @@ def resolve_checkpoint_folder(run_or_checkpoint: Path) -> tuple[Path, Path | Non
 
 
 def check_checkpoint(path: Path) -> None:
-    """Check that a folder holds a whole policy in Hugging Face form, as far as sizes tell.
+    """Check that a folder holds a complete policy in Hugging Face form; of the weights only the sizes are checked.
 
     Raises:
         RunFolderError: config, weights or tokenizer are missing, or a weight file is cut short.

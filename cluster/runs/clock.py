@@ -1,4 +1,4 @@
-"""The clock: wall seconds of a run, by phase."""
+"""The clock: wall-clock seconds of a run, by phase."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from actors.timeline import Timeline
 
 
 class Lap:
-    """One timed stretch; `seconds` is known once it has ended."""
+    """One timed phase; `seconds` is set when it ends."""
 
     seconds = 0.0
 
 
 class Clock:
-    """Wall seconds by phase; each is a slice of the timeline, too."""
+    """Wall-clock seconds by phase; each phase is also a slice of the timeline."""
 
     def __init__(self, elapsed_s: float = 0.0, timeline: Timeline | None = None) -> None:
-        """`elapsed_s`: what the run had taken before it was stopped."""
+        """`elapsed_s`: seconds that the run had taken before it was stopped."""
         self.timeline = timeline or Timeline(on=False)
         self.started = time.monotonic() - elapsed_s
         self.seconds: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Files of a run: their errors, the lock of a folder, and files of lines that grow as things come to an end."""
+"""Files of a run: their errors, the lock of a folder, and files that get a line as each item is finished."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import IO
 from actors.errors import ExplainedError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Writers in other languages and other processes report a full disk in words only.
+# Writers in other languages and other processes report a full disk only in the text of an error.
 _DISK_FULL_WORDS = ("no space left", "disk quota", "file too large", "file write failed")
 
 
@@ -46,7 +46,7 @@ def writing(path: Path, what: str) -> Iterator[None]:
 
 
 def remove(path: Path) -> bool:
-    """Remove a file or a folder; whether it is gone."""
+    """Remove a file or a folder; return whether it is gone."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -56,10 +56,10 @@ def remove(path: Path) -> bool:
 
 
 def hold_lock(file: Path, taken: str) -> IO[str]:
-    """The lock on a file, held until it is closed or the process ends, however it does.
+    """The lock on a file. It is held until it is closed or the process ends, even by a crash.
 
     Raises:
-        RunFolderError: another process holds it; the message is `taken`.
+        RunFolderError: another process holds the lock; the message is `taken`.
         OSError: the file can't be made.
     """
     lock = file.open("a")
@@ -72,10 +72,10 @@ def hold_lock(file: Path, taken: str) -> IO[str]:
 
 
 def mended_lines(path: Path) -> list[bytes]:
-    """The lines of a file, none where there is no file; they are not yet parsed.
+    """The lines of a file, not parsed; none if there is no file. A last line without its newline is mended.
 
-    What follows the last newline is cut off where a crash cut it short; a whole line that lacks its newline is given
-    one. Whatever else is there is somebody else's: it is left alone, for the caller to refuse.
+    If it is the beginning of an object, left by a crash, it is cut off; if it is complete, it gets its newline. Any
+    other text was not written by this program: it stays, and the caller refuses the file.
     """
     if not path.exists():
         return []

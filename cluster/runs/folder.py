@@ -1,4 +1,4 @@
-"""The run folder: everything that a run leaves on disk, each file whole or absent."""
+"""The run folder: everything that a run leaves on disk, each file complete or absent."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def default_name(recipe: str) -> str:
 class RunFolder:
     """`config.yaml`, `metrics.jsonl`, `ledger.sqlite`, `trajectories/`, `checkpoints/`, `summary.json` and a plot.
 
-    Whoever writes into it holds its lock, which the system lets go of when the process ends, however it does.
+    The process that writes into it holds its lock. The system releases the lock when the process ends, even by a crash.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,15 +50,15 @@ class RunFolder:
         self.log_file = path / "log.txt"
         self.ledger_file = path / "ledger.sqlite"
         self.checkpoints_path = path / "checkpoints"
-        self.stalls_path = path / "stalls"  # stacks of what hung
-        self._lock: IO[str] | None = None  # held as long as this object is there
+        self.stalls_path = path / "stalls"  # stacks of processes that hung
+        self._lock: IO[str] | None = None  # held as long as this object exists
 
     @classmethod
     def create(cls, config: Config, recipe: str, command: str = "train") -> RunFolder:
         """Make the folder `run.folder/run.name` and write the resolved configuration into it, for `command`.
 
         Raises:
-            RunFolderError: the folder holds something already, or can't be written.
+            RunFolderError: the folder is not empty, or can't be written.
         """
         path = config.run.folder / (config.run.name or default_name(recipe))
         folder = cls(path)
@@ -77,10 +77,10 @@ class RunFolder:
         write_whole(self.config_file, header + dumped)
 
     def replace_config(self, config: Config) -> None:
-        """Write down the configuration that the run goes on with; the one before is kept as `config.1.yaml`, ….
+        """Write the configuration that the run is resumed with; the one before is kept as `config.1.yaml`, ….
 
         Raises:
-            RunFolderError: it can't be written.
+            RunFolderError: the file can't be written.
         """
         if config.dump() == self.read_config():
             return
@@ -93,7 +93,7 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path) -> RunFolder:
-        """Take up a run that was stopped; what was being written then is removed.
+        """Open the folder of a stopped run, and remove the checkpoint that it was writing then.
 
         Raises:
             RunFolderError: it is no run folder, or another process works in it.
@@ -103,26 +103,26 @@ class RunFolder:
             raise RunFolderError(f"{path}: holds no config.yaml, so it is no run; give the folder of one (runs/NAME)")
         with writing(path, "the run folder"):
             folder._take_lock()
-            until = time.monotonic() + _LEFTOVER_S  # those who wrote it may still be ending
+            until = time.monotonic() + _LEFTOVER_S  # processes of the stopped run may still write there
             while (left := [path for path in folder.checkpoints_path.glob(".*") if not remove(path)]) and (
                 time.monotonic() < until
             ):
                 time.sleep(0.5)
             if left:
-                logger.warning("%s can't be removed, and does no harm but to the space it takes", left[0])
+                logger.warning("%s can't be removed; it is harmless, but takes up space", left[0])
         return folder
 
     @property
     def run_id(self) -> str:
-        """What the run is known by to ledgers and trackers; it keeps it when it goes on."""
+        """The id of the run in ledgers and trackers; a resumed run keeps it."""
         with writing(self.path, "the run's id"):
             return keep_run_id(self.path / RUN_ID, self.path.name)
 
     def read_config(self) -> dict[str, Any]:
-        """The configuration that the run was started with.
+        """The configuration that the run was started or last resumed with.
 
         Raises:
-            RunFolderError: it can't be read.
+            RunFolderError: the file can't be read.
         """
         try:
             values = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
@@ -131,14 +131,14 @@ class RunFolder:
         return values if isinstance(values, dict) else {}
 
     def _take_lock(self) -> None:
-        """One process at a time works in a run folder."""
+        """Lock the folder, because only one process at a time may work in it."""
         self._lock = hold_lock(
             self.path / "run.lock",
             f"{self.path}: another process trains in it now; wait for it, stop it, or give another run.name",
         )
 
     def cut_after(self, step: int) -> None:
-        """Drop what was written of steps after `step`, which are taken again; -1 for a run that begins anew."""
+        """Remove metrics and trajectories of the steps after `step`, which are taken again; -1 means all steps."""
         rows = [row for row in self.read_metrics() if row["step"] <= step]
         with writing(self.metrics_file, "metrics"):
             write_whole(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
@@ -146,7 +146,7 @@ class RunFolder:
             if step_of(file) > step:
                 file.unlink()
         for path in self.checkpoints():
-            if step_of(path) > step:  # damaged, else the run would go on from it
+            if step_of(path) > step:  # damaged, or the run would have resumed from it
                 aside = path.with_name(f"damaged_{path.name}")
                 remove(aside)
                 path.rename(aside)
@@ -171,7 +171,7 @@ class RunFolder:
                     file.write(line)
             except OSError:
                 with contextlib.suppress(OSError):
-                    os.truncate(self.metrics_file, whole)  # a disk that is full may have taken half a line
+                    os.truncate(self.metrics_file, whole)  # a full disk may have taken half a line
                 raise
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -187,7 +187,7 @@ class RunFolder:
             rows = [json.loads(line) for line in lines[:-1]]
             for number, row in enumerate(rows, 1):
                 if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-                    raise ValueError(f"row {number} tells no step")
+                    raise ValueError(f"row {number} has no step")
         except ValueError as error:
             raise RunFolderError(
                 f"{self.metrics_file}: damaged ({error}); remove that line, or restore the file"
@@ -195,7 +195,7 @@ class RunFolder:
         return rows
 
     def write_trajectories(self, step: int, label: str, trajectories: Sequence[Trajectory]) -> Path:
-        """Write trajectories out for people; `label` (`train`, `eval`) heads them and other labels' stay.
+        """Append trajectories to the step's file for people; their headings begin with `label` (`train`, `eval`).
 
         Raises:
             RunFolderError: the file can't be written.
@@ -213,14 +213,14 @@ class RunFolder:
         return self.checkpoints_path / f"step_{step:06d}"
 
     def how_to_go_on(self) -> str:
-        """What was saved, and the command that trains on from it."""
+        """What was saved, and the command that continues from it."""
         return f"{self.saved()}; to go on:\n  router-r1 train --resume {self.path}"
 
     @contextmanager
     def new_checkpoint(self, step: int) -> Iterator[Path]:
         """A temporary folder to fill, which becomes the checkpoint of `step` by one rename when the block ends.
 
-        If the block raises, nothing is left of it.
+        If the block raises, the folder is removed.
 
         Raises:
             RunFolderError: the checkpoint exists already, or the disk is full or can't be written.
@@ -232,29 +232,29 @@ class RunFolder:
             with writing(final, "the checkpoint"), staged_folder(final) as stage:
                 yield stage
         except BaseException:
-            # Whoever fills the stage may itself stage beside it: those names hold this one's.
+            # Writers may have made temporary folders beside this one; their names contain that of the checkpoint.
             for leftover in self.checkpoints_path.glob(f".*{final.name}*"):
                 remove(leftover)
             raise
 
     def checkpoints(self) -> list[Path]:
-        """Whole checkpoints, the oldest step first. What else lies there, such as somebody's copy of one, is none."""
+        """Complete checkpoints, the oldest step first, without anything else in the folder, such as a user's copies."""
         return [path for path in step_files(self.checkpoints_path) if path.is_dir()]
 
     def latest_checkpoint(self) -> Path | None:
         return next(reversed(self.checkpoints()), None)
 
     def prune(self, keep: int, heavy: str = "") -> list[Path]:
-        """Remove checkpoints but the newest `keep` and the one with the best evaluation; return those removed.
+        """Remove all checkpoints but the newest `keep` and the one with the best evaluation; return those removed.
 
-        `heavy` is a folder in each that only the newest two keep: a run goes on from the newest, or, where that is
-        found damaged, from the one before.
+        `heavy` is a folder in each checkpoint that only the newest two keep: a run resumes from the newest or, if that
+        is damaged, from the one before.
         """
         if keep < 1:
             raise ValueError(f"keep={keep} would leave no checkpoint; keep 1 or more")
         whole = self.checkpoints()
         old = [path for path in whole[:-keep] if path != self.best_checkpoint()]
-        # Renamed first: what is half removed must not look whole.
+        # Renamed first: a checkpoint that is half removed must not look complete.
         doomed = [(path, path.with_name(f".{path.name}.removed")) for path in old]
         if heavy:
             kept = [path for path in whole[:-2] if path not in old and (path / heavy).is_dir()]
@@ -277,16 +277,16 @@ class RunFolder:
         return max(evaluated)[2] if evaluated else None
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write `summary.json`, at once or not at all.
+        """Write `summary.json`, completely or not at all.
 
         Raises:
-            RunFolderError: it can't be written.
+            RunFolderError: the file can't be written.
         """
         with writing(self.summary_file, "the summary"):
             write_whole(self.summary_file, json.dumps(to_json(summary), indent=2) + "\n")
 
     def saved(self) -> str:
-        """One line on what there is, for whoever stopped the run."""
+        """One line on what was saved, for the user who stopped the run."""
         if not self.path.is_dir():
             return "nothing was saved yet"
         steps, latest = max((row["step"] for row in self.read_metrics()), default=0), self.latest_checkpoint()
@@ -296,17 +296,17 @@ class RunFolder:
 
 
 def step_files(folder: Path, suffix: str = "") -> list[Path]:
-    """What is called after a step in a folder, the oldest step first."""
+    """The files and folders of a folder that are named after a step, the oldest step first."""
     name = re.compile(rf"step_\d+{re.escape(suffix)}")
     return sorted((path for path in folder.glob(f"step_*{suffix}") if name.fullmatch(path.name)), key=step_of)
 
 
 def step_of(path: Path) -> int:
-    """The step that a checkpoint, or a file of trajectories, is of."""
+    """The step of a checkpoint folder or of a file of trajectories."""
     return int(path.stem.removeprefix("step_"))
 
 
 def _is_begun(path: Path) -> bool:
-    """Whether a folder holds no more than a run that was killed as it was made, or nothing."""
+    """Whether a folder is empty, or a run was killed while it made the folder."""
     names = {child.name for child in path.iterdir() if not is_unfinished(child)}
     return names <= {"run.lock", "checkpoints"} and not any((path / "checkpoints").glob("*"))

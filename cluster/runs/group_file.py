@@ -1,4 +1,4 @@
-"""The groups of a checkpoint: finished groups that wait for their step, kept as JSON lines, which run no code."""
+"""The groups of a checkpoint: finished groups that wait for their step, as JSON lines, which can't run code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from actors.episodes.trajectory import Trajectory
 logger = logging.getLogger(__name__)
 
 GROUPS = "groups.jsonl"
-_PICKLED = "groups.pickle"  # where earlier versions kept them
+_PICKLED = "groups.pickle"  # the file of earlier versions
 
 # The arrays of a trajectory: the type of their bytes in the file, and their type in memory.
 _ARRAYS: dict[str, tuple[str, type[np.generic]]] = {
@@ -34,10 +34,10 @@ _PLAIN: dict[str, TypeAdapter[Any]] = {
 
 
 def write_groups(groups: Mapping[str, list[Trajectory]], folder: Path) -> None:
-    """Keep finished groups, by name, so that episodes which were paid for are not played again; a line is a group."""
+    """Write finished groups, one a line, so that episodes that are paid for are not played again."""
     if groups:
         lines = [
-            # Not orjson: it takes neither lone surrogates nor NaN.
+            # orjson accepts neither lone surrogates nor NaN.
             json.dumps({"group": name, "trajectories": [_to_row(t) for t in trajectories]}, separators=(",", ":"))
             for name, trajectories in groups.items()
         ]
@@ -45,7 +45,7 @@ def write_groups(groups: Mapping[str, list[Trajectory]], folder: Path) -> None:
 
 
 def read_groups(folder: Path) -> dict[str, list[Trajectory]]:
-    """The groups that `write_groups` wrote; none, and a warning, where the file is damaged or an earlier version's."""
+    """The groups that `write_groups` wrote; none and a warning if the file is damaged or of an earlier version."""
     path = folder / GROUPS
     if not path.is_file():
         if (folder / _PICKLED).is_file():
@@ -75,7 +75,7 @@ def _from_row(row: dict[str, Any]) -> Trajectory:
     """A trajectory from its row.
 
     Raises:
-        ValueError, TypeError, KeyError, zlib.error: it is the row of none.
+        ValueError, TypeError, KeyError, zlib.error: the row is not that of a trajectory.
     """
     values: dict[str, Any] = {name: adapter.validate_python(row[name]) for name, adapter in _PLAIN.items()}
     arrays = {name: np.frombuffer(_unpack(row[name]), stored).astype(kept) for name, (stored, kept) in _ARRAYS.items()}

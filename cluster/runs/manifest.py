@@ -1,4 +1,4 @@
-"""The manifest: what a run must know, beside the learner's own state, to go on as if it had never stopped."""
+"""The manifest: what a run needs, besides the learner's state, to go on as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from actors.questions import Question
 from cluster.config.settings import Config
 
 FORMAT = 2
-_READ = (1, FORMAT)  # in 1, groups lay beside it as a pickle; the rest was as it is
+_READ = (1, FORMAT)  # formats that can be read; 1 differs only in the groups beside it, which were a pickle
 FILE, STATE = "manifest.json", "state"
 
-# What may be set anew when a run goes on: how far it goes, where it runs, what is kept and shown, what may be spent.
+# Settings that may change when a run is resumed: how far and where it runs, what it keeps, shows and may spend.
 _FREE = (
     "about", "run.steps", "run.folder", "run.name", "run.if_exists", "run.eval_every", "run.checkpoint_every",
     "run.keep_checkpoints", "run.trace", "run.mirror", "run.sample_trajectories", "run.rollout_timeout_s",
@@ -32,7 +32,7 @@ _FREE = (
     "learner.ranks", "learner.zero_stage", "learner.max_restarts", "learner.start_timeout_s",
     "learner.step_timeout_s", "learner.micro_batch_tokens", "learner.peak_tflops", "sft",
 )  # fmt: skip
-# What makes the run another one: its trained parameters, its questions, or which of them come when.
+# Settings that can't change within a run: which parameters are trained, on which questions, in which order.
 _FIXED = (
     "policy.checkpoint", "data.train", "data.train_limit", "data.two_hop_share", "run.seed", "run.groups_per_step",
     "run.group_size", "learner.lora", "learner.critic",
@@ -40,7 +40,7 @@ _FIXED = (
 
 
 class ResumeError(ExplainedError, RuntimeError):
-    """A run can't go on as asked; the message names the difference and the remedy."""
+    """A run can't be resumed; the message says why, and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +49,17 @@ class Manifest:
 
     step: int  # batches trained, and the policy's version
     cursor: int  # questions drawn
-    windows: dict[int, int]  # steps whose questions were drawn and not yet trained on: cursor where each begins
+    windows: dict[int, int]  # cursors where later steps begin whose questions were drawn already
     questions: str  # fingerprint of the training set
     judge: dict[str, Any]  # state of the reward
-    spent_usd: dict[str, float]  # by card, so far; the ledger says it to the call
+    spent_usd: dict[str, float]  # by card, so far; the ledger has the single calls
     elapsed_s: float
-    summary: dict[str, Any] = field(default_factory=dict)  # of before training and of all steps so far
-    files: dict[str, int] = field(default_factory=dict)  # what lies beside it, and its bytes
+    summary: dict[str, Any] = field(default_factory=dict)  # entries of the run's summary so far
+    files: dict[str, int] = field(default_factory=dict)  # bytes of each file beside it
     format: int = FORMAT
 
     def write(self, folder: Path) -> None:
-        """Write it into a checkpoint that is being made, as the last of its files."""
+        """Write the manifest into a new checkpoint, as its last file, because it lists the others."""
         listed = replace(self, files=_sizes(folder), format=FORMAT)
         (folder / FILE).write_text(json.dumps(asdict(listed), indent=1) + "\n", encoding="utf-8")
 
@@ -68,7 +68,7 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a checkpoint.
 
     Raises:
-        ResumeError: there is none, it is damaged, or of another format.
+        ResumeError: there is none, it is damaged or of another format, or files of the checkpoint are missing.
     """
     try:
         values = json.loads((folder / FILE).read_text(encoding="utf-8"))
@@ -104,7 +104,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    """The bytes of each file, by its path in the folder, less the manifest's own."""
+    """The bytes of each file except the manifest, by its path in the folder."""
     files = [path for path in folder.rglob("*") if path.is_file() and path != folder / FILE]
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(files)}
 
@@ -118,17 +118,18 @@ def fingerprint(questions: Sequence[Question]) -> str:
 
 
 def check_same_run(before: Mapping[str, Any], config: Config, *, force: bool) -> None:
-    """Compare the configuration that a run had with the one to go on with; some of it may change.
+    """Compare the configuration that a run had with the one to resume it with; some settings may change.
 
     Args:
-        before: what `Config.dump` gave.
-        force: let what only changes the course of learning differ, such as a reward or a learning rate.
+        before: the run's configuration, from `Config.dump`.
+        force: allow differences that only change the course of learning, such as a reward or a learning rate.
 
     Raises:
-        ResumeError: it differs where it must not; every difference is named.
+        ResumeError: settings differ that must not; the message names all of them.
     """
     now = dict(_leaves("", config.dump()))
-    with suppress(ValueError):  # a setting that came with a later version had its default; one that went tells itself
+    # Settings added since then get their defaults; settings removed since then are reported as differences.
+    with suppress(ValueError):
         before = type(config).model_validate(before).dump()
     then = dict(_leaves("", before))
     changed = [key for key in dict.fromkeys([*then, *now]) if then.get(key) != now.get(key) and not _within(key, _FREE)]

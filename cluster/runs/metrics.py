@@ -33,7 +33,7 @@ _DECLARED = (
     Metric("eval/void_share", "share", "held-out episodes voided by infrastructure; no other number includes them"),
     Metric("eval/version", "versions", "version of the policy that the evaluation began with"),
     Metric(
-        "eval/newest_version", "versions", "newest version that sampled any of it, where training went on meanwhile"
+        "eval/newest_version", "versions", "newest version that sampled a token of it, as training goes on meanwhile"
     ),
     Metric("eval/call_share/*", "share", "an expert's share of the calls, held-out questions"),
     Metric("cost/usd_per_1k_questions", "USD", "candidates' price of 1,000 episodes of the batch"),
@@ -49,23 +49,23 @@ _DECLARED = (
     Metric("rollout/calls_per_question", "calls", "routes per episode"),
     Metric("rollout/call_latency_s", "s", "mean latency of a call"),
     Metric("rollout/call_share/*", "share", "an expert's share of the batch's calls"),
-    Metric("rollout/call_status/*", "share", "share of the calls that ended so"),
-    Metric("rollout/stop_reason/*", "share", "share of the episodes that ended so"),
+    Metric("rollout/call_status/*", "share", "share of the calls that ended with this status"),
+    Metric("rollout/stop_reason/*", "share", "share of the episodes that ended for this reason"),
     Metric("rollout/void_share", "share", "episodes voided by infrastructure: neither rewarded nor trained on"),
     Metric("rollout/response_tokens", "tokens", "tokens sampled per episode"),
     Metric("rollout/episode_tokens", "tokens", "tokens per episode, prompt and replies included"),
     Metric("rollout/tokens_per_s", "tokens/s", "tokens sampled per second of rollout, all workers together"),
     Metric("rollout/episode_s", "s", "mean wall-clock time of an episode"),
     Metric("rollout/staleness", "versions", "policy versions by which the batch's oldest token lags"),
-    Metric("rollout/staleness_mean", "versions", "versions by which the batch's tokens lag, their mean"),
-    Metric("rollout/stale_groups", "groups", "groups dropped at the learner's door: too old for run.max_staleness"),
+    Metric("rollout/staleness_mean", "versions", "policy versions by which the batch's tokens lag, mean"),
+    Metric("rollout/stale_groups", "groups", "groups dropped before learning: too old for run.max_staleness"),
     Metric("rollout/generating", "sequences", "sequences that an engine generates at a time, mean over the step"),
     Metric("rollout/engine_fill", "share", "of engine.max_num_seqs: the sequences that an engine generates at a time"),
     Metric(
         "rollout/engine_target",
         "sequences",
-        "that an engine is to generate at a time: fewer than "
-        "engine.max_num_seqs where its memory holds no more; the least over the engines",
+        "sequences that an engine may generate at a time: engine.max_num_seqs, or fewer if its memory holds "
+        "no more; the least over the engines",
     ),
     Metric("idle/engines", "share", "of the step with nothing to generate, mean over the engines"),
     Metric("idle/learner", "share", "of the step in which the learner does not learn"),
@@ -80,19 +80,19 @@ _DECLARED = (
     Metric("policy/kl_coef", "", "weight of the KL to the reference"),
     Metric("policy/importance_mean", "", "mean importance weight against the sampler"),
     Metric("policy/importance_cut", "share", "trained tokens whose importance weight was cut or masked"),
-    Metric("policy/effective_sample", "share", "of a step's trajectories, what the sampler's staleness leaves of them"),
+    Metric("policy/effective_sample", "share", "effective sample size over the trajectories of a step"),
     Metric("policy/approx_kl", "nats", "k3 estimate of KL(sampler || policy) per trained token"),
     Metric("policy/ratio_mean", "", "mean policy probability over the sampler's"),
     Metric("policy/ratio_max_deviation", "", "max |ratio - 1| before the first optimizer step"),
     Metric("policy/logprob_diff_mean", "nats", "mean |policy - sampler| log-probability before the first step"),
     Metric("policy/logprob_diff_max", "nats", "max |policy - sampler| log-probability before the first step"),
     Metric("sft/loss", "nats", "mean negative log-likelihood of the step's policy tokens, before the step"),
-    Metric("sft/heldout_loss", "nats", "the same of the demonstrations held out"),
+    Metric("sft/heldout_loss", "nats", "the same on the held-out demonstrations"),
     Metric("sft/epoch", "epochs", "passes over the demonstrations, the one under way included"),
     Metric("sync/probe_max_diff", "nats", "max |engine - learner| log-probability on the probe after the sync"),
     Metric("critic/value_loss", "", "half the squared error to the returns per trained token, with the clip"),
     Metric("critic/value_clip_fraction", "share", "trained tokens whose value left the clip"),
-    Metric("critic/explained_variance", "share", "share of the returns' variance that the critic foresaw"),
+    Metric("critic/explained_variance", "share", "share of the returns' variance that the critic predicted"),
     Metric("critic/grad_norm", "", "global gradient norm of the critic before clipping"),
     Metric("critic/lr", "", "learning rate of the critic"),
     Metric("learner/bad_steps", "batches", "1 where a reward, loss or gradient was not finite, else 0"),
@@ -108,13 +108,13 @@ _DECLARED = (
     Metric("learner/tokens_per_s", "tokens/s", "tokens learnt from per second, all ranks together"),
     Metric("learner/padding_efficiency", "share", "computed positions that are not padding"),
     Metric("learner/packing_efficiency", "share", "share of micro_batch_tokens that micro-batches were filled to"),
-    Metric("learner/rank_balance", "share", "mean over the ranks' tokens of a step over the most that one had"),
+    Metric("learner/rank_balance", "share", "mean of the ranks' tokens in a step, over those of the fullest rank"),
     Metric("learner/keep_rate", "share", "groups kept of those judged, where groups without signal are dropped"),
-    Metric("learner/groups_without_signal", "share", "groups of one, or whose members all have the same reward"),
-    Metric("time/rollout_s", "s", "episodes of the batch"),
+    Metric("learner/groups_without_signal", "share", "groups with one member, or with the same reward for all members"),
+    Metric("time/rollout_s", "s", "playing the batch's episodes"),
     Metric("time/learn_s", "s", "learning from the batch"),
-    Metric("time/sync_s", "s", "weights into the engines, probe included"),
-    Metric("time/checkpoint_s", "s", "checkpoint"),
+    Metric("time/sync_s", "s", "putting the weights into the engines, probe included"),
+    Metric("time/checkpoint_s", "s", "writing a checkpoint"),
     Metric("time/step_s", "s", "the whole step"),
     Metric("time/elapsed_s", "s", "since the run began"),
 )
@@ -140,7 +140,7 @@ _POLICY = (
 
 
 def metric(key: str) -> Metric | None:
-    """The declaration of a key, by itself or through its family; None where there is none."""
+    """The declaration of a key or of its family; None if it is not declared."""
     family = "/".join(key.split("/", 2)[:2]) + "/*"  # a member's name may hold slashes, as models' names do
     return METRICS.get(key) or METRICS.get(family)
 

@@ -1,4 +1,4 @@
-"""The mirror: a run's whole checkpoints, copied in the background to any URL that fsspec knows, and fetched again."""
+"""The mirror: a run's checkpoints, copied in the background to any URL that fsspec knows, and fetched back."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class MirrorError(ExplainedError, RuntimeError):
 class Mirror:
     """A copy of a run: configuration, metrics, ledger and its newest checkpoints.
 
-    Stores of objects know no atomic rename, so a checkpoint's manifest goes last: what has none is not whole.
+    Object stores have no atomic rename, so a checkpoint's manifest is copied last: without it, it is not complete.
     """
 
     def __init__(self, url: str, keep: int = 1) -> None:
@@ -53,10 +53,10 @@ class Mirror:
         self._lock = threading.Lock()
 
     def check(self) -> None:
-        """Make its folder.
+        """Make the mirror's folder.
 
         Raises:
-            MirrorError: it can't be written.
+            MirrorError: the folder can't be made.
         """
         try:
             self._fs.makedirs(self._root, exist_ok=True)
@@ -66,10 +66,10 @@ class Mirror:
             ) from error
 
     def has_run(self) -> bool:
-        """Whether a run is there to be fetched.
+        """Whether the mirror holds a run to fetch.
 
         Raises:
-            MirrorError: it can't be read.
+            MirrorError: the mirror can't be read.
         """
         try:
             return bool(self._fs.exists(f"{self._root}/config.yaml"))
@@ -77,7 +77,7 @@ class Mirror:
             raise MirrorError(f"mirror {self.url}: can't be read ({error}); check its name and your rights") from error
 
     def begin(self, folder: RunFolder, checkpoint: Path | None) -> None:
-        """Have the run as it is now copied; where a copy is under way, afterwards, and then the newest alone."""
+        """Copy the run in the background, after the copy under way; of the calls that wait, only the last counts."""
         with self._lock:
             self._wanted = (folder, checkpoint)
             if self._copying is None:
@@ -85,21 +85,21 @@ class Mirror:
                 self._copying.start()
 
     def finish(self) -> None:
-        """Wait until what was begun is there; some minutes at most."""
+        """Wait until the copies are complete, for ten minutes at most."""
         copying = self._copying
         if copying is not None:
             copying.join(_QUIET_S)
             if copying.is_alive():
-                logger.warning("the copy to %s is being finished; Ctrl-C leaves it as it is", self.url)
+                logger.warning("waiting for the copy to %s; Ctrl-C leaves it incomplete", self.url)
                 copying.join(_FINISH_S)
             if copying.is_alive():
                 logger.warning("mirror %s: not up to date after %g s; the run folder has it all", self.url, _FINISH_S)
 
     def fetch(self, path: Path) -> RunFolder:
-        """Make a run folder at `path` of what is there, with the newest checkpoint that is whole; all of it or nothing.
+        """Copy the run to a folder at `path`, with its newest complete checkpoint; copy all of it or nothing.
 
         Raises:
-            MirrorError: there is no run, it can't be read, or `path` is there already.
+            MirrorError: there is no run, it can't be read, or `path` is not empty.
         """
         if path.exists() and any(path.iterdir()):
             raise MirrorError(f"{path} is there already; go on with it, or move it away to fetch {self.url}")
@@ -121,7 +121,7 @@ class Mirror:
         return RunFolder(path)
 
     def _fetch_checkpoint(self, folder: RunFolder) -> None:
-        """The newest that is whole; none where the run had none yet."""
+        """Fetch the newest complete checkpoint, if there is one."""
         for remote in reversed(self._checkpoints()):
             name = PurePosixPath(remote).name
             stage, final = folder.checkpoints_path / f".{name}.partial", folder.checkpoints_path / name
@@ -129,13 +129,13 @@ class Mirror:
             try:
                 read_manifest(stage)
             except ResumeError as error:
-                logger.warning("mirror %s: %s is passed over: %s", self.url, name, error)
+                logger.warning("mirror %s: %s is skipped: %s", self.url, name, error)
                 continue
             stage.rename(final)
             return
 
     def _checkpoints(self) -> list[str]:
-        """Whole ones, the oldest first."""
+        """The checkpoints that have a manifest, the oldest first."""
         parent = f"{self._root}/{_CHECKPOINTS}"
         if not self._fs.exists(parent):
             return []
@@ -152,7 +152,7 @@ class Mirror:
                     return
             try:
                 self._copy(*wanted)
-            except Exception as error:  # each kind of store has errors of its own, and the run needs none of it
+            except Exception as error:  # each kind of store has errors of its own; the run goes on without the copy
                 logger.warning(
                     "mirror %s: not up to date, and tried again with the next checkpoint: %s", self.url, error
                 )
@@ -180,7 +180,7 @@ class Mirror:
 
 
 def _snapshot(file: Path, scratch: Path) -> Path:
-    """A file as it is at one moment, also where others write to it."""
+    """A file to copy as it is at one moment, even if others write to it meanwhile."""
     copy = scratch / file.name
     if file.suffix == ".sqlite":
         with sqlite3.connect(file) as source, sqlite3.connect(copy) as target:

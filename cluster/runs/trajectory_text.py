@@ -9,7 +9,7 @@ from rewards.transcript import RouteCall
 
 
 def trajectory_report(trajectory: Trajectory, title: str) -> str:
-    """Markdown: prompt, turns, calls with their price, answer and reward. Any text is shown as it is."""
+    """Markdown: prompt, turns, calls with their price, answer and reward. Text is shown unchanged."""
     question, transcript = trajectory.question, trajectory.transcript
     sampled = int(trajectory.sampled.sum())
     parts = [
@@ -61,7 +61,7 @@ def _line(text: str) -> str:
 
 
 def _fence(text: str) -> str:
-    """A code block that its content can't close: its fence is longer than any run of backticks within."""
+    """A code block that its content can't close: its fence is longer than any row of backticks in the content."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}\n"

@@ -1,4 +1,4 @@
-"""`router-r1 ask`: one question answered in the terminal, thinking and routes shown as they happen."""
+"""`router-r1 ask`: answers one question in the terminal, and shows thinking and routes as they happen."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from cluster.serving.live_trace import Trace
 from cluster.session.stopping import stop_on_sigterm
 from rewards.transcript import CallStatus, RouteCall, StopReason
 
-# What a model says must not command the terminal.
+# A terminal would obey control characters in a model's text.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _ENDINGS = {
     StopReason.NO_ACTION: "the policy ended its turn with neither a search nor an answer",
-    StopReason.OUT_OF_ROUNDS: "the policy asked again where it was told to answer",
+    StopReason.OUT_OF_ROUNDS: "the policy searched again when it had to answer",
     StopReason.OUT_OF_TOKENS: "the policy ran out of tokens (episode.max_turn_tokens, engine.max_model_len)",
     StopReason.VOID: "a candidate could not be asked",
 }
@@ -39,9 +39,9 @@ def ask(
 ) -> Trajectory:
     """Ask the policy of a run or checkpoint and show the episode; greedy, on this machine, without Ray.
 
-    `recipe` supplies episode and candidates where the checkpoint belongs to no run; `seed` draws the menu.
-    Returns the trajectory; its transcript has no answer where the policy gave none, which is also shown. The calls
-    are recorded in the run's ledger or, of a policy without a run, in the one of the folder of runs.
+    `recipe` gives the settings of episode and candidates if the checkpoint belongs to no run; `seed` draws the menu.
+    Returns the trajectory; its transcript has no answer if the policy gave none, which the terminal then says. Calls
+    are recorded in the run's ledger or, for a policy without a run, in the ledger of `run.folder`.
 
     Raises:
         QuestionError, PromptTooLong: the question is empty, or leaves no room to answer.
@@ -85,7 +85,7 @@ class _View:
         self._show(f"{text}\n\n", "bold")
 
     def text(self, text: str) -> None:
-        """What the policy writes or reads."""
+        """Show text that the policy writes or reads."""
         self._show(text, "dim")
 
     def route(self, call: RouteCall) -> None:

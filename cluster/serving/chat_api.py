@@ -18,7 +18,7 @@ from rewards.transcript import CallStatus, RouteCall, StopReason
 
 MODEL = "router-r1"
 
-# Options that this service does not have, and the values that ask for nothing.
+# Options that this service does not have, and their values that ask for nothing and so are accepted.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "tools": ([],),
@@ -39,7 +39,7 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "reasoning_effort": (),
     "verbosity": (),
 }
-# Options that change no answer.
+# Options that would change no answer; they are ignored.
 _IGNORED = (
     "user",
     "metadata",
@@ -54,7 +54,7 @@ _VOID_STATUS = {CallStatus.TIMEOUT: 504, CallStatus.PROVIDER_ERROR: 502, CallSta
 
 
 class ApiError(Exception):
-    """An error that the client is told in OpenAI's form."""
+    """An error that the client gets in OpenAI's format."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class _StreamOptions(BaseModel):
 
 
 class _Body(BaseModel):
-    """The options of a chat-completion request that mean something here."""
+    """The options of a chat-completion request that this service uses."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     model: str
@@ -180,7 +180,7 @@ def route_row(call: RouteCall) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class ChatCompletion:
-    """Writes one reply: the answer is its content, what the policy wrote and read before is its reasoning."""
+    """Writes one reply: its content is the answer; its reasoning is the text that the policy wrote and read before."""
 
     version: int  # of the policy
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
@@ -211,7 +211,7 @@ class ChatCompletion:
         return self._chunk(delta, None)
 
     def route(self, call: RouteCall) -> dict[str, Any]:
-        """A chunk that tells of a route, in `router_r1.route`."""
+        """A chunk with a route, in `router_r1.route`."""
         return {**self._chunk({}, None), "router_r1": {"route": route_row(call)}}
 
     def last(self, trajectory: Trajectory) -> dict[str, Any]:
@@ -247,7 +247,7 @@ class ChatCompletion:
 
 
 def void_error(trajectory: Trajectory) -> ApiError:
-    """The error of an episode that a candidate's failure ended. It was retried where that may help."""
+    """The error for an episode that a candidate's failure ended. The call was already retried if that could help."""
     calls = trajectory.transcript.calls
     failed = next(call for call in reversed(calls) if call.status.is_infrastructure)
     return ApiError(

@@ -41,7 +41,7 @@ _WATCH_S = 5.0
 
 
 class ServingError(ExplainedError, RuntimeError):
-    """The service can't be had; the message says why, and the remedy."""
+    """The service can't be started; the message says why, and the remedy."""
 
 
 def serve(
@@ -54,10 +54,10 @@ def serve(
     settings: ServiceSettings | None = None,
     console: Console | None = None,
 ) -> None:
-    """Serve the policy of a run or checkpoint until Ctrl-C or SIGTERM, then stop all that was started.
+    """Serve the policy of a run or checkpoint until Ctrl-C or SIGTERM, then stop everything that it started.
 
-    It joins the Ray cluster of `placement.address` or RAY_ADDRESS, else starts one on this machine. Port 0 takes
-    any free one. Only the main thread may call it. Its calls are in the run's ledger, as those of `ask` are.
+    It joins the Ray cluster of `placement.address` or RAY_ADDRESS, else starts one on this machine. Port 0 means any
+    free port. Only the main thread may call this. Calls are recorded in the same ledger as those of `ask`.
 
     Raises:
         ServingError: the port is in use, or the service does not start.
@@ -70,7 +70,7 @@ def serve(
     port = _free_port(host, port)
     stop_on_sigterm()
     with start_candidates(config) as candidates:
-        # Asked from here first: an actor's failure would reach the terminal as a long trace.
+        # Checked here first, because a failure in an actor would reach the terminal as a long trace.
         asyncio.run(check_candidates(source, candidates.cards))
         with _joined_ray(config.placement.address), _started_serve(host, port):
             with console.status(f"starting the policy {source.name} …"):
@@ -85,7 +85,7 @@ def _deploy(source: PolicySource, cards: Sequence[ModelCard], settings: ServiceS
     """Start the app and wait until it answers.
 
     Raises:
-        ServingError: its replica failed to start, or was not ready in time.
+        ServingError: the app's replica failed to start, or was not ready in time.
     """
     engine = source.config.engine
     gpus = engine.tensor_parallel_size if engine.device == "cuda" else 0
@@ -96,7 +96,7 @@ def _deploy(source: PolicySource, cards: Sequence[ModelCard], settings: ServiceS
         graceful_shutdown_timeout_s=_SHUTDOWN_S,
         logging_config={"log_level": "WARNING", "enable_access_log": False},
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": gpus},
-        # Above our own limit, so that it is we who refuse, and health is still told when full.
+        # Above our own limit, so that the service itself refuses requests (429), and still answers /healthz when full.
         max_ongoing_requests=settings.max_in_flight + 32,
     )
     target = ray_serve.RunTarget(service.bind(source, cards, settings), name=_APP, route_prefix="/")
@@ -117,7 +117,7 @@ def _deploy(source: PolicySource, cards: Sequence[ModelCard], settings: ServiceS
 
 
 def _stay(console: Console) -> None:
-    """Wait for KeyboardInterrupt; tell when the app fails and when it is back."""
+    """Wait for KeyboardInterrupt; print when the app fails and when it runs again."""
     known = ApplicationStatus.RUNNING
     while True:
         time.sleep(_WATCH_S)
@@ -129,7 +129,7 @@ def _stay(console: Console) -> None:
 
 
 def _reason(overview: ApplicationStatusOverview) -> str:
-    """The last line of the first message there is: where a replica failed, that of its exception."""
+    """The last line of the first message that is not empty or, if a replica failed, the line of its exception."""
     messages = [deployment.message for deployment in overview.deployments.values()]
     text = next((message for message in (*messages, overview.message) if message.strip()), "no reason was given")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -140,13 +140,13 @@ def _reason(overview: ApplicationStatusOverview) -> str:
 
 @contextmanager
 def _joined_ray(address: str | None) -> Iterator[None]:
-    """Join or start a Ray cluster, where this process is in none yet, and leave it or end it."""
+    """Join or start a Ray cluster, and leave or end it at the end; do neither if this process is in one already."""
     if ray.is_initialized():
         yield
         return
     try:
         start_ray(cluster_address(address))
-        stop_on_sigterm()  # Ray has put its own handler there
+        stop_on_sigterm()  # Ray has replaced our handler
         yield
     finally:
         with _undisturbed():
@@ -155,10 +155,10 @@ def _joined_ray(address: str | None) -> Iterator[None]:
 
 @contextmanager
 def _started_serve(host: str, port: int) -> Iterator[None]:
-    """Start Ray Serve's proxy on an address, and end it.
+    """Start Ray Serve's proxy on an address, and end it at the end.
 
     Raises:
-        ServingError: the cluster runs Serve already; its address could not be changed.
+        ServingError: the cluster runs Serve already, whose address can't be changed.
     """
     try:
         ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
@@ -179,7 +179,7 @@ def _started_serve(host: str, port: int) -> Iterator[None]:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Finish a clean-up although Ctrl-C is pressed again."""
+    """Ignore Ctrl-C and SIGTERM until a clean-up is finished."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -192,7 +192,7 @@ def _free_port(host: str, port: int) -> int:
     """The port, or a free one for 0.
 
     Raises:
-        ServingError: it can't be listened on.
+        ServingError: the service can't listen on it.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:

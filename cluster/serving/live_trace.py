@@ -1,4 +1,4 @@
-"""The trace: what the policy writes and reads in an episode, as it happens, without the final answer."""
+"""The trace: the text that the policy writes and reads in an episode, as it happens, without the final answer."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from rewards.transcript import BlockKind, RouteCall
 class Trace:
     """An episode's observer that passes text on piece by piece.
 
-    An answer block is held back until it is clear whether it holds the final answer, which its user shows in
-    another place, or is not even closed.
+    An answer block is held back until it is clear whether it is the final answer, which is shown elsewhere. It is not
+    if more text follows, or if it is never closed.
     """
 
     def __init__(self, write: Callable[[str], None], route: Callable[[RouteCall], None] | None = None) -> None:
-        """`write` receives the text, `route` each call once it is over and before its reply is read."""
+        """`write` gets the text; `route` gets each call when it has ended, before the policy reads its reply."""
         self._write = write
         self._route = route
         self._answer = ""
@@ -37,7 +37,7 @@ class Trace:
         self._write(text)
 
     def finish(self, *, answered: bool) -> None:
-        """End the episode: the answer is dropped where there is one, else nothing."""
+        """End the episode. If it was answered, drop the text that was held back; otherwise write it."""
         if not answered:
             self._release()
         self._answer = ""

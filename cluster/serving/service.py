@@ -40,10 +40,10 @@ _PING_S = 25.0  # within the 30 s that Ray gives a check
 
 @dataclass(frozen=True, slots=True)
 class ServiceSettings:
-    """What the service takes."""
+    """The limits of the service."""
 
-    num_cpus: float = 0.5  # that Ray sets aside for the replica
-    max_in_flight: int = 256  # requests; one more is answered 429
+    num_cpus: float = 0.5  # that Ray reserves for the replica
+    max_in_flight: int = 256  # requests at a time; further ones are answered 429
     request_timeout_s: float = 300.0
 
 
@@ -51,7 +51,7 @@ app = FastAPI(title="Router-R1", openapi_url=None)
 
 
 class PolicyService:
-    """One replica: a policy engine, a candidate caller, and the three routes."""
+    """One replica: a policy engine, a candidate caller, and the HTTP routes."""
 
     async def __init__(self, source: PolicySource, cards: Sequence[ModelCard], settings: ServiceSettings) -> None:  # type: ignore[misc]
         self._settings = settings
@@ -64,7 +64,7 @@ class PolicyService:
         await self._responder.close()
 
     async def check_health(self) -> None:
-        """Called by Ray, which replaces a replica whose engine did not answer three times on end."""
+        """Called by Ray, which replaces a replica after three failures in a row: its engine does not answer."""
         await self._responder.ping(_PING_S)
 
     @app.post("/v1/chat/completions")
@@ -76,7 +76,7 @@ class PolicyService:
             trajectory = await self._play(chat.ask, Trace(parts.append))
             return JSONResponse(reply.whole(trajectory, "".join(parts).strip()))
         chunks = self._chunks(chat, reply)
-        # What goes wrong before the policy's first word is still told by the HTTP status.
+        # If something fails before the policy's first word, the HTTP status can still say so.
         first = await anext(chunks)
         return StreamingResponse(_events(first, chunks), media_type="text/event-stream")
 
@@ -114,7 +114,8 @@ class PolicyService:
         """Play one episode within the limits of the service.
 
         Raises:
-            ApiError: too many requests, too long a question, too late, a candidate or the engine failed.
+            ApiError: there are too many requests, the question is too long, the answer is late, or a candidate or the
+                engine failed.
         """
         limit, deadline_s = self._settings.max_in_flight, self._settings.request_timeout_s
         if self._in_flight >= limit:
@@ -145,7 +146,7 @@ class PolicyService:
         )
         task = asyncio.create_task(self._play(chat.ask, trace))
         task.add_done_callback(lambda _: queue.put_nowait(None))
-        role = {"role": "assistant"}  # said once, in the first chunk
+        role = {"role": "assistant"}  # sent once, in the first chunk
         try:
             while (chunk := await queue.get()) is not None:
                 if role:
@@ -163,7 +164,7 @@ class PolicyService:
 
 
 async def _events(first: dict[str, Any], rest: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[str, None]:
-    """Chunks as server-sent events; an error in mid-stream becomes the last event."""
+    """Chunks as server-sent events; an error in the middle of the stream becomes the last event."""
     yield _event(first)
     async with aclosing(rest):
         try:
@@ -192,5 +193,5 @@ async def _tell_http(request: Request, error: HTTPException) -> Response:
 
 @app.exception_handler(Exception)
 async def _tell_fault(request: Request, error: Exception) -> Response:
-    """A fault of ours: its traceback goes to the replica's log, not to the client."""
+    """A bug of the service: its traceback goes to the replica's log, not to the client."""
     return JSONResponse(ApiError(500, "the service failed; its log tells why").body(), status_code=500)

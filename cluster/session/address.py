@@ -6,5 +6,5 @@ import os
 
 
 def cluster_address(configured: str | None) -> str | None:
-    """The Ray cluster to join, by `placement.address` or the environment; None where Ray starts on this machine."""
+    """The Ray cluster to join, by `placement.address` or RAY_ADDRESS; None if Ray is to start on this machine."""
     return configured or os.environ.get("RAY_ADDRESS") or None

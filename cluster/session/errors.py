@@ -6,4 +6,4 @@ from actors.errors import ExplainedError
 
 
 class CrewError(ExplainedError, RuntimeError):
-    """An actor failed or was late; the message names it and what it was to do."""
+    """An actor failed or was late; the message names the actor and its task."""

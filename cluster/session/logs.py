@@ -1,4 +1,4 @@
-"""Logs: one process writes them, to the run's file and, where it matters, to the terminal."""
+"""Logs: the process of a command writes them to the run's file, and warnings to the terminal."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def quiet_libraries() -> None:
-    """Keep libraries from writing to the terminal; what the user set in the environment stands."""
+    """Keep libraries from writing to the terminal; environment variables that the user has set stay."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     for name in _NOISY:
@@ -42,7 +42,7 @@ def quiet_libraries() -> None:
 
 
 def log_to_terminal() -> None:
-    """Warnings of ours go to standard error, through rich, so that live progress is not torn."""
+    """Send warnings to standard error, through rich, which does not break the line of live progress."""
     from rich.console import Console
     from rich.logging import RichHandler
 
@@ -55,7 +55,7 @@ def log_to_terminal() -> None:
 
 
 def log_to_file(path: Path) -> logging.Handler:
-    """Everything of ours, and the libraries' warnings, also go to a file; close the handler with `stop_logging`."""
+    """Also write all our logs and the libraries' warnings to a file; close the handler with `stop_logging`."""
     handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter(_FORMAT))
     logging.getLogger().addHandler(handler)
@@ -63,6 +63,6 @@ def log_to_file(path: Path) -> logging.Handler:
 
 
 def stop_logging(handler: logging.Handler) -> None:
-    """Take a handler off again."""
+    """Remove a handler and close its file."""
     logging.getLogger().removeHandler(handler)
     handler.close()

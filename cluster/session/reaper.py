@@ -1,8 +1,8 @@
-"""Ends what a driver has started on its machine once the driver is gone, however it went.
+"""Ends the processes that a driver has started on its machine once the driver is gone, even if it was killed.
 
-Ray's daemons notice that their driver was killed, but two of its agents then wait a minute or more for a control
-store that is gone, too. `python -m cluster.session.reaper PID` watches beside the driver, in a session of its own, so
-that no signal for the driver's group reaches it.
+Ray's daemons notice that their driver was killed, but two of Ray's agents then wait a minute or more for a control
+store that is gone, too. `python -m cluster.session.reaper PID` watches the driver from a session of its own, so that
+no signal to the driver's process group reaches it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from actors.child_process import child_environment, python_command
 logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 3.0
-GRACE_S = 10.0  # in which whatever stops by itself does so in order
+GRACE_S = 10.0  # for processes to stop by themselves
 _POLL_S = 0.2
 
 
 def start_reaper() -> None:
-    """Start watching this process; called before it starts others. A reaper that can't watch is told of in the log."""
+    """Start a process that watches this one; call it before starting others. A warning says if it can't watch."""
     said = tempfile.TemporaryFile()  # noqa: SIM115  # the thread below reads it
     try:
         reaper = subprocess.Popen(
@@ -48,7 +48,7 @@ def start_reaper() -> None:
 
 
 def _tell_of_end(reaper: subprocess.Popen[bytes], said: IO[bytes]) -> None:
-    """Wait for the end of the reaper, which lives longer than we do unless something is wrong."""
+    """Wait for the end of the reaper, and warn: it should live longer than this process."""
     code = reaper.wait()
     said.seek(0)
     lines = said.read().decode("utf-8", "replace").strip().splitlines()
@@ -63,7 +63,7 @@ def _warn(why: str) -> None:
 
 
 def reap(driver: int) -> None:
-    """Keep account of the driver's family until it ends, then end those who are left after a grace."""
+    """Record the driver's descendants until it ends, then kill those that still run after `GRACE_S` seconds."""
     try:
         handle = os.pidfd_open(driver)
         process = psutil.Process(driver)
@@ -76,7 +76,7 @@ def reap(driver: int) -> None:
         except psutil.NoSuchProcess:
             break
         family = {member for member in family if _runs(member) and member.pid != os.getpid()}
-    family |= _descendants(family)  # born since the last look: the driver can't be asked any more
+    family |= _descendants(family)  # processes that these started since the last look
     until = time.monotonic() + GRACE_S
     while (alive := {member for member in family if _runs(member)}) and time.monotonic() < until:
         time.sleep(_POLL_S)
@@ -88,7 +88,7 @@ def reap(driver: int) -> None:
 
 
 def _runs(member: psutil.Process) -> bool:
-    """Whether there is still something to end; whoever adopted a dead process may take long to collect it."""
+    """Whether a process still runs. A zombie does not: its new parent may take long to collect it."""
     try:
         return bool(member.is_running() and member.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -96,7 +96,7 @@ def _runs(member: psutil.Process) -> bool:
 
 
 def _descendants(family: set[psutil.Process]) -> set[psutil.Process]:
-    """The children of those who are there, and theirs."""
+    """All descendants of the processes that still exist."""
     found: set[psutil.Process] = set()
     for member in family:
         try:

@@ -1,4 +1,4 @@
-"""Stopping on request: SIGTERM takes the same way out as Ctrl-C, and the exit code tells which it was."""
+"""Stopping on request: SIGTERM stops a command just as Ctrl-C does; only the exit code differs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _received = signal.SIGINT
 def stop_on_sigterm() -> None:
     """Let SIGTERM raise KeyboardInterrupt, as Ctrl-C does, also within asyncio.
 
-    Call it again after `ray.init`, which puts a handler of its own there that ends the process at once.
+    Call it again after `ray.init`, which installs a handler that ends the process at once.
     Only the main thread may call it.
     """
     signal.signal(signal.SIGTERM, _interrupt)
@@ -25,6 +25,6 @@ def exit_code() -> int:
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     global _received
     _received = signal.Signals(signum)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so started by `nohup` or in a script's background
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under `nohup` or in a script's background
         raise KeyboardInterrupt
     signal.raise_signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""The watchdog: says which phase of a run stalls, and what its processes are doing, while it still does."""
+"""The watchdog: reports a phase of a run that stalls, with the stacks of its processes, while it still stalls."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _LOOK_EVERY_S = 5.0
 
 
 class Watchdog:
-    """Watches the phases of the driver from a thread of its own, and ends none: each wait has a deadline that does."""
+    """Watches the phases of the driver from a thread of its own. It ends none: every wait has a deadline for that."""
 
     def __init__(self, folder: Path, stall_s: float) -> None:
-        """Dump stacks into `folder` of a phase that takes longer than `stall_s` seconds, once."""
+        """If a phase takes longer than `stall_s` seconds, stacks are written into `folder`, once for each phase."""
         self._folder = folder
         self._stall_s = stall_s
         self._phase: tuple[str, float] | None = None
@@ -28,7 +28,7 @@ class Watchdog:
         self._thread.start()
 
     def phase(self, name: str) -> None:
-        """Another phase begins."""
+        """Begin a new phase."""
         self._phase = (name, time.monotonic())
 
     def close(self) -> None:
@@ -43,7 +43,7 @@ class Watchdog:
             told = phase
             file = write_stacks(self._folder, phase[0].replace(" ", "_").replace(":", ""), dump_family(os.getpid()))
             logger.warning(
-                "%s has taken more than run.stall_s=%g s; what the processes on this machine do is in %s",
+                "%s has taken more than run.stall_s=%g s; the stacks of the processes on this machine are in %s",
                 phase[0],
                 self._stall_s,
                 file,

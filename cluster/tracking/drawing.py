@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MOST_POINTS = 600  # of a line; more are drawn as means of as many spans of steps
-# As many candidates are told apart, the others are one band. The first seven are those of Okabe and Ito 2008, which
-# most who do not see all colours can tell apart.
+_MOST_POINTS = 600  # of a line; a longer line is drawn as the means of this many spans of steps
+# A plot tells this many candidates apart; the others are one band. The first seven colours are those of Okabe and Ito
+# 2008, which most colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#B8A800", "#7F5539")
 _STYLE = {
     "font.family": "sans-serif",
     "font.size": 9.5,
-    "text.parse_math": False,  # a name with dollar signs in it is no formula
+    "text.parse_math": False,  # a name with dollar signs in it is not a formula
     "svg.fonttype": "none",  # text stays text: small, and sharp in print
     "svg.hashsalt": "router-r1",  # the same metrics give the same file
     "axes.spines.top": False,
@@ -69,13 +69,13 @@ def svg_of(figure: Figure) -> bytes:
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Write the figure as PNG, at once or not at all."""
+    """Write the figure as PNG; write all of it or nothing."""
     with replacing(path) as unfinished:
         figure.savefig(unfinished, format="png", dpi=110)
 
 
 def spans(values: np.ndarray) -> np.ndarray:
-    """The values, or where they are many the means of as many equal spans as can be told apart."""
+    """The values or, if there are more than `_MOST_POINTS`, the means of that many equal spans."""
     if len(values) <= _MOST_POINTS:
         return values
     return np.array([span.mean() for span in np.array_split(values, _MOST_POINTS)])

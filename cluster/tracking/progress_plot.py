@@ -22,7 +22,7 @@ _PANELS = (
 
 
 def plot_run(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw rows of metrics (`{"step": n, key: value, …}`) as a PNG of three panels, at once or not at all."""
+    """Draw rows of metrics (`{"step": n, key: value, …}`) as a PNG of three panels; write all of it or nothing."""
     with figure_of(7, 8) as figure:
         axes = figure.subplots(3, 1, sharex=True)
         for axis, (title, lines) in zip(axes, _PANELS, strict=True):

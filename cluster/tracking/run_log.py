@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunLog:
-    """Writes down a run's progress. `recorded` is the last step with a written row of metrics; -1 is none."""
+    """Records a run's progress. `recorded` is the last step with a written row of metrics; -1 if there is none."""
 
     def __init__(
         self, folder: RunFolder, tracker: Tracker, terminal: Terminal, watchdog: Watchdog | None = None
@@ -41,7 +41,7 @@ class RunLog:
         self._terminal.announce(text)
 
     def announce_once(self, kind: str, text: str) -> None:
-        """Print and log a line; of each kind, only the first in a run."""
+        """Print and log a line, but only the first of each `kind` in a run."""
         if kind not in self._announced:
             self._announced.add(kind)
             self._terminal.announce(text)
@@ -52,7 +52,7 @@ class RunLog:
 
         Raises:
             RunFolderError: the disk is full.
-            ValueError: a name that `cluster.runs.metrics` does not declare.
+            ValueError: `cluster.runs.metrics` does not declare a name.
         """
         self.folder.append_metrics({"step": step, **row})
         self.recorded = step

@@ -29,12 +29,12 @@ _SHOWN = (
     ("learner", "idle/learner", "{:.0%}"),
     ("callers", "idle/callers", "{:.0%}"),
 )
-_USD = "cost/usd/"  # a model's share of what was spent
-_MODELS = 3  # whose dollars are told one by one
+_USD = "cost/usd/"  # prefix of the dollars spent on one model
+_MODELS = 3  # how many models' dollars are shown one by one
 
 
 class Terminal:
-    """Shows a run's progress: a live line on a terminal, a plain line a step in a job's log."""
+    """Shows a run's progress: a live line on a terminal, one plain line for each step in a job's log."""
 
     def __init__(self, steps: int, console: Console | None = None) -> None:
         self.steps = steps
@@ -73,7 +73,7 @@ class Terminal:
         self._said.add(name)
 
     def announce(self, text: str) -> None:
-        """A line that stays, such as where the run lives."""
+        """Print a line that stays, such as the path of the run folder."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def step(self, step: int, row: Mapping[str, Any]) -> None:
@@ -86,7 +86,7 @@ class Terminal:
             self.announce(f"step {step}/{self.steps}  {numbers}  {eta}".rstrip())
 
     def finish(self, summary: Mapping[str, Any], run: Path, recipe: str, example: str | None = None) -> None:
-        """Print the table of results, the call shares, what the results are of, and what to type next."""
+        """Print the table of results, the call shares, the definitions of the methods, and what to type next."""
         self.console.print(results_table(summary))
         if any(row.get("call_share") for row in _evaluations(summary).values()):
             self.console.print(shares_table(summary))
@@ -95,7 +95,7 @@ class Terminal:
         self.announce(next_steps(run, recipe, example))
 
     def _seconds_left(self, step: int, row: Mapping[str, Any]) -> float | None:
-        """By the mean of the steps seen; None before the first and after the last."""
+        """The seconds left, by the mean of the steps so far; None before the first and after the last."""
         if (seconds := row.get("time/step_s")) is not None:
             self._step_seconds.append(float(seconds))
         if not self._step_seconds or step >= self.steps:
@@ -112,7 +112,7 @@ def describe_row(row: Mapping[str, Any]) -> str:
 
 
 def _spending(row: Mapping[str, Any]) -> str:
-    """The dollars spent since the run began: all of them, then those of the dearest models, the most first."""
+    """The dollars spent since the run began: the total, then the models with the highest sums, the highest first."""
     spent = {key.removeprefix(_USD): usd for key, usd in row.items() if key.startswith(_USD) and usd}
     dearest = sorted(spent, key=lambda name: (-spent[name], name))
     named = [f"{name} {spent[name]:.4f}" for name in dearest[:_MODELS]]
@@ -123,7 +123,7 @@ def _spending(row: Mapping[str, Any]) -> str:
 
 
 def results_table(summary: Mapping[str, Any]) -> Table:
-    """Accuracy and cost of the policy before and after, and of what it is compared with."""
+    """Accuracy and cost of the policy before and after training, and of the methods it is compared with."""
     table = Table(title="Held-out questions", title_justify="left")
     table.add_column("policy")
     for heading in ("exact match", "F1", "USD per 1k questions", "calls per question"):
@@ -140,7 +140,7 @@ def results_table(summary: Mapping[str, Any]) -> Table:
 
 
 def shares_table(summary: Mapping[str, Any], most: int = 14) -> Table:
-    """Each expert's share of the calls, the most called first; those beyond `most` are summed up."""
+    """Each expert's share of the calls, the most called first; experts beyond the first `most` share a row."""
     named = [name for name, row in _evaluations(summary).items() if name in OF_RUN and row.get("call_share")]
     table = Table(title="Share of calls", title_justify="left")
     table.add_column("expert")

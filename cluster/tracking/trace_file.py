@@ -13,18 +13,18 @@ from actors.timeline import Slice
 class TraceFile:
     """Writes Chrome's Trace Event Format as an array, one event a line.
 
-    The format lets the closing bracket be left out, so the file can be read at any time, also of a run that died.
+    In this format the closing bracket may be missing, so the file can be read at any time, even after a crash.
     """
 
     def __init__(self, path: Path) -> None:
-        """Begin a file; one that is there is written over."""
+        """Create the file; an existing one is overwritten."""
         self._file = path.open("w", encoding="utf-8")
         self._processes: dict[str, int] = {}
         self._rows: dict[tuple[str, str], int] = {}
         self._separator = "[\n"
 
     def write(self, process: str, slices: Sequence[Slice]) -> None:
-        """Add slices of a process, which is named as people know it."""
+        """Add slices of a process; `process` is its name for people."""
         for each in slices:
             event = {
                 "name": each.name,

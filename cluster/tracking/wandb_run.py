@@ -1,4 +1,4 @@
-"""Tracking: a run's numbers to Weights & Biases, online or into the run folder."""
+"""Tracking: sends a run's metrics to Weights & Biases, online or into the run folder."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ FINISH_TIMEOUT_S = 60.0
 
 
 class TrackingError(ExplainedError, RuntimeError):
-    """W&B can't be used; the message tells why and the remedy, and holds no key."""
+    """W&B can't be used; the message says why, and the remedy, and never holds the key."""
 
 
 def tracking_mode(settings: TrackingSettings) -> Literal["online", "offline", "disabled"]:
-    """What `auto` comes to: online where WANDB_API_KEY is set, else offline.
+    """The mode; `auto` means online if WANDB_API_KEY is set, else offline.
 
     Raises:
-        TrackingError: online was asked for without a key.
+        TrackingError: the mode is online, and there is no key.
     """
     key = bool(os.environ.get(KEY_VARIABLE, "").strip())
     if settings.wandb == "auto":
@@ -46,10 +46,10 @@ class Tracker:
     def __init__(
         self, config: Config, folder: Path, run_id: str | None = None, *, start_timeout_s: float = START_TIMEOUT_S
     ) -> None:
-        """Start tracking the run that lives in `folder`; its name is the run's. One of the same id is gone on with.
+        """Start tracking the run in `folder`, under the folder's name. A W&B run with the same id is continued.
 
         Raises:
-            TrackingError: no key where one is needed, a bad key, or no answer within `start_timeout_s`.
+            TrackingError: the key is missing or wrong, or W&B does not answer within `start_timeout_s` seconds.
         """
         self.mode = tracking_mode(config.tracking)
         self.folder = folder
@@ -64,7 +64,7 @@ class Tracker:
         """Log a step's metrics; numbers that are not finite are left out.
 
         Raises:
-            ValueError: a key that `cluster.runs.metrics` does not declare.
+            ValueError: `cluster.runs.metrics` does not declare a key.
         """
         if unknown := undeclared(key for key in row if key != "step"):
             raise ValueError(f"metrics {unknown} are not declared; declare them once, in cluster/runs/metrics.py")
@@ -73,7 +73,7 @@ class Tracker:
             self._run.log({**known, "step": step})
 
     def finish(self, summary: Mapping[str, Any] | None = None, *, exit_code: int = 0) -> None:
-        """Record the summary and close the run, within a deadline; what could not be sent stays on disk."""
+        """Record the summary and close the run, within a deadline; data that could not be sent stays on disk."""
         run, self._run = self._run, None
         if run is None:
             return
@@ -85,12 +85,12 @@ class Tracker:
             run.finish(exit_code=exit_code)
         except TimeoutError:
             _log.warning(
-                "W&B took more than %g s to close; what it has not sent is in %s: `wandb sync` sends it",
+                "W&B took more than %g s to close; the data it has not sent is in %s: `wandb sync` sends it",
                 FINISH_TIMEOUT_S,
                 self.folder / "wandb",
             )
         finally:
-            wandb.teardown(exit_code)  # ends its process; until then the last numbers may not be on disk
+            wandb.teardown(exit_code)  # ends W&B's process; before, the last numbers may not be on disk
 
     def __enter__(self) -> Tracker:
         return self

@@ -1,4 +1,4 @@
-"""The supply: what a step learns from, gathered from its window, judged, admitted and refilled."""
+"""The supply: a step's batch, gathered from its window, judged, admitted and refilled."""
 
 from __future__ import annotations
 
@@ -27,21 +27,22 @@ class Supply:
         self._crew = crew
         self._windows = windows
         self._judge = judge
-        self.spent_cap: str | None = None  # why no more money may be spent
+        self.spent_cap: str | None = None  # the refusal by a cap that is used up; None while money is left
 
     def batch(self, step: int) -> tuple[list[Trajectory], list[Trajectory], dict[str, float]]:
-        """What was played for a step, judged; what of it is to be learnt from; and the share of groups with signal.
+        """All judged trajectories of a step; those to train on; and the share of groups with signal, as a metric.
 
-        Where groups without signal are dropped, further questions take their places, `run.max_refills` times at most.
+        If groups without signal are dropped, groups of further questions replace them, `run.max_refills` times at
+        most; only then is there a metric.
 
         Raises:
-            BudgetSpent: a cap of the run or day left nothing.
-            RolloutError: failed calls left nothing.
-            CrewError: no worker is left to play, or none in time.
+            BudgetSpent: a cap of the run or day refused calls, and no group to train on is left.
+            RolloutError: calls failed, and no group to train on is left.
+            CrewError: the workers could not play the episodes, or not in time.
         """
         run, learner = self._run, self._learner
         judged = judge_all(self._windows.gather(step), self._judge)
-        self.spent_cap = spent_cap(judged)  # what was paid for is still learnt from
+        self.spent_cap = spent_cap(judged)  # episodes that are paid for are still trained on
         batch = self._admit(judged)
         if not learner.drop_groups_without_signal:
             return judged, batch, {}
@@ -58,7 +59,7 @@ class Supply:
         return judged, batch, {KEEP_RATE: kept / max(kept + dropped, 1)}
 
     def _admit(self, judged: list[Trajectory]) -> list[Trajectory]:
-        """What of a window is learnt from; nothing where the caps of a step or a provider left nothing of it."""
+        """The trajectories to train on; none if the caps of a step or a provider left no group of the window."""
         try:
             return admit(judged, **self._admission())
         except RolloutError:
@@ -66,11 +67,11 @@ class Supply:
                 raise BudgetSpent(self.spent_cap) from None
             if not refused_for_caps(judged):
                 raise
-            logger.warning("nothing of the step is learnt from: %s", refused_for_caps(judged))
+            logger.warning("the step trains on nothing: %s", refused_for_caps(judged))
             return []
 
     def _admission(self) -> dict[str, int]:
-        """What a group must be to be learnt from."""
+        """The conditions for a group to be trained on."""
         return {
             "version": self._crew.version,
             "max_staleness": self._run.max_staleness,

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: written by the learner's ranks while the engines play, and made whole by one rename."""
+"""The checkpoints of a run: the learner's ranks write them while the engines play; one rename completes them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Groups = Mapping[str, list[Trajectory]]
 class _Writing:
     """A checkpoint that the ranks are writing."""
 
-    stack: ExitStack  # its end makes the checkpoint whole, or removes it
+    stack: ExitStack  # closing it completes the checkpoint, or removes it after an error
     stage: Path
     call: Call
     manifest: Manifest
@@ -39,36 +39,37 @@ class _Writing:
 
 
 class CheckpointWriter:
-    """Writes one checkpoint at a time, in the background: what is asked of the ranks meanwhile queues up behind it."""
+    """Writes one checkpoint at a time, in the background: calls to the ranks meanwhile wait until it is written."""
 
     def __init__(self, gang: LearnerGang, folder: RunFolder, keep: int, mirror: Mirror | None = None) -> None:
-        """`keep` checkpoints stay in the folder, and each is copied to the mirror, if there is one."""
+        """`keep` is how many checkpoints stay in the folder. If there is a `mirror`, each is copied to it."""
         self._gang = gang
         self._mirror = mirror
         self._folder = folder
         self._keep = keep
-        self.saved = 0  # the step of the newest whole checkpoint, of those written here
+        self.saved = 0  # the step of the newest complete checkpoint of this process; 0 if there is none
         self._writing: _Writing | None = None
 
     def begin(self, manifest: Manifest, groups: Groups) -> None:
-        """Have the ranks write their state as it is now, once what they were asked before is done.
+        """Finish the checkpoint under way, then have the ranks write their state, after their earlier calls.
 
         Raises:
             RunFolderError: the step was saved before, or the disk is full.
+            LearnerError, RankLost: as `finish`.
         """
         self.finish()
         stack = ExitStack()
         stage = stack.enter_context(self._folder.new_checkpoint(manifest.step))
-        with stack:  # on the way out by an error, nothing stays
+        with stack:  # an error removes the unfinished checkpoint
             call = self._gang.begin("save_checkpoint", stage, stage / STATE)
             self._writing = _Writing(stack.pop_all(), stage, call, manifest, groups, time.monotonic())
 
     def finish(self) -> float | None:
-        """Wait for the checkpoint under way and make it whole; returns the seconds since it was begun, None for none.
+        """Wait for the checkpoint under way and complete it; return the seconds since its begin, None if there is none.
 
         Raises:
-            LearnerError, RankLost: a rank failed; nothing is left of the checkpoint.
-            RunFolderError: it could not be written.
+            LearnerError, RankLost: a rank failed; the unfinished checkpoint is removed.
+            RunFolderError: the checkpoint could not be written.
         """
         writing, self._writing = self._writing, None
         if writing is None:
@@ -77,7 +78,7 @@ class CheckpointWriter:
             self._gang.end(writing.call)
             write_groups(writing.groups, writing.stage)
             writing.manifest.write(writing.stage)
-            check_checkpoint(writing.stage)  # on another node's own disk it would be missing here
+            check_checkpoint(writing.stage)  # a rank on another node may have written to that node's own disk
         self.saved = writing.manifest.step
         self._gang.restart_from(self._folder.checkpoint(writing.manifest.step) / STATE)
         self._folder.prune(self._keep, heavy=STATE)
@@ -86,7 +87,7 @@ class CheckpointWriter:
         return time.monotonic() - writing.began
 
     def abandon(self) -> None:
-        """Remove what is half written; for a gang that is no more."""
+        """Remove the checkpoint under way, because the gang that wrote it has ended."""
         writing, self._writing = self._writing, None
         if writing is not None:
             with contextlib.suppress(_AbandonedError), writing.stack:
@@ -94,21 +95,21 @@ class CheckpointWriter:
 
 
 class _AbandonedError(Exception):
-    """A checkpoint will not be finished."""
+    """Ends the writing of a checkpoint that will not be finished."""
 
 
 def newest_manifest(folder: RunFolder) -> tuple[Path, Manifest] | None:
-    """The newest checkpoint that a run can go on from, with its manifest; None where there is none yet.
+    """The newest checkpoint that a run can resume from, with its manifest; None if there is no checkpoint.
 
     Raises:
-        ResumeError: there are checkpoints, and not one can be gone on from; the message tells of the newest.
+        ResumeError: the run can resume from none of its checkpoints; the message is about the newest.
     """
     first: ResumeError | None = None
     for checkpoint in reversed(folder.checkpoints()):
         try:
             return checkpoint, read_manifest(checkpoint)
         except ResumeError as error:
-            logger.warning("a checkpoint is passed over: %s", error)
+            logger.warning("a checkpoint is skipped: %s", error)
             first = first or error
     if first is not None:
         raise first
@@ -116,7 +117,7 @@ def newest_manifest(folder: RunFolder) -> tuple[Path, Manifest] | None:
 
 
 class Checkpoints:
-    """Begins checkpoints of a run while the engines play on, and decides which failures to write one are borne."""
+    """Begins checkpoints of a run while the engines play, and decides which failures of a checkpoint end the run."""
 
     def __init__(self, writer: CheckpointWriter, state: RunState, folder: RunFolder, clock: Clock) -> None:
         self._writer = writer
@@ -126,11 +127,11 @@ class Checkpoints:
 
     @property
     def saved(self) -> int:
-        """The step of the newest whole checkpoint, of those written here."""
+        """The step of the newest complete checkpoint of this process; 0 if there is none."""
         return self._writer.saved
 
     def begin(self, step: int) -> None:
-        """Have the state after a step written, unless it is there.
+        """Begin the checkpoint of a step, unless it exists.
 
         Raises:
             LearnerError, RankLost, RunFolderError: as `CheckpointWriter`.
@@ -140,12 +141,12 @@ class Checkpoints:
             self._writer.begin(self._state.manifest(step), self._state.groups_after(step))
 
     def begin_or_miss(self, step: int) -> None:
-        """As `begin`, but a checkpoint that can't be written is only logged."""
+        """As `begin`, but only log a checkpoint that can't be written."""
         with _missed_at_worst():
             self.begin(step)
 
     def finish_or_miss(self) -> dict[str, float]:
-        """Wait for the checkpoint under way, if any; returns its metrics. One that can't be written is only logged."""
+        """Wait for the checkpoint under way, if any; return its metrics. Only log one that can't be written."""
         written = None
         with _missed_at_worst():
             written = self._writer.finish()
@@ -155,7 +156,7 @@ class Checkpoints:
         return {"time/checkpoint_s": written}
 
     def write(self, step: int) -> None:
-        """Have the state after a step written, unless it is there, and wait for it.
+        """Write the checkpoint of a step, unless it exists, and wait for it.
 
         Raises:
             LearnerError, RankLost, RunFolderError: as `CheckpointWriter`.
@@ -164,13 +165,13 @@ class Checkpoints:
         self._writer.finish()
 
     def abandon(self) -> None:
-        """Remove what is half written; for a learner that lost a rank."""
+        """Remove the checkpoint under way, because the learner lost a rank."""
         self._writer.abandon()
 
 
 @contextlib.contextmanager
 def _missed_at_worst() -> Iterator[None]:
-    """A checkpoint that can't be written is missed: the next may be, and those saved before are still there."""
+    """Log a checkpoint that can't be written, and go on: older checkpoints exist, and the next one may succeed."""
     try:
         yield
     except RankLost:

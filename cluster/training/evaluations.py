@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class Evaluations:
-    """Schedules evaluations before, beside and after training. `facts` of the summary get each result by its name."""
+    """Schedules evaluations before, beside and after training, and adds each result to `facts` of the summary."""
 
     def __init__(
         self, settings: RunSettings, evaluator: Evaluator, log: RunLog, clock: Clock, facts: dict[str, Any]
@@ -39,7 +39,7 @@ class Evaluations:
         return row
 
     def after(self, step: int) -> None:
-        """Evaluate the policy of the last step and wait, unless that was done."""
+        """Evaluate the policy of the last step and wait, unless the result is known."""
         if self._facts.get("after_step") != step:
             self._evaluate(step, "after", "evaluate")
 
@@ -93,5 +93,5 @@ class Evaluations:
 
 
 def is_due(step: int, every: int) -> bool:
-    """Whether something that happens every so many steps happens after this one; 0 is never."""
+    """Whether something that happens every `every` steps happens after `step`; 0 means never."""
     return every > 0 and step % every == 0

@@ -1,4 +1,4 @@
-"""The evaluator: asks the held-out questions of the policy, all at once, and sums up what comes of it."""
+"""The evaluator: asks the policy all held-out questions at once, and averages over the episodes."""
 
 from __future__ import annotations
 
@@ -35,37 +35,37 @@ class EvaluationResult:
     evaluation: Evaluation
     judged: list[Trajectory]
     row: dict[str, float]  # under the names of `cluster.runs.metrics`
-    alarm: str | None  # says how a trained policy no longer routes; None if it does
+    alarm: str | None  # says how a trained policy has stopped routing; None if it routes
 
 
 class Evaluator:
-    """Evaluations share the engines with training. Where batches are played ahead, training goes on meanwhile."""
+    """Evaluates on the engines of training. If batches are played ahead, training goes on meanwhile."""
 
     def __init__(
         self, config: Config, crew: Crew, candidates: Candidates, heldout: list[Question], judge: Judge
     ) -> None:
-        """`judge` is training's; evaluations have one of their own, with its settings."""
+        """`judge` is training's. Each evaluation gets a judge of its own, with the same settings."""
         self._config = config
         self._crew = crew
         self._candidates = candidates
         self._heldout = heldout
         self._settings = judge.settings
-        self._constants: dict[bool, Constant | None] = {}  # the best constant policy, of unseen candidates or not
+        self._constants: dict[bool, Constant | None] = {}  # best constant policy, by whether candidates are unseen
 
     @property
     def has_questions(self) -> bool:
-        """Whether there is anything to ask."""
+        """Whether there are held-out questions."""
         return bool(self._heldout)
 
     def begin(self, *, unseen: bool = False) -> RunningEvaluation:
-        """Ask every held-out question, of the candidates seen in training or of the unseen ones."""
+        """Begin an episode of every held-out question, with the candidates of training or with the unseen ones."""
         cards = self._candidates.unseen_menu if unseen else self._candidates.cards
         version = self._crew.version
         requests = evaluation_requests(self._config, version, self._heldout, cards, "unseen" if unseen else "seen")
         return RunningEvaluation(version, unseen, self._crew.fleet.submit([[request] for request in requests]))
 
     def forget(self, running: RunningEvaluation) -> None:
-        """Break off an evaluation that nobody waits for any more."""
+        """Cancel an evaluation that nobody waits for any more."""
         self._crew.fleet.forget(running.plays)
 
     def is_done(self, running: RunningEvaluation) -> bool:
@@ -76,9 +76,9 @@ class Evaluator:
         """Wait for the episodes and sum them up.
 
         Raises:
-            CrewError: the workers could not play them, or not in time.
+            CrewError: the workers could not play the episodes, or not in time.
             BudgetSpent: a cap of the run or day refused some of their calls.
-            EvaluationError: all are void.
+            EvaluationError: all episodes are void.
         """
         played = self._crew.fleet.collect(running.plays, self._config.run.rollout_timeout_s, "run.rollout_timeout_s")
         trajectories = [trajectory for group in played for trajectory in group]
@@ -94,7 +94,7 @@ class Evaluator:
         return EvaluationResult(found, judged, row, self._alarm(running, found))
 
     def _alarm(self, running: RunningEvaluation, found: Evaluation) -> str | None:
-        """See `benchmarks.evaluation.collapse`. A policy that was not trained yet has nothing to lose."""
+        """The alarm of `benchmarks.evaluation.collapse`; None before training, when no routing can be lost."""
         if running.version == 0:
             return None
         cards = self._candidates.unseen_menu if running.unseen else self._candidates.cards

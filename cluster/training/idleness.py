@@ -1,4 +1,4 @@
-"""The idleness: which share of a step engines, learner and callers had nothing to do, and what to do about it."""
+"""The idleness: the share of a step in which engines, learner and callers had nothing to do; advice on settings."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from actors.load import LoadReading
 from actors.pool.stats import CallerStats
 from cluster.config.settings import Config
 
-_STARVED = 0.4  # of the step, from which on advice is given
-_SATED = 0.15
-_CRAMPED = 0.75  # of the sequences that an engine may generate at a time, what its memory holds
+_STARVED = 0.4  # share of the step; engines or a learner that are idle for as much or more get advice
+_SATED = 0.15  # share of the step; engines or a learner that are idle for as much or less are busy
+_CRAMPED = 0.75  # share of engine.max_num_seqs; an engine whose memory holds this many sequences or fewer gets advice
 
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """The loads of engines, by worker, and of the callers together, at one moment."""
+    """The loads of the engines and of all callers together, at one moment."""
 
-    engines: Mapping[object, LoadReading]  # by what tells a worker from one in its place later
+    engines: Mapping[object, LoadReading]  # by worker; a worker that replaces another has a key of its own
     callers: CallerStats
-    targets: Sequence[int] = ()  # of the engines: sequences that each is to generate at a time, as its memory allows
+    targets: Sequence[int] = ()  # for each engine, the sequences that it may generate at a time, as its memory allows
 
 
 def idleness(before: Readings, after: Readings, *, learn_s: float, step_s: float, target: int) -> dict[str, float]:
     """The idle shares of a step, under the names of `cluster.runs.metrics`.
 
     Args:
-        learn_s: seconds of it that the learner worked.
-        target: sequences that an engine is to generate at a time.
+        learn_s: seconds of the step in which the learner worked.
+        step_s: seconds of the step.
+        target: sequences that an engine may generate at a time (`engine.max_num_seqs`).
     """
     spans = [reading - before.engines[key] for key, reading in after.engines.items() if key in before.engines]
     row = {"idle/learner": max(0.0, 1 - learn_s / step_s) if step_s > 0 else 0.0}
@@ -40,14 +41,14 @@ def idleness(before: Readings, after: Readings, *, learn_s: float, step_s: float
     if after.targets:
         row["rollout/engine_target"] = float(min(after.targets))
     up_s = after.callers.up_s - before.callers.up_s
-    if up_s > 0:  # else one was started again meanwhile, and counts from nothing
+    if up_s > 0:  # else a caller was restarted, and its counters began at 0
         busy_s = after.callers.busy_s - before.callers.busy_s
         row["idle/callers"] = min(max(1 - busy_s / up_s, 0.0), 1.0)
     return row
 
 
 def advice(row: Mapping[str, float], config: Config) -> str | None:
-    """What to change where one side starves, in a sentence; None where none does, or nothing can be said."""
+    """A sentence on which setting to change because engines or learner are idle; None if there is no advice."""
     engines, learner = row.get("idle/engines"), row["idle/learner"]
     if engines is None:
         return None

@@ -36,14 +36,14 @@ from rewards.presets import Judge
 
 
 def train(config: Config, recipe: str, *, resume: bool = False, force: bool = False) -> Path:
-    """Train a policy as configured; return the run folder. Ctrl-C stops after saving what was learnt.
+    """Train a policy as configured; return the run folder. Ctrl-C stops after saving the newest step.
 
     Args:
-        resume: go on in the folder of the run that is there, from its newest checkpoint.
-        force: go on even where the configuration differs in what changes the course of learning.
+        resume: continue the existing run of that name, from its newest checkpoint.
+        force: resume even if settings differ that change the course of learning.
 
     Raises:
-        ResumeError: the run that is there is another one.
+        ResumeError: the existing run can't be resumed with this configuration and these questions.
     """
     with ExitStack() as stack:
         questions = load_sources(
@@ -56,9 +56,11 @@ def train(config: Config, recipe: str, *, resume: bool = False, force: bool = Fa
         folder = _reopen(config, force) if resume else RunFolder.create(config, recipe)
         start = newest_manifest(folder) if resume else None
         if resume and start is None:
-            folder.cut_after(-1)  # it was stopped before its first checkpoint
+            folder.cut_after(-1)  # the run was stopped before its first checkpoint
         if start is not None and start[1].questions != fingerprint(questions):
-            raise ResumeError(f"{folder.path} was trained on other questions than data.train gives now; give it those")
+            raise ResumeError(
+                f"{folder.path} was trained on other questions than data.train gives now; restore those questions"
+            )
         stack.callback(stop_logging, log_to_file(folder.log_file))
         mirror = _open_mirror(config, stack)
         terminal = stack.enter_context(Terminal(config.run.steps))
@@ -100,7 +102,7 @@ def _assemble(
     mirror: Mirror | None,
 ) -> RunParts:
     """Build the parts of a run around its actors."""
-    facts: dict[str, Any] = {}  # of the summary, known before its end
+    facts: dict[str, Any] = {}  # entries of the summary that are known before the run ends
     judge = Judge(candidates.price_rewards(config))
     windows = Windows(config, source, candidates.cards, crew.fleet)
     evaluator = Evaluator(config, crew, candidates, heldout, judge)
@@ -122,7 +124,7 @@ def _assemble(
 
 
 def _open_mirror(config: Config, stack: ExitStack) -> Mirror | None:
-    """The mirror of the run, which is up to date once the stack ends; None where there is to be none."""
+    """The mirror of the run, None if none is configured; at its end, the stack waits for the mirror's copies."""
     if config.run.mirror is None:
         return None
     mirror = Mirror(f"{config.run.mirror.rstrip('/')}/{config.run.name}", config.run.keep_checkpoints)

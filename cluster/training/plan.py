@@ -1,4 +1,4 @@
-"""What `router-r1 train` was asked for: a run of its own, or one to go on with."""
+"""The plan of `router-r1 train`: a new run, or an existing one to resume."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from cluster.runs.mirror import Mirror
 def plan_run(
     recipe: str | None, overrides: Sequence[str], resume: str | None, *, look_only: bool = False
 ) -> tuple[str, Config, bool]:
-    """The recipe, the configuration with the run's name in it, and whether a run is gone on with.
+    """The recipe, the configuration with the run's name in it, and whether an existing run is resumed.
 
     Args:
-        recipe: name or file; None, or the first of the overrides, with `resume`.
-        resume: the folder of a run to go on with, under its own configuration; or the URL of its mirror, from which
-            it is fetched into `runs/`.
-        look_only: leave a run that `run.mirror` holds where it is; one that `resume` names is fetched all the same, for
-            its configuration.
+        recipe: name or file; with `resume`, None or the first override.
+        resume: the folder of a run to resume with its own configuration, or the URL of its mirror, from which the run
+            is fetched into `runs/`.
+        look_only: do not fetch the run that `run.mirror` holds. A run whose mirror `resume` names is fetched even so,
+            for its configuration.
 
     Raises:
-        ConfigError: neither or both were given, or the configuration can't be used.
-        RunFolderError: `resume` is no run.
-        MirrorError: a mirror can't be read, or what it holds is there already.
+        ConfigError: `recipe` and `resume` are both given or both missing, or the configuration can't be used.
+        RunFolderError: `resume` is not the folder of a run.
+        MirrorError: a mirror can't be read, or the folder for its run is not empty.
     """
     if resume is None:
         if recipe is None:

@@ -1,4 +1,4 @@
-"""The run: its steps one after the other, and how it goes on after a loss."""
+"""The run: its steps in order, and how it goes on after the learner lost a rank."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from learner.losses.bad_batches import NonFiniteError
 
 logger = logging.getLogger(__name__)
 
-# Errors that end a run while its learner is sound, so that its newest weights are worth saving.
+# Errors that end a run although its learner works: the newest weights are saved first.
 _SAVED_AFTER = (
     KeyboardInterrupt, RolloutError, EvaluationError, CrewError, SyncError, NonFiniteError, RunFolderError,
 )  # fmt: skip
@@ -60,7 +60,7 @@ class RunParts:
 
 @dataclass(slots=True)
 class _Step:
-    """A step under way, and the row of metrics that it becomes."""
+    """A step under way, and its row of metrics."""
 
     number: int
     began: float
@@ -86,7 +86,7 @@ class Run:
         self._log = parts.log
         self._watch = parts.watch
         self._clock = parts.clock
-        self._unfinished_row: dict[str, float] = {}  # of the step under way: the numbers of its batch
+        self._unfinished_row: dict[str, float] = {}  # the metrics of the step under way that its batch gives
 
     @property
     def step(self) -> int:
@@ -94,7 +94,7 @@ class Run:
         return self._crew.version
 
     def go_on(self, checkpoint: Path, manifest: Manifest) -> None:
-        """Take up the learner and everything else from a checkpoint of this run.
+        """Restore the learner and everything else from a checkpoint of this run.
 
         Raises:
             LearnerError: the checkpoint is of another model.
@@ -129,7 +129,7 @@ class Run:
         return summary
 
     def _train(self) -> None:
-        """The steps that the run has left, and the evaluations around them, up to the last checkpoint."""
+        """Take the steps that are left, evaluate before and after them, and write the last checkpoint."""
         if self.step == 0 and "before" not in self._state.facts:
             row = self._evaluations.before()
             self._log.record(0, row | pool_metrics(self._crew.pool.stats()))
@@ -149,7 +149,7 @@ class Run:
         self._evaluate(step)
 
     def _play(self, number: int) -> _Step:
-        """Have a batch played and judged. Later windows are issued as far as staleness allows."""
+        """Have a batch played and judged. Issue later windows as far ahead as staleness allows."""
         run, began = self._config.run, time.monotonic()
         self._watch.begin(number)
         self._log.phase(number, "roll out")
@@ -163,7 +163,7 @@ class Run:
         return _Step(number, began, judged, batch, row)
 
     def _learn(self, step: _Step) -> None:
-        """Train on the batch; skip it where nothing of it can be learnt from."""
+        """Train on the batch; skip it if it is empty."""
         self._log.phase(step.number, "learn")
         with self._clock("learn") as learning:
             learnt: dict[str, float] = {}
@@ -205,27 +205,27 @@ class Run:
             self._log.announce_once(said.partition(": ")[2], f"advice: {said}")
 
     def _evaluate(self, step: _Step) -> None:
-        """Evaluate where it is due, and write the step's row whatever comes of that."""
+        """Evaluate if it is due. Write the step's row even if the evaluation fails."""
         try:
             step.row |= self._evaluations.beside(step.number)
         finally:
             self._log.record(step.number, step.row | pool_metrics(self._crew.pool.stats()))
 
     def _save_newest(self) -> None:
-        """On the way out: a checkpoint of the newest step, unless there is one."""
+        """Before the run ends by an error: write a checkpoint of the newest step, unless there is one."""
         self._checkpoints.finish_or_miss()
-        newest = self._crew.gang.batches_trained()  # may be one more than the engines have
+        newest = self._crew.gang.batches_trained()  # the learner may be one step ahead of the engines
         if newest > 0:
             if newest > self._log.recorded:
                 self._log.record(newest, self._unfinished_row)
             self._checkpoints.write(newest)
 
     def _restart_learner(self, lost: RankLost) -> None:
-        """Start the learner anew from the newest checkpoint, and everything else from there.
+        """Restart the learner from the newest checkpoint, and set everything else back to that step.
 
-        Episodes played since then are learnt from once more, and the engines play on meanwhile.
+        Episodes played since then are trained on again, and the engines play on meanwhile.
         """
-        logger.warning("the learner lost a rank, and starts anew from the newest checkpoint: %s", lost)
+        logger.warning("the learner lost a rank, and is restarted from the newest checkpoint: %s", lost)
         self._log.phase(self.step, "restart the learner")
         self._checkpoints.abandon()
         found = newest_manifest(self._log.folder)
@@ -234,12 +234,12 @@ class Run:
             try:
                 batches = self._crew.restart_gang()
             except RankLost as again:  # until the budget of restarts is spent
-                logger.warning("the learner lost a rank as it started anew: %s", again)
+                logger.warning("the learner lost a rank again during its restart: %s", again)
         self._go_back(found)
         self._log.announce(f"the learner lost a rank; it goes on from step {batches}")
 
     def _go_back(self, found: tuple[Path, Manifest] | None) -> None:
-        """Everything but learner and engines as a checkpoint has it; None goes back to the beginning."""
+        """Set everything but learner and engines back to a checkpoint, or with None to the beginning."""
         self._state.go_back(found)
         self._log.recorded = self.step
         self._log.folder.cut_after(self.step)

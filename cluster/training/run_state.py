@@ -1,4 +1,4 @@
-"""The state of a run beside the learner's own: what a checkpoint keeps of it, and how a run goes back to one."""
+"""The state of a run outside its learner: what a checkpoint keeps of it, and how a run goes back to a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from rewards.presets import Judge
 
 
 class RunState:
-    """Remembers where questions, windows and the judge stand after a step, until its checkpoint is written.
+    """Records where questions, windows and judge stand after each step, until the step's checkpoint is written.
 
-    While the learner learns from step n, the judge and the source already hold what step n needed, and the windows of
-    later steps play on. So the state after a step is taken down before the step is learnt from.
+    The state after step n is recorded as soon as its batch is judged. When the checkpoint of step n is written, the
+    source and the judge may already have moved on to step n + 1.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class RunState:
         clock: Clock,
         facts: dict[str, Any],
     ) -> None:
-        """`facts` of the summary, known before its end; whoever finds one adds it there."""
+        """`facts` are the entries of the summary that are known before the run ends; other parts add to them."""
         self.facts = facts
         self._source = source
         self._windows = windows
@@ -48,7 +48,7 @@ class RunState:
         self.remember(0)
 
     def remember(self, step: int) -> None:
-        """Take down the state after `step`."""
+        """Record the state after `step`."""
         self._remembered[step] = Manifest(
             step=step,
             cursor=self._source.cursor,
@@ -60,12 +60,12 @@ class RunState:
         )
 
     def forget_before(self, step: int) -> None:
-        """Keep nothing of steps before `step`: no checkpoint of them will be written."""
+        """Drop the records of steps before `step`: no checkpoint of them will be written."""
         for earlier in [number for number in self._remembered if number < step]:
             del self._remembered[earlier]
 
     def manifest(self, step: int) -> Manifest:
-        """The manifest of a checkpoint after `step`, with the money, time and facts of now."""
+        """The manifest of the checkpoint after `step`, with money, time and facts as they are now."""
         return replace(
             self._remembered[step],
             spent_usd=self._crew.pool.spent_usd(),
@@ -78,11 +78,11 @@ class RunState:
         )
 
     def groups_after(self, step: int) -> Mapping[str, list[Trajectory]]:
-        """The finished groups of windows after that of `step`, which its checkpoint keeps."""
+        """The finished groups of windows after that of `step`, for its checkpoint to keep."""
         return self._windows.finished_after(step)
 
     def go_back(self, found: tuple[Path, Manifest] | None) -> None:
-        """Everything but learner and engines as a checkpoint has it; None goes back to the beginning."""
+        """Set everything but learner and engines back to a checkpoint, or with None to the beginning."""
         if found is None:
             manifest, groups = self._beginning(), {}
         else:

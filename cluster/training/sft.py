@@ -30,12 +30,13 @@ from learner.sft import SftExample, deal, hold_out
 
 
 def fine_tune(config: Config, recipe: str) -> Path:
-    """Fine-tune a policy as configured; return the run folder. Ctrl-C stops after saving what was learnt.
+    """Fine-tune a policy as configured; return the run folder. Ctrl-C stops after saving the newest step.
 
     Raises:
         ConfigError: no demonstrations are named, or too few to hold some out.
-        DemonstrationError: they can't be used.
-        RunFolderError, TrackingError, CrewError, PlacementError, LearnerError: somebody could not be started.
+        DemonstrationError: the demonstrations can't be used.
+        RunFolderError: the run folder can't be made or written.
+        TrackingError, CrewError, PlacementError, LearnerError: W&B, Ray or the learner could not be started.
     """
     with ExitStack() as stack:
         checkpoint = locate_checkpoint(config.policy.checkpoint, config.run.folder / ".cache")
@@ -64,13 +65,13 @@ def fine_tune(config: Config, recipe: str) -> Path:
 
 
 def _read_examples(config: Config, checkpoint: Path) -> tuple[list[SftExample], list[SftExample]]:
-    """What is to be learnt, and what is held out, in the policy's tokens."""
+    """The examples to learn and those held out, in the policy's tokens."""
     if not config.sft.demonstrations:
         raise ConfigError(
             "sft.demonstrations is empty; set sft.demonstrations=FILE, such as `router-r1 demonstrate` writes"
         )
     demonstrations = load_demonstrations(config.sft.demonstrations)
-    # Importing transformers takes seconds; a fault in the file is told before.
+    # Importing transformers takes seconds, so a fault in the file is reported before.
     encoder = DemonstrationEncoder(read_tokenizer(checkpoint), config.engine.max_model_len)
     examples = encoder.encode_all(demonstrations)
     try:
@@ -88,7 +89,7 @@ def _start_gang(config: Config, checkpoint: Path, steps: int, stack: ExitStack) 
     gang = LearnerGang(
         settings.model_copy(update={"seed": settings.seed + config.run.seed}),
         checkpoint=checkpoint,
-        temperature=1.0,  # demonstrations were sampled from no distribution of this policy's
+        temperature=1.0,  # demonstrations were not sampled from this policy
         placement=placement,
         bundles=range(settings.ranks),
         cpus_per_rank=wanted[0].resources["CPU"],
@@ -109,7 +110,7 @@ class SftRun:
         self.tokens_trained = 0
 
     def all_the_way(self, train: list[SftExample], heldout: list[SftExample]) -> dict[str, Any]:
-        """Measure, learn every epoch and measure after each; return the summary."""
+        """Measure, train every epoch and measure after each; return the summary."""
         settings, step = self.config.sft, 0
         try:
             before = after = self._measure(0, heldout)
@@ -152,7 +153,7 @@ class SftRun:
         return {"sft/loss": loss, **from_learner(learnt), **timed}
 
     def _measure(self, step: int, heldout: list[SftExample]) -> dict[str, float]:
-        """The loss of the demonstrations held out; empty where there are none."""
+        """The loss on the held-out demonstrations, in nats per policy token; empty if there are none."""
         if not heldout:
             return {}
         self.log.phase(step, "measure held-out demonstrations")
@@ -164,19 +165,19 @@ class SftRun:
         self.log.phase(step, "checkpoint")
         with self.clock("checkpoint") as lap, self.folder.new_checkpoint(step) as stage:
             self.gang.save_pretrained(stage)
-            check_checkpoint(stage)  # on another node's own disk it would be missing here
+            check_checkpoint(stage)  # a rank on another node may have written to that node's own disk
         self.folder.prune(self.config.run.keep_checkpoints)
         return lap.seconds
 
     def _save_what_was_learnt(self) -> None:
-        """On the way out: a checkpoint of the newest step, unless there is one."""
+        """Write a checkpoint of the newest step, unless there is one."""
         step = self.gang.batches_trained()
         if step > 0 and not self.folder.checkpoint(step).exists():
             self._checkpoint(step)
 
 
 def _describe(summary: dict[str, Any]) -> str:
-    """What came of it, in a line."""
+    """The result of the run, in one line."""
     if summary["loss_before"] is None:
         return f"{summary['steps']} steps, {summary['tokens_trained']} policy tokens; nothing was held out to measure"
     return (

@@ -1,4 +1,4 @@
-"""The metrics of a step: numbers on its batch, its staleness and its calls."""
+"""The metrics of a step: those of its batch, its staleness and its calls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from actors.pool.stats import CallerStats
 
 
 def batch_metrics(trajectories: Sequence[Trajectory], rollout_s: float) -> dict[str, float]:
-    """The numbers of a batch, under the names of `cluster.runs.metrics`."""
+    """The metrics of a batch that took `rollout_s` seconds to play, under the names of `cluster.runs.metrics`."""
     judged = [t for t in trajectories if t.reward is not None]
     rewards = [t.reward for t in judged if t.reward is not None]
     calls = [call for t in trajectories for call in t.transcript.calls]
@@ -46,7 +46,7 @@ def batch_metrics(trajectories: Sequence[Trajectory], rollout_s: float) -> dict[
 def staleness_metrics(
     judged: Sequence[Trajectory], batch: Sequence[Trajectory], *, version: int, max_staleness: int
 ) -> dict[str, float]:
-    """The ages of the tokens in `batch`, and how many episodes of `judged` were too old; names as in `runs.metrics`."""
+    """The ages of the tokens in `batch`, and how many groups of `judged` were too old; names as in `runs.metrics`."""
     sampled = [t.versions[t.sampled] for t in batch]
     lags = version - np.concatenate(sampled) if sampled else np.zeros(0)
     old = {t.group for t in judged if t.reward is not None and version - t.oldest_version > max_staleness}
@@ -58,7 +58,7 @@ def staleness_metrics(
 
 
 def pool_metrics(stats: CallerStats) -> dict[str, float]:
-    """What the candidates' calls have come to since the run began, under the names of `cluster.runs.metrics`."""
+    """Counts and costs of the candidates' calls since the run began, under the names of `cluster.runs.metrics`."""
     row = {
         "cost/usd_total": float(sum(stats.usd.values())),
         "pool/requests": stats.attempts,

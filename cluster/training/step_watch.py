@@ -1,4 +1,4 @@
-"""The step watch: what engines, callers and driver did in a step, as idle shares and as slices of the trace."""
+"""The step watch: how busy engines, callers and learner were in a step, as idle shares and as slices of a trace."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ logger = logging.getLogger(__name__)
 
 
 class StepWatch:
-    """Asks the actors what they have been doing, at a step's begin and at its end."""
+    """Asks the actors for their loads when a step begins and when it ends."""
 
     def __init__(self, engine: EngineSettings, crew: Crew, timeline: Timeline, folder: RunFolder) -> None:
-        """`timeline` is the driver's own; where it is on, a trace file is begun in the run folder."""
+        """`timeline` is the driver's own; if it is on, a trace file is written into the run folder."""
         self._engine = engine
         self._crew = crew
         self._timeline = timeline
@@ -29,20 +29,20 @@ class StepWatch:
         self._before: Readings | None = None
 
     def begin(self, step: int) -> None:
-        """The step begins."""
+        """Read the loads as a step begins."""
         if self._timeline.on and self._file is None:
             with self._tracing():
                 self._file = TraceFile(self._folder.path / f"trace_from_step_{step:06d}.json")
         self._before = self._read()
 
     def end(self, *, learn_s: float, step_s: float) -> dict[str, float]:
-        """The step is over; its idle shares, under the names of `cluster.runs.metrics`."""
+        """The idle shares of the step that has ended, under the names of `cluster.runs.metrics`; times in seconds."""
         assert self._before is not None, "a step ends that never began"
         target = self._engine.max_num_seqs
         return idleness(self._before, self._read(), learn_s=learn_s, step_s=step_s, target=target)
 
     def close(self) -> None:
-        """Write what is left of the trace."""
+        """Write the rest of the driver's trace and close the file."""
         with self._tracing():
             if self._file is not None:
                 self._file.write("driver", self._timeline.take())
@@ -50,7 +50,7 @@ class StepWatch:
         self._file = None
 
     def _read(self) -> Readings:
-        """Ask everybody who answers; those that don't are the fleet's and the pool's to deal with."""
+        """The loads of the actors that answer; the fleet and the pool handle those that do not."""
         reports = self._crew.fleet.reports()
         with self._tracing():
             if self._file is not None:
@@ -65,7 +65,7 @@ class StepWatch:
 
     @contextmanager
     def _tracing(self) -> Iterator[None]:
-        """No run ends for want of its trace."""
+        """Stop tracing if the file can't be written: that must not end the run."""
         try:
             yield
         except OSError as error:

@@ -1,4 +1,4 @@
-"""The summary: what a run came to, what that is to be compared with, and what it took."""
+"""The summary: the results of a run, the baselines to compare them with, and its costs."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def summarise_run(
     """The contents of `summary.json`. Results have the keys of `benchmarks.evaluation.methods`; `methods` defines them.
 
     Args:
-        facts: the run's evaluations by name, and what else it found on its way.
-        usd_total: spent on candidates.
-        probe_max: largest difference on the probe, nats.
+        facts: the run's evaluations by name, and its other results.
+        usd_total: USD spent on candidates.
+        probe_max: largest difference between an engine and the learner on the probe, in nats.
     """
     found: dict[str, Any] = dict.fromkeys(OF_RUN) | dict(facts)
     if heldout and all(question.dataset.startswith("world-") for question in heldout):

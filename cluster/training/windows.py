@@ -21,7 +21,7 @@ from rewards.transcript import Verdict
 
 logger = logging.getLogger(__name__)
 
-_REMEMBERED_STEPS = 32  # of those learnt from since the newest checkpoint
+_REMEMBERED_STEPS = 32  # steps since the newest checkpoint whose plays are kept, for a restart of the learner
 
 
 @dataclass(slots=True)
@@ -34,11 +34,11 @@ class Window:
 
 
 class Windows:
-    """Step `n` is trained on window `n`, whole: a slow group is waited for, never passed over by a fast one.
+    """Step `n` trains on window `n` and waits for all of it: a fast group never replaces a slow one.
 
     With staleness S the learner at version v has windows v + 1 to v + 1 + S issued, so the oldest token that it ever
-    trains on was sampled S versions before (after AReaL, arXiv 2505.24298, whose capacity is counted in
-    trajectories; here it is in whole windows). With S = 0 a window is issued once the one before was learnt from.
+    trains on was sampled S versions before (as in AReaL, arXiv 2505.24298, which counts trajectories; here whole
+    windows are counted). With S = 0 a window is issued once the learner has trained on the one before.
     """
 
     def __init__(self, config: Config, source: QuestionSource, cards: Sequence[ModelCard], fleet: Fleet) -> None:
@@ -47,14 +47,14 @@ class Windows:
         self._cards = cards
         self._fleet = fleet
         self._windows: dict[int, Window] = {}
-        self._issued = 0  # the last step of which there was a window
+        self._issued = 0  # the last step whose window was issued
         self._kept: dict[str, list[Trajectory]] = {}  # groups finished before the run was stopped
         self._plays: dict[int, dict[str, Play]] = {}  # by step and group, from the newest checkpoint on
 
     def take_up(
         self, step: int, cursor: int, begins: Mapping[int, int], groups: Mapping[str, list[Trajectory]]
     ) -> None:
-        """Go on after `step` as a manifest says: windows issued then are issued again, less their finished groups.
+        """Go on after `step` from a manifest: issue its windows again, without their finished groups.
 
         Episodes played after `step`, or under way, stay valid: replaying them would give the same ones.
         """
@@ -72,7 +72,7 @@ class Windows:
         self._source.cursor = cursor
 
     def issue_up_to(self, step: int) -> None:
-        """Issue every window up to that of `step` which was not yet."""
+        """Issue the windows up to that of `step` that have not been issued yet."""
         for wanted in range(self._issued + 1, step + 1):
             self._issue(wanted)
 
@@ -84,12 +84,12 @@ class Windows:
         window.plays = self._play(step, window.questions)
 
     def gather(self, step: int) -> list[Trajectory]:
-        """Wait for the window of a step; questions whose groups failed calls have voided are asked anew.
+        """Wait for the window of a step. Ask questions again whose groups were lost to failed calls.
 
-        The trajectories come in the order of the questions, and those asked anew after them; void ones are among them.
+        The trajectories are in the order of the questions, then those of questions asked again; void ones are included.
 
         Raises:
-            CrewError: the workers could not play them, or not in time.
+            CrewError: the workers could not play the episodes, or not in time.
         """
         window = self._windows[step]
         run = self._config.run
@@ -101,20 +101,23 @@ class Windows:
             if not lost:
                 break
             if len(lost) == len(window.questions):
-                logger.warning("step %d: failed calls voided every group; asked anew in %g s", step, run.retry_pause_s)
+                logger.warning("step %d: failed calls voided all groups; asking again in %g s", step, run.retry_pause_s)
                 time.sleep(run.retry_pause_s)
             asked = list(zip(lost, self._play_now(step, lost, attempt), strict=True))
             found += [trajectory for _, group in asked for trajectory in group]
         return found
 
     def done(self, step: int, saved: int) -> None:
-        """The step was learnt from; the newest checkpoint, before which no run goes back, is that of step `saved`."""
+        """Drop the window of a step that was trained on, and plays up to step `saved`, that of the newest checkpoint.
+
+        No run goes back to before its newest checkpoint.
+        """
         del self._windows[step]
         for number in [number for number in self._plays if number <= max(saved, step - _REMEMBERED_STEPS)]:
             del self._plays[number]
 
     def refill(self, step: int, count: int, attempt: int) -> list[Trajectory]:
-        """Play groups of further questions for a step, in place of groups that taught nothing.
+        """Play groups of further questions for a step, to replace groups without signal.
 
         Raises:
             CrewError: as `gather`.
@@ -123,7 +126,7 @@ class Windows:
         return [trajectory for group in groups for trajectory in group]
 
     def begins_after(self, step: int) -> dict[int, int]:
-        """The cursor at which each window after that of `step` begins, of those issued."""
+        """The cursor at which each issued window after that of `step` begins, by step."""
         return {later: window.begins for later, window in self._windows.items() if later > step}
 
     def finished_after(self, step: int) -> dict[str, list[Trajectory]]:
@@ -154,7 +157,7 @@ class Windows:
         return self._fleet.collect(plays, self._config.run.rollout_timeout_s, "run.rollout_timeout_s")
 
     def _worth_asking_anew(self, group: Sequence[Trajectory]) -> bool:
-        """Whether failed calls left too few of a group to learn from, and asking again may end otherwise."""
+        """Whether failed calls left too few members of a group to train on, and asking again may help."""
         verdicts = [trajectory.transcript.verdict for trajectory in group]
         too_few = verdicts.count(Verdict.KEEP) < self._config.learner.fewest_in_group
         return too_few and Verdict.GIVE_UP not in verdicts

@@ -1,9 +1,9 @@
-"""The fleet: the rollout workers of a run, the groups that each plays, and the replacement of those that are lost.
+"""The fleet: the rollout workers of a run, the groups that each plays, and the replacement of lost workers.
 
-RLlib's `FaultTolerantActorManager` knows actors as healthy or not by a ping, and gives work to whoever answers. An
-engine that answers is not enough here: until it holds the learner's weights, and has shown so on the probe, its
-samples can't be trained on. It also wants RLlib's `apply(function)` on every actor, and costs the driver an import of
-RLlib. So the few lines that decide who may be given work are our own; Ray restarts nothing behind them.
+RLlib's `FaultTolerantActorManager` pings actors and gives work to each one that answers. That is not enough here: an
+engine must also hold the learner's weights, and the probe must have shown it, or its samples can't be trained on.
+RLlib also needs its `apply(function)` on every actor, and the driver would have to import RLlib. So this module
+decides which workers get work, and Ray restarts no actor by itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 _POLL_S = 1.0
 _PING_S = 20.0
 _PING_EVERY_S = 10.0
-_ANSWER_GRACE_S = 5.0  # beyond the worker's own deadline, so that its more telling error comes first
+_ANSWER_GRACE_S = 5.0  # beyond the worker's own deadline, whose error says more and so should come first
 _SHUTDOWN_S = 30.0
 _REPORT_S = 5.0
 _SALVAGE_S = 3.0
@@ -38,7 +38,7 @@ _FETCH_S = 30.0
 
 
 class EpisodeFailed(CrewError):
-    """An episode failed for a reason of its own, which it bears; another worker would fail at it, too."""
+    """An episode failed with the error `reason`; it would fail in the same way on another worker."""
 
     def __init__(self, message: str, reason: Exception) -> None:
         super().__init__(message)
@@ -46,7 +46,7 @@ class EpisodeFailed(CrewError):
 
 
 class Fleet:
-    """Gives groups to the workers, the least laden first, and replaces workers that are lost."""
+    """Gives each group to the worker with the fewest episodes, and replaces lost workers."""
 
     def __init__(
         self,
@@ -63,10 +63,10 @@ class Fleet:
 
         Args:
             hire, max_restarts, stalls: as `Replacement` takes them.
-            start_timeout_s: deadline for a worker to start its engine.
-            answer_timeout_s: deadline for a worker's engine to answer a ping.
-            admit: brings workers that have started up to the learner's weights and marks them ready; called when
-                groups wait and nobody is ready.
+            start_timeout_s: seconds for a worker to start its engine.
+            answer_timeout_s: seconds for a worker's engine to answer a ping.
+            admit: gives started workers the learner's weights and marks them ready; called when groups wait and no
+                worker is ready.
         """
         self._replacement = Replacement(hire, max_restarts=max_restarts, stalls=stalls)
         self._start_timeout_s = start_timeout_s
@@ -83,12 +83,16 @@ class Fleet:
         """Wait for the engines of the first `count` workers.
 
         Raises:
-            CrewError: one could not start, or was late.
+            CrewError: an engine could not start, or not in time.
         """
         self.get([worker.starting for worker in self.workers[:count]], self._start_timeout_s, "start its engine")
 
     def started(self) -> list[Worker]:
-        """Workers whose engine runs. One that failed to start is replaced, or fails the run."""
+        """The workers whose engine runs. A worker that failed to start is replaced.
+
+        Raises:
+            CrewError: the budget of restarts is spent.
+        """
         waiting = [worker for worker in self.workers if not worker.ready]
         done, _ = ray.wait([w.starting for w in waiting], num_returns=len(waiting), timeout=0) if waiting else ([], [])
         for worker in waiting:
@@ -101,17 +105,17 @@ class Fleet:
         return [worker for worker in self.workers if worker.ready or worker.starting in done]
 
     def submit(self, groups: Sequence[Sequence[EpisodeRequest]]) -> list[Play]:
-        """Have groups played; each stays with one worker, whose engine computes its prompt once."""
+        """Have groups played. Each group stays with one worker, so that its engine computes their prompt only once."""
         plays = [Play(requests) for requests in groups]
         for play in plays:
             self._assign(play)
         return plays
 
     def collect(self, plays: Sequence[Play], timeout_s: float, setting: str) -> list[list[Trajectory]]:
-        """Wait until all are played; the groups of a worker that is lost are played by another.
+        """Wait until all plays are done; other workers take over the groups of a lost worker.
 
         Raises:
-            CrewError: not done within `timeout_s`, which `setting` gives; or as `tend`.
+            CrewError: not done within `timeout_s` seconds, the value of the field `setting`; or as `tend`.
         """
         deadline = time.monotonic() + timeout_s
         while pending := [play for play in plays if play.trajectories is None]:
@@ -121,8 +125,8 @@ class Fleet:
         return [play.trajectories for play in plays if play.trajectories is not None]
 
     def tend(self, plays: Sequence[Play], wait_s: float) -> None:
-        """Wait up to `wait_s` seconds for one of these plays to end, and take what it came to; those whose worker is
-        lost, or that had none, are given to others.
+        """Wait up to `wait_s` seconds for one of these plays to end, and take its trajectories. Plays without a worker,
+        or whose worker is lost, go to other workers.
 
         Raises:
             EpisodeFailed: an episode failed for a reason of its own.
@@ -136,13 +140,13 @@ class Fleet:
         if calls:
             done, _ = ray.wait(list(calls), timeout=wait_s)
             for call in done:
-                if calls[call].call == call:  # else its worker was lost with the call before
+                if calls[call].call == call:  # else an earlier turn of this loop found its worker lost
                     self._take(calls[call])
         else:
             self._wait_for_somebody(wait_s)
 
     def forget(self, plays: Sequence[Play]) -> None:
-        """Break off plays that nobody waits for any more, and the calls that they are waiting for."""
+        """Cancel plays that nobody waits for any more, and the calls that their episodes wait for."""
         for play in plays:
             if play.worker is not None:
                 play.worker.drop(play)
@@ -150,10 +154,10 @@ class Fleet:
                     ray.cancel(play.call)
 
     def peek(self, play: Play) -> list[Trajectory] | None:
-        """What a play has come to, None if it is not done; neither waits nor acts on a failure, which whoever collects
-        the play does."""
+        """The trajectories of a play, None if it is not done. Does not wait, and leaves a failure to `collect` or
+        `tend`."""
         if play.trajectories is None and play.call is not None:
-            done, _ = ray.wait([play.call], timeout=0, fetch_local=False)  # a result on another node is there, too
+            done, _ = ray.wait([play.call], timeout=0, fetch_local=False)  # a result on another node counts, too
             try:
                 if done:
                     self._finish(play)
@@ -162,7 +166,7 @@ class Fleet:
         return play.trajectories
 
     def reports(self) -> dict[Worker, WorkerReport]:
-        """What the workers have been doing, of those that say so in time."""
+        """The reports of the ready workers that answer in time."""
         calls = {worker.actor.report.remote(): worker for worker in self.workers if worker.ready}
         done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=_REPORT_S) if calls else ([], [])
         found = {}
@@ -174,7 +178,11 @@ class Fleet:
         return found
 
     def drop_dead(self) -> list[int]:
-        """Replace workers that run and do not answer; return their numbers."""
+        """Replace started workers that do not answer a ping; return their numbers.
+
+        Raises:
+            CrewError: the budget of restarts is spent.
+        """
         calls = {worker.actor.ping.remote(): worker for worker in self.started()}
         done, late = ray.wait(list(calls), num_returns=len(calls), timeout=_PING_S) if calls else ([], [])
         dead: dict[Worker, tuple[str, Fault]] = {
@@ -190,8 +198,8 @@ class Fleet:
         return [worker.index for worker in dead]
 
     def lost(self, worker: Worker, why: str, *, fault: Fault = "gone") -> None:
-        """End a worker and start another in its place, or its engine where only that died; the other workers play its
-        groups on.
+        """End a worker and start another in its place, or only a new engine if only the engine died. Other workers
+        continue its groups.
 
         Raises:
             CrewError: the budget of restarts is spent.
@@ -201,8 +209,8 @@ class Fleet:
         salvaged = self._salvage(worker)
         self._replacement.end(worker, fault)
         logger.warning(
-            "rollout worker %d is lost (%s); of %d groups, %d episodes are played on from what they had come to, and "
-            "the others again",
+            "rollout worker %d is lost (%s); of its %d groups, %d episodes are continued, and the others are played "
+            "again",
             worker.index,
             why,
             len(worker.plays),
@@ -217,7 +225,7 @@ class Fleet:
             self._assign(play)
 
     def get(self, calls: list[Any], timeout_s: float, what: str) -> list[Any]:
-        """The results of calls, one of each worker.
+        """Wait up to `timeout_s` seconds for one call to each worker; return the results. Errors say "did not `what`".
 
         Raises:
             CrewError: a worker failed or was late.
@@ -235,7 +243,7 @@ class Fleet:
         """End every worker, engines first, within a deadline."""
         calls = [worker.starting for worker in self.workers]
         started, _ = ray.wait(calls, num_returns=len(calls), timeout=0) if calls else ([], [])
-        # What still starts has nothing to stop in order, and may wait for a place for ever.
+        # A worker that is still starting has no engine to stop, and may wait for resources for ever.
         stopping = [worker.actor.shutdown.remote() for worker in self.workers if worker.starting in started]
         late = ray.wait(stopping, num_returns=len(stopping), timeout=_SHUTDOWN_S)[1] if stopping else []
         if late:
@@ -246,7 +254,7 @@ class Fleet:
         self.workers = []
 
     def _salvage(self, worker: Worker) -> dict[str, Trajectory | Unfinished]:
-        """What its episodes have come to, where a worker still answers though its engine does not."""
+        """The episodes of a lost worker as far as they were played; none if the worker itself no longer answers."""
         if not worker.plays:
             return {}
         try:
@@ -262,15 +270,15 @@ class Fleet:
         min(ready, key=lambda worker: (worker.episodes, worker.index)).take(play)
 
     def _take(self, play: Play) -> None:
-        """Take what a play came to; its worker, or what it had finished, may be lost."""
+        """Take the trajectories of a play whose call has ended; its worker or its result may be lost."""
         worker = play.worker
-        assert worker is not None, "only calls that were made end"
+        assert worker is not None, "only a play with a worker has a call that ends"
         try:
             self._finish(play)
         except GetTimeoutError:
             logger.warning("a group of rollout worker %d did not arrive within %g s", worker.index, _FETCH_S)
         except ObjectLostError as error:
-            logger.warning("a group is lost with the node that it lay on, and is played again: %s", _first_line(error))
+            logger.warning("a group is lost with the node that stored it, and is played again: %s", _first_line(error))
             self._take_away(play)
             play.parts = None
         except RayError as error:
@@ -281,20 +289,20 @@ class Fleet:
                 self.lost(worker, _first_line(error), fault=fault_of(error))
 
     def _finish(self, play: Play) -> None:
-        # As fetched, their arrays lie in the object store and fill it for as long as anybody holds them.
+        # Copied: fetched arrays stay in Ray's object store, and fill it for as long as anything refers to them.
         play.finish([trajectory.copied() for trajectory in ray.get(play.call, timeout=_FETCH_S)])
         play.call = None
         if play.worker is not None:
             play.worker.drop(play)
 
     def _take_away(self, play: Play) -> None:
-        """Its worker plays it no more; it waits for somebody."""
+        """Take a play from its worker; it then waits for another."""
         if play.worker is not None:
             play.worker.drop(play)
         play.worker = play.call = None
 
     def _feel_pulses(self) -> None:
-        """Replace workers whose engine hangs, or that hang themselves: they would finish nothing, and say nothing."""
+        """Ping the ready workers, and replace those that hang or whose engine hangs: their calls would never end."""
         now = time.monotonic()
         for worker in [worker for worker in self.workers if worker.ready]:
             if worker.ping is None:
@@ -310,7 +318,7 @@ class Fleet:
                 self.lost(worker, f"did not answer for {now - worker.pinged_at:.0f} s", fault="hangs")
 
     def _wait_for_somebody(self, timeout_s: float) -> None:
-        """Nobody may play: wait for a start, and bring whoever has started up to date."""
+        """No worker is ready: wait until one has started, and admit those that have."""
         if self.started():
             self._admit()
         else:

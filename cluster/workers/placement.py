@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from actors.pool.pool import CandidatePool
 
 _CPUS_PER_GPU_ACTOR = 4.0
-# On two cores the learner and the engines take turns, so each asks for half of one.
+# On two cores the learner and the engines take turns, so each asks for half a core.
 _CPUS_PER_CPU_ACTOR = 0.5
-# Nothing joins this machine's own Ray, and nobody else uses it: what it has not granted by then it never will.
+# No node joins the Ray of this machine, and no other run uses it: resources not granted by then are never granted.
 _ALONE_S = 60.0
-_CONCURRENT_EPISODES = 4096  # and other calls, of a rollout worker; how many play at a time it decides
+_CONCURRENT_EPISODES = 4096  # Ray's limit for a rollout worker, all calls included; it limits its episodes itself
 
 
 class PlacementError(ExplainedError, RuntimeError):
-    """The cluster can't give what the run needs; the message says what was asked for."""
+    """The cluster can't give the resources that the run needs; the message lists them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,12 @@ class Bundle:
 
 
 def bundles(config: Config) -> list[Bundle]:
-    """Learner ranks first, then the rollout workers that are waited for; the order is that of the placement group."""
+    """The learner ranks, then the reserved rollout workers, in the order of the placement group."""
     return rank_bundles(config) + [worker_bundle(config, i) for i in range(config.placement.reserved_workers)]
 
 
 def worker_bundle(config: Config, index: int) -> Bundle:
-    """What a rollout worker needs; those beyond the reserved ones take it wherever it is to be had."""
+    """The resources of a rollout worker. Workers that are not reserved take them on any node that has room."""
     gpu = {"GPU": float(config.engine.tensor_parallel_size)} if config.learner.device == "cuda" else {}
     return Bundle(f"rollout worker {index}", {"CPU": _cpus_per_actor(config), **gpu})
 
@@ -57,7 +57,7 @@ def _cpus_per_actor(config: Config) -> float:
 
 
 def describe(config: Config) -> str:
-    """What a run would ask for, for people."""
+    """The resources that a run would ask for, as text for people."""
     placement, lines = config.placement, _describe_group(config, bundles(config))
     for index in range(placement.reserved_workers, placement.rollout_workers):
         lines.append(f"outside it, once there is room: {worker_bundle(config, index).role}")
@@ -81,7 +81,7 @@ def _describe_group(config: Config, wanted: list[Bundle]) -> list[str]:
 
 
 def reserve(config: Config, wanted: list[Bundle] | None = None) -> PlacementGroup:
-    """Reserve bundles, all of the run's unless told which, and wait for them.
+    """Reserve the bundles `wanted`, by default all of the run's, and wait for them.
 
     Raises:
         PlacementError: the cluster did not grant them within `placement.timeout_s`, or this machine's own Ray within a
@@ -106,8 +106,7 @@ def reserve(config: Config, wanted: list[Bundle] | None = None) -> PlacementGrou
 
 
 def hire_worker(config: Config, index: int, checkpoint: Path, pool: CandidatePool, strategy: Any) -> Any:
-    """The actor of rollout worker number `index`, which is yet to be told to start; `strategy` is Ray's of scheduling
-    it."""
+    """Make the actor of rollout worker number `index`; its caller must start it. Ray schedules it by `strategy`."""
     import ray
 
     from actors.episodes.rollout_worker import RolloutWorker

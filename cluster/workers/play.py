@@ -25,19 +25,19 @@ class Play:
     worker: Worker | None = None  # None while nobody may play it
     call: ObjectRef[list[Trajectory]] | None = None  # of the worker; None once it is done
     trajectories: list[Trajectory] | None = None
-    parts: list[EpisodeRequest | Unfinished | Trajectory] | None = None  # where an engine was lost in the midst of it
+    parts: list[EpisodeRequest | Unfinished | Trajectory] | None = None  # set if an engine was lost meanwhile
 
     def jobs(self) -> list[EpisodeRequest | Unfinished]:
-        """What a worker is to play: everything, or what an engine that was lost left to play."""
+        """The episodes to play: all of them, or those that a lost engine did not finish."""
         return [part for part in self.parts or self.requests if not isinstance(part, Trajectory)]
 
     def keep(self, salvaged: Mapping[str, Trajectory | Unfinished]) -> None:
-        """Go on from what its episodes had come to when their engine was lost."""
+        """Go on from where the episodes stood when their engine was lost."""
         parts = self.parts or [*self.requests]
         self.parts = [salvaged.get(request.episode, part) for request, part in zip(self.requests, parts, strict=True)]
 
     def finish(self, played: list[Trajectory]) -> None:
-        """Its jobs have been played."""
+        """Take the trajectories of its jobs."""
         if self.parts is None:
             self.trajectories = played
         else:
@@ -54,18 +54,18 @@ class Worker:
     starting: ObjectRef[Whereabouts]
     ready: bool = False
     plays: set[Play] = field(default_factory=set)
-    ping: ObjectRef[None] | None = None  # the newest; the worker answers it once its engine has
+    ping: ObjectRef[None] | None = None  # the newest; the worker answers after its engine has answered
     pinged_at: float = 0.0
-    episodes: int = 0  # of its plays
+    episodes: int = 0  # how many its plays have
 
     def take(self, play: Play) -> None:
-        """Begin a group."""
+        """Begin to play a group."""
         play.worker, play.call = self, self.actor.rollout.remote(play.jobs())
         self.plays.add(play)
         self.episodes += len(play.requests)
 
     def drop(self, play: Play) -> None:
-        """A group has ended here, or is broken off."""
+        """Remove a group that has ended or was cancelled."""
         if play in self.plays:
             self.plays.remove(play)
             self.episodes -= len(play.requests)

@@ -1,4 +1,4 @@
-"""The crew: every actor of a run, started together, kept in step by versions, and gone at the end."""
+"""The crew: all actors of a run. They start together, hold the same version of the policy, and end together."""
 
 from __future__ import annotations
 
@@ -35,17 +35,18 @@ _POLL_S = 1.0
 
 
 class SyncError(ExplainedError, RuntimeError):
-    """After a weight sync an engine computes something else than the learner."""
+    """After a weight sync, an engine computes other log-probabilities than the learner."""
 
 
 class Crew:
-    """Rollout workers, learner gang and candidate callers. `version` is the policy that all of them hold."""
+    """Rollout workers, learner gang and candidate callers. `version` is that of the policy in engines and learner."""
 
     def __init__(self, config: Config, checkpoint: Path, cards: Sequence[ModelCard], run: RunFolder) -> None:
-        """Start everybody; engines and learner load side by side. Calls are recorded in `run`'s ledger.
+        """Start all actors; engines and learner load at the same time. Calls are recorded in `run`'s ledger.
 
         Raises:
-            PlacementError, PoolError, LedgerError, LearnerError, CrewError: somebody could not be started.
+            PlacementError, PoolError, LedgerError, LearnerError, CrewError: an actor could not be started.
+            SyncError: an engine computes other log-probabilities than the learner.
         """
         self.config = config
         self.version = 0
@@ -99,13 +100,13 @@ class Crew:
     def sync(self, version: int) -> float:
         """Put the learner's weights into every engine, as `version`; return the probe's largest difference in nats.
 
-        Workers that have started meanwhile in place of lost ones get them, too; those that are lost on the way are
+        Workers that have started meanwhile in place of lost ones get the weights, too; workers lost on the way are
         replaced.
 
         Raises:
             SyncError: an engine's log-probabilities differ from the learner's by more than the tolerance.
             RankLost: a rank of the learner died or was late.
-            LearnerError, CrewError: the weights could not be sent, though everybody is there.
+            LearnerError, CrewError: the weights could not be sent, although all workers answer.
         """
         while True:
             self._wait_for_one()
@@ -128,7 +129,13 @@ class Crew:
         return self.check_probe()
 
     def check_probe(self) -> float:
-        """Compare every engine that is ready with the learner on the probe sequence (invariant 4)."""
+        """Compare every ready engine with the learner on the probe sequence (invariant 4 of ARCHITECTURE.md).
+
+        Returns the largest difference in nats.
+
+        Raises:
+            SyncError: a difference is larger than `run.probe_tolerance`.
+        """
         expected = self.gang.logprobs(self._probe)
         workers = [worker for worker in self.fleet.workers if worker.ready]
         try:
@@ -155,9 +162,9 @@ class Crew:
         return max(worst, default=0.0)
 
     def restart_gang(self) -> int:
-        """Start the learner anew from its newest state after it lost a rank, and put those weights into the engines.
+        """Restart the learner from its newest checkpoint after it lost a rank, and put those weights into the engines.
 
-        Returns the number of batches trained before that state.
+        Returns the number of batches trained up to that checkpoint.
 
         Raises:
             LearnerError: the budget of `learner.max_restarts` is spent.
@@ -168,8 +175,8 @@ class Crew:
         return batches
 
     def close(self) -> None:
-        """End every actor, engines first, within a deadline; nothing stays behind."""
-        with ExitStack() as stack:  # where one fails to end, the others still are ended
+        """End every actor, engines first, within a deadline."""
+        with ExitStack() as stack:  # if one can't be ended, the others still are
             if self._placement is not None:
                 stack.callback(remove_placement_group, self._placement)
             if self._pool is not None:
@@ -181,15 +188,15 @@ class Crew:
             self._fleet, self._gang, self._pool, self._placement = None, None, None, None
 
     def _admit_started(self) -> None:
-        """Give workers that have started the policy of now, where groups wait for them."""
+        """Give started workers the current policy, because groups wait for them."""
         logger.info("a rollout worker is back; it gets the weights of version %d", self.version)
         self.sync(self.version)
 
     def _wait_for_one(self) -> None:
-        """Wait until a worker runs that may be sent weights."""
+        """Wait until at least one worker runs, which the weights can be sent to."""
         timeout_s = self.config.engine.start_timeout_s
         deadline = time.monotonic() + timeout_s
-        while not self.fleet.started():  # which replaces those that failed to
+        while not self.fleet.started():  # `started` also replaces workers that failed to start
             if time.monotonic() > deadline:
                 raise CrewError(
                     f"no rollout worker came back within engine.start_timeout_s={timeout_s:g} s after all were lost"

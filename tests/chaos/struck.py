@@ -1,4 +1,4 @@
-"""Runs that are struck: small ones, started as a user would, watched by their log, and looked over at their end."""
+"""Struck runs: small runs, started as a user starts them, watched by their log, and checked when they have ended."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ class Struck:
         self.program = self.start()
 
     def start(self) -> Program:
-        """Start it, or start it again."""
+        """Start the run, or start it again."""
         self.program = Program(CODE, self._arguments)
         return self.program
 
     def wait_for_log(self, text: str, timeout_s: float = 600) -> None:
-        """Wait until a line of the log that was not there when this began holds `text`."""
+        """Wait until a line that is added to the log after this call holds `text`."""
         begun = self.folder.log_file.stat().st_size if self.folder.log_file.exists() else 0
         self.wait_until(lambda: text in self._log(begun), f"say {text!r}", timeout_s)
 
     def wait_until(self, there: Callable[[], Any], what: str, timeout_s: float = 600) -> None:
-        """Wait until something is the case; `what` is what the run should then have done."""
+        """Wait until `there` is true; `what` names, in errors, what the run should then have done."""
         until = time.monotonic() + timeout_s
         while not there():
             assert self.program.process.poll() is None, f"the run ended before it did {what}:\n{self.program.output}"
@@ -76,13 +76,13 @@ class Struck:
         return found
 
     def kill_driver(self) -> None:
-        """Kill -9 the run's own process; nothing of its is left some seconds later."""
+        """Kill -9 the run's own process; some seconds later none of its processes is left."""
         self.program.process.kill()
         self.program.process.wait(30)
         assert self.program.left() == []
 
     def finish(self, timeout_s: float = 900) -> None:
-        """Wait for a good end that leaves no process behind."""
+        """Wait until the run ends with status 0, and check that it leaves no process behind."""
         try:
             assert self.program.process.wait(timeout_s) == 0, self.program.output
         finally:
@@ -100,8 +100,8 @@ class Struck:
         }
 
     def check(self, steps: int) -> None:
-        """Steps are consecutive, each learnt from once; no question is of two steps of an epoch, and no call of the
-        ledger was made twice at one place or is still open."""
+        """Check that steps are consecutive, each trained on once, that no question is in two steps of an epoch, and
+        that no call in the ledger was made twice at one place or is still open."""
         rows = self.folder.read_metrics()
         assert [row["step"] for row in rows] == list(range(steps + 1))
         assert [row["policy/version"] for row in rows[1:]] == list(range(1, steps + 1))
@@ -118,7 +118,7 @@ class Struck:
         assert places
 
     def _played(self) -> list[tuple[int, list[tuple[str, str]]]]:
-        """Of each step, the question and the reward of every episode, from what is written for people."""
+        """The question and the reward of every episode, by step, from the files that are written for people."""
         files = sorted((self.folder.path / "trajectories").glob("step_*.md"))
         found = [(int(file.stem.removeprefix("step_")), _PLAYED.findall(file.read_text())) for file in files]
         return [(step, played) for step, played in found if played]
@@ -132,7 +132,7 @@ class Struck:
 
 
 def write_inputs(folder: Path, base_urls: Sequence[str]) -> tuple[Path, Path]:
-    """Cards of the world's experts, spread over these servers in turn, and some of its questions."""
+    """Write cards of the world's experts, which take the servers in turn, and some questions of the world."""
     cards = [expert.card(base_urls[number % len(base_urls)]) for number, expert in enumerate(experts("seen"))]
     models = [card.model_dump(mode="json", exclude_defaults=True) for card in cards]
     card_file, question_file = folder / "cards.yaml", folder / "questions.jsonl"

@@ -21,7 +21,7 @@ SERVER = ["world", "--latency-scale", "0.5"]
 
 
 def test_workers_ranks_callers_and_providers_die_and_the_run_goes_on(tmp_path: Path) -> None:
-    """Two workers, two callers, two providers; ten blows, each in the midst of something."""
+    """Two workers, two callers and two providers; ten blows, each while the process that it hits is at work."""
     (steady, steady_url), (shaky, shaky_url) = spawn_server(SERVER), spawn_server(SERVER)
     cards, questions = write_inputs(tmp_path, (steady_url, shaky_url))
     run = Struck(
@@ -50,13 +50,13 @@ def test_workers_ranks_callers_and_providers_die_and_the_run_goes_on(tmp_path: P
         shaky.kill()
         shaky.wait()
         gone = time.monotonic()
-        run.wait_for_log("step 12: learn", 120)  # it goes on meanwhile
+        run.wait_for_log("step 12: learn", 120)  # the run goes on meanwhile
         time.sleep(max(gone + DOWN_S - time.monotonic(), 0))
         last_down = run.folder.read_metrics()[-1]["step"]
         shaky, _ = spawn_server(SERVER, port=int(urlsplit(shaky_url).port or 0))
 
         run.wait_for_log("roll out")
-        shaky.send_signal(signal.SIGSTOP)  # as where the network drops what is sent
+        shaky.send_signal(signal.SIGSTOP)  # as if the network lost all packets
         time.sleep(8)
         shaky.send_signal(signal.SIGCONT)
         run.finish()
@@ -78,4 +78,4 @@ def test_workers_ranks_callers_and_providers_die_and_the_run_goes_on(tmp_path: P
     assert rows[-1]["pool/breakers_open"] == 0
     assert rows[-1]["rollout/void_share"] == 0
     trained = run.trained()
-    assert sum(map(len, trained.values())) >= 0.9 * 4 * STEPS  # a group that lost too many members is no batch's
+    assert sum(map(len, trained.values())) >= 0.9 * 4 * STEPS  # a group that lost too many members is in no batch

@@ -1,4 +1,4 @@
-"""A run whose driver is killed with -9, wherever it is, goes on to the same parameters as one that never was."""
+"""A run whose driver is killed with -9 in any phase ends with the same parameters as a run that is left alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from struck import CODE, Struck
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 STEPS = 6
-# Calls take a second: there is a midst in which to strike.
+# Calls take a second, so that a blow can hit the middle of a phase.
 _SETTINGS = (f"run.steps={STEPS}", "run.checkpoint_every=2", "candidates.latency_scale=1")
 
 
@@ -29,7 +29,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Struck:
 def test_killed_in_every_phase_it_goes_on_and_ends_with_the_same_parameters(
     undisturbed: Struck, tmp_path: Path
 ) -> None:
-    """Before there is a checkpoint, while one is written, while it learns, syncs and plays."""
+    """The driver is killed before the first checkpoint, while one is written, and during learning, sync and rollout."""
     run = Struck(tmp_path, "killed", *_SETTINGS)
     run.wait_for_log("step 1: learn")
     run.kill_driver()

@@ -1,4 +1,4 @@
-"""A disk that fills in mid-run: one clear error, nothing half written, and once there is room the run goes on."""
+"""A disk that fills up during a run: one clear error, no half-written file, and with room again the run goes on."""
 
 from __future__ import annotations
 

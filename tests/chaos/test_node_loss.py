@@ -1,4 +1,4 @@
-"""A node comes and is lost in mid-run: a worker joins with it, and its raylet is killed with -9."""
+"""A node joins during a run and is lost: a worker joins with it, and the node's raylet is killed with -9."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from struck import Struck
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-STEPS = 18  # so many that they last until the third engine is up
+STEPS = 18  # enough to last until the third engine has started
 _STORE_BYTES = 100 * 2**20
 
 

@@ -1,4 +1,4 @@
-"""Fixtures shared by tests of evaluations, which play over models on loopback."""
+"""Fixtures shared by tests of evaluations, which use models on loopback."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from endpoints import Endpoints, Words
 
 @pytest.fixture
 def endpoints(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoints]:
-    """Loopback models, and words for the policy's tokens: importing transformers takes seconds."""
+    """Models on loopback, and words as the policy's tokens, because importing transformers takes seconds."""
     monkeypatch.setattr("cluster.players.players.load_tokenizer", lambda _: Words())
     made = Endpoints()
     yield made

@@ -14,7 +14,7 @@ COLOURS = ("red", "blue", "green", "black")
 
 
 class Words:
-    """A tokenizer whose tokens are words; it forgets what they were."""
+    """A tokenizer whose tokens are the lengths of words; decoding does not give the words back."""
 
     def get_added_vocab(self) -> dict[str, int]:
         return {}
@@ -36,17 +36,17 @@ def colour(question: str) -> str:
 
 class Endpoints(LoopbackModels):
     """`sage` is the policy: it routes to the first card shown and repeats the colour that it reads; without cards it
-    says red. Of the candidates `alpha` knows all colours, and `beta` refuses everything.
+    says red. Of the candidates, `alpha` knows all colours, and `beta` refuses everything.
 
-    It counts what each model is asked; after `patience` questions to the policy it refuses the key. The things named
-    in `not_taken` the policy does not take questions about, nor conversations of `too_long` messages or more.
+    The server counts the requests to each model; after `patience` requests to the policy it refuses the key. The policy
+    rejects questions about the things in `not_taken`, and conversations of `too_long` messages or more.
     """
 
     models = ("sage", "alpha", "beta")
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
-        self.openings: list[str] = []  # prompts that the policy began with
+        self.openings: list[str] = []  # the first prompts of episodes
         self.patience: int | None = None
         self.broken: set[str] = set()  # models whose endpoint is out of order
         self.not_taken: set[str] = set()
@@ -81,7 +81,7 @@ class Endpoints(LoopbackModels):
 
 
 def write_questions(path: Path, numbers: range, name: str = "things") -> str:
-    """Questions in a file, as a source."""
+    """Write questions into a file; return it as a source."""
     rows = [
         {"id": f"t{n}", "dataset": name, "question": f"what colour is thing {n} ?", "answers": [colour(f"thing {n}")]}
         for n in numbers
@@ -91,7 +91,7 @@ def write_questions(path: Path, numbers: range, name: str = "things") -> str:
 
 
 def write_cards(path: Path, url: str) -> str:
-    """Both candidates' cards."""
+    """Write the cards of both candidates; return the file."""
     models = [
         {"name": name, "descriptor": f"a model {size}b", "base_url": url, "price_out_usd_per_mtok": price}
         for name, size, price in (("alpha", 70, 2.0), ("beta", 7, 1.0))

@@ -1,4 +1,4 @@
-"""Made-up things for the cluster's tests: a trajectory, and a checkpoint that looks whole."""
+"""Made-up objects for the cluster's tests: trajectories, and a checkpoint that looks complete."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def write_checkpoint(path: Path) -> None:
 
 
 def trajectory(group: str, *, answer: str = "sena", version: int = 3, void: bool = False) -> Trajectory:
-    """A route and an answer, unjudged; a void one ends at its call, which came too late."""
+    """A route and an answer, not judged; a void trajectory ends at its call, which timed out."""
     buffer = TokenBuffer()
     buffer.extend_context([1, 2, 3])
     buffer.extend_sampled([4, 5], [-0.1, -0.2], [version, version + 1])

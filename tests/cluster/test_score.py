@@ -1,4 +1,4 @@
-"""`router-r1 score`: a line for each good line in order, bad ones told by number, whatever the bytes."""
+"""`router-r1 score`: a line for each good line, in order; bad lines are reported by number, whatever their bytes."""
 
 from __future__ import annotations
 

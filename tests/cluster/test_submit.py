@@ -1,4 +1,4 @@
-"""Submission: what is sent, and a real job on a real cluster, followed to its exit status."""
+"""Submission: its command and files, and a real job on a real cluster, followed to its exit status."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """It holds packages that are named like ours."""
+    """A folder with packages that are named like ours."""
     folder = tmp_path_factory.mktemp("user")
     write_user_files(folder, "packages")
     return folder
@@ -119,16 +119,16 @@ def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def dashboard(user_folder: Path) -> Iterator[str]:
-    """A Ray head node of one CPU, started in a user's folder; the URL of its dashboard."""
+    """A Ray head node with one CPU, started in a user's folder; gives the URL of its dashboard."""
     gcs, http, client, agent = _free_ports(4)
     url = f"http://127.0.0.1:{http}"
     programs = Path(sys.executable).parent
     command = [str(programs / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}"]
     command += [f"--dashboard-port={http}", f"--ray-client-server-port={client}", "--num-cpus=1", "--num-gpus=0"]
-    # The agent, which runs the jobs, takes a fixed port unless told; the test session's own cluster may hold it.
+    # The agent, which runs the jobs, has a fixed port by default; the test session's own cluster may use it.
     command += [f"--dashboard-agent-listen-port={agent}"]
     command += ["--include-dashboard=true", "--object-store-memory=100000000", "--disable-usage-stats"]
-    # Left alone, Ray asks for a token where the user happens to have one; this cluster listens on loopback only.
+    # By default Ray asks for a token if the user has one; this cluster listens on loopback only and needs none.
     environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled"}
     environment.pop("RAY_ADDRESS", None)
     node = subprocess.Popen(
@@ -184,7 +184,7 @@ def test_a_job_runs_with_its_files_and_keys_and_its_log_comes_back(
 ) -> None:
     monkeypatch.chdir(user_folder)
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
-    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")  # Ray would prefer it to the address asked for
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")  # Ray alone would prefer it to the given address
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("about: made for this test\n", encoding="utf-8")
     planned = plan(str(recipe), ["run.steps=3"])

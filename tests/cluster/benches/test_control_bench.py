@@ -1,4 +1,4 @@
-"""The control bench: scripted episodes look like played ones, every row is judged, and a small one is measured."""
+"""The control bench: scripted episodes look like played ones, every row is judged, and a small bench runs."""
 
 from __future__ import annotations
 

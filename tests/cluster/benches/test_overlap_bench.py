@@ -1,4 +1,4 @@
-"""The overlap bench: what it makes of two runs' metrics."""
+"""The overlap bench: its figures from the metrics of two runs."""
 
 from __future__ import annotations
 

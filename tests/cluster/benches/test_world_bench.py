@@ -1,4 +1,4 @@
-"""The world bench: figures hold when they should and only then."""
+"""The world bench: each figure holds if it meets its target, and only then."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The configuration: what is refused, with which words, and that a resolved one can be read again."""
+"""The configuration: which values are refused, with which message, and that a resolved one can be read again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def refusal(*overrides: str, recipe: str = "quickstart") -> str:
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_parses_and_tells_what_it_is_for(name: str) -> None:
-    # A recipe may need a file that only its user can name; it is named here.
+    # A recipe may need a file that only its user can name.
     text = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
     config = load_config(name)
     assert config.about, f"recipe {name} has no 'about'"

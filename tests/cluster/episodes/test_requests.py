@@ -1,4 +1,4 @@
-"""Episode requests: a group shares its prompt, draws repeat, and no two calls of a run have one place."""
+"""Episode requests: a group shares its prompt, draws can be repeated, and no two calls of a run have the same place."""
 
 from __future__ import annotations
 

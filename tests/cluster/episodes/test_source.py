@@ -1,4 +1,4 @@
-"""The question source: once an epoch each, in an order that a cursor can take up again."""
+"""The question source: each question comes once an epoch, in an order that a cursor can continue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The responder's calls: recorded in the run's ledger, under its caps, whoever asks."""
+"""The responder's calls: recorded in the run's ledger and limited by its caps, from whichever process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rewards.transcript import CallStatus
 
 
 class Echo:
-    """Says back what it is asked."""
+    """Replies with the question."""
 
     models = ("small",)
 
@@ -59,7 +59,7 @@ async def test_a_run_that_asks_its_ledger_first_is_asked_from_it(tmp_path: Path)
     await check_candidates(source, cards)
     assert await ask(source, cards, "who?") is CallStatus.OK
     await server.stop()
-    assert await ask(source, cards, "who?") is CallStatus.OK  # nobody is there but the ledger
+    assert await ask(source, cards, "who?") is CallStatus.OK  # only the ledger can have answered
     assert await spent(source) == pytest.approx({"small": 0.0006})
 
 

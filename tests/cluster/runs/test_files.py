@@ -1,4 +1,4 @@
-"""The line file: what a crash left of the last line is cut off, and nothing else is ever lost."""
+"""The line file: a last line that a crash left incomplete is cut off, and nothing else is ever lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The groups of a checkpoint: read as they were written; none of a damaged file, or of an earlier version's."""
+"""The groups of a checkpoint: read as they were written; none from a file that is damaged or of an earlier version."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def trajectories(draw: st.DrawFn) -> Trajectory:
 
 
 def exactly(value: object) -> object:
-    """The value and the types within it, to be compared: NaN is itself, -0.0 is not 0.0, and an array is its bytes."""
+    """A form of the value to compare, with its types: NaN equals itself, -0.0 differs from 0.0, arrays are bytes."""
     if isinstance(value, np.ndarray):
         return value.dtype, value.shape, value.tobytes()
     if isinstance(value, dict):
@@ -99,7 +99,7 @@ def test_where_there_are_none_no_file_is_written(tmp_path: Path) -> None:
 
 
 def test_a_token_takes_few_bytes(tmp_path: Path) -> None:
-    """Twelve at most, of a group as long as those of a real run: a pickle took 21."""
+    """At most twelve bytes, for a group as long as those of a real run: a pickle took 21."""
     rng, tokens = np.random.default_rng(0), 4000
     sampled = np.arange(tokens) % 100 < 50
     long = Trajectory(

@@ -1,7 +1,7 @@
-"""Whoever writes into a run folder, or its mirror, runs no code on the machine that goes on with the run.
+"""An attacker who can write into a run folder or its mirror can't run code on the machine that resumes the run.
 
-A hostile pickle stands in place of each file that a resume reads, and under each name that a library would load a
-pickle from. The resume is the program's, less engines and ranks: `tests/learner/test_gang_ppo.py` has the ranks' files.
+A hostile pickle replaces each file that a resume reads, and stands under each name that a library would load a pickle
+from. The program resumes without engines and ranks: `tests/learner/test_gang_ppo.py` tests the files of the ranks.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from cluster.training.plan import plan_run
 
 STEP = f"checkpoints/step_{MANIFEST.step:06d}"
 
-# The files that a resume reads, each with its error or warning where a pickle stands there.
+# The files that a resume reads, each with its error or warning if a pickle has replaced it.
 READ = {
     "config.yaml": "not YAML",
     "run_id": "expected the run's id in one line",
@@ -54,7 +54,7 @@ READ = {
     f"{STEP}/groups.pickle": "is of an earlier version and is not read",
     f"{STEP}/model.safetensors.index.json": "half-written or damaged",
 }
-# Names under which a checkpoint of ours holds nothing, or nothing that a resume needs, and some library may look.
+# Names that some library may read, but that our checkpoints do not have or that a resume does not need.
 OTHERS = {
     "weights": (
         "pytorch_model.bin",
@@ -84,7 +84,7 @@ def hostile(marker: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was stopped after a checkpoint, whose policy is the checkpoint itself."""
+    """A run that was stopped after a checkpoint, which is also the policy that the run starts from."""
     import torch
 
     from learner.checkpoint import save_rng_state
@@ -113,7 +113,7 @@ def run(whole: Path, tmp_path: Path, marker: Path) -> Iterator[Path]:
 
 
 def readers(path: Path) -> list[Callable[[], object]]:
-    """All that reads a file of the run folder as a run goes on, each by itself."""
+    """Every function that reads a file of the run folder in a resume, each by itself."""
     import torch
 
     from learner.checkpoint import load_rng_state, read_facts
@@ -138,7 +138,7 @@ def readers(path: Path) -> list[Callable[[], object]]:
 
 
 def read_all(path: Path, caplog: pytest.LogCaptureFixture) -> str:
-    """All explained errors and warnings that came as a run folder was read; any other error is raised."""
+    """The explained errors and the warnings while a run folder is read; any other error is raised."""
     caplog.clear()
     said = []
     for read in readers(path):
@@ -154,7 +154,7 @@ def read_all(path: Path, caplog: pytest.LogCaptureFixture) -> str:
 
 
 def plant(path: Path, name: str, content: bytes) -> None:
-    """Put a file into a run folder, and have the manifest tell its size, as whoever may write there would."""
+    """Put a file into a run folder, and its size into the manifest, as an attacker with write access would."""
     (path / name).parent.mkdir(parents=True, exist_ok=True)
     (path / name).write_bytes(content)
     if name != f"{STEP}/{FILE}":
@@ -221,7 +221,7 @@ def test_an_index_leads_to_no_pickle(
 def test_code_that_a_checkpoint_brings_along_is_never_run(
     run: Path, marker: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And nobody is asked whether to run it."""
+    """And the user is not asked whether to run it."""
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     code = f"import os\nos.mkdir({str(marker)!r})\n"
     plant(run, f"{STEP}/hostile.py", code.encode())

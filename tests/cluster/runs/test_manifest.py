@@ -1,4 +1,4 @@
-"""The manifest: read back as written, refused where it can't be gone on from, and what may change within a run."""
+"""The manifest: read back as written, refused if a run can't resume from it, and which settings may change."""
 
 from __future__ import annotations
 

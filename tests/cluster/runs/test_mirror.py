@@ -1,4 +1,4 @@
-"""The mirror: what is fetched is what was copied, whole or the one before, and a broken store costs no run."""
+"""The mirror: a fetch gives the newest complete checkpoint that was copied, and a broken store ends no run."""
 
 from __future__ import annotations
 

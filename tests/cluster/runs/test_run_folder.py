@@ -1,4 +1,4 @@
-"""The run folder: what it holds, and that nothing half-written in it looks whole."""
+"""The run folder: its contents, and that no half-written file in it looks complete."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_full_disk_leaves_no_half_line(small_disk: Path) -> None:
     filler = small_disk / "filler"
     with pytest.raises(OSError, match="No space"):
         filler.write_bytes(b"x" * (2 << 20))
-    row = {"step": 2} | {f"rollout/call_share/expert-{n}": 0.1 for n in range(500)}  # longer than the page's rest
+    row = {"step": 2} | {f"rollout/call_share/expert-{n}": 0.1 for n in range(500)}  # longer than the rest of the page
     with pytest.raises(RunFolderError, match="the disk is full"):
         folder.append_metrics(row)
     filler.unlink()
@@ -242,7 +242,7 @@ def test_a_full_disk_leaves_the_last_summary(small_disk: Path) -> None:
 
 
 def test_a_safetensors_writer_that_runs_out_of_space_is_understood(small_disk: Path) -> None:
-    """Its error is no OSError."""
+    """The writer's error is not an OSError."""
     numpy_writer = pytest.importorskip("safetensors.numpy")
     import numpy as np
 
@@ -283,7 +283,7 @@ def test_a_kill_in_mid_checkpoint_leaves_nothing_that_looks_whole(folder: RunFol
     [leftover] = folder.checkpoints_path.glob(".*")
     with pytest.raises(RunFolderError, match="never finished"):
         resolve_checkpoint_folder(leftover)
-    with folder.new_checkpoint(2) as stage:  # what the dead left is in nobody's way
+    with folder.new_checkpoint(2) as stage:  # the files of the killed process are in nobody's way
         assert list(stage.iterdir()) == []
         write_checkpoint(stage)
     assert not list(folder.checkpoints_path.glob(".*"))
@@ -407,5 +407,5 @@ def test_numbers_json_cant_hold_become_null(folder: RunFolder) -> None:
 @pytest.mark.parametrize("line", ["{}", "5", '{"step": "one"}'])
 def test_a_row_of_metrics_without_its_step_is_named(folder: RunFolder, line: str) -> None:
     folder.metrics_file.write_text(f'{{"step": 0}}\n{line}\n', encoding="utf-8")
-    with pytest.raises(RunFolderError, match=r"metrics\.jsonl: damaged \(row 2 tells no step\)"):
+    with pytest.raises(RunFolderError, match=r"metrics\.jsonl: damaged \(row 2 has no step\)"):
         read_record(folder.path)

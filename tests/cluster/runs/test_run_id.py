@@ -1,4 +1,4 @@
-"""The run's id: kept where it is, never another run's."""
+"""The run's id: a run keeps it, and no other run has it."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def test_ask_shows_thinking_routes_and_answer(question: str, run: Path) -> None:
     assert output.count("→ ") == calls >= 1
     assert output.index("<think>") < output.index("→ ") < output.index("<information>") < output.index("Answer:")
     assert "$0.0" in output
-    assert "\x1b" not in output  # plain, for it is piped
+    assert "\x1b" not in output  # plain text, because the output is piped
     assert "Exception ignored" not in output
     with existing_ledger(run) as ledger:
         rows = ledger.execute(select(recorded.c.run, recorded.c.status, recorded.c.cost_nano)).all()

@@ -1,4 +1,4 @@
-"""Chat-completion requests: what is read from them, and what is refused, with status and parameter."""
+"""Chat-completion requests: which options are read, and which are refused, with status and parameter."""
 
 from __future__ import annotations
 

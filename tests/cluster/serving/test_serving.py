@@ -1,4 +1,4 @@
-"""The Ray Serve app, started as a user would and driven by the official OpenAI client."""
+"""The Ray Serve app, started as a user starts it, and called by the official OpenAI client."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Service:
         return dict(httpx.get(f"{self.url}/healthz", timeout=30).raise_for_status().json())
 
     def wait_for_health(self, status: int, timeout_s: float) -> str:
-        """What the service says of itself once it answers with that status."""
+        """Wait until the service answers with that status; return the text of its answer."""
         until = time.monotonic() + timeout_s
         while True:
             try:
@@ -154,7 +154,7 @@ def test_streaming_says_the_same_piece_by_piece(service: Service, questions: lis
     assert [(r["model"], r["query"], r["reply"]) for r in routes] == [
         (r["model"], r["query"], r["reply"]) for r in asked
     ]
-    # It came as it happened: the first words well before the candidates had answered.
+    # Chunks came as the episode was played: the first words long before the candidates had answered.
     assert times[-1] - times[0] > 0.5 * sum(route["latency_s"] for route in asked)
 
 
@@ -169,7 +169,7 @@ async def test_eight_at_once(service: Service, questions: list[str]) -> None:
         done = await asyncio.gather(*(one(question) for question in questions))
     wall_s = time.monotonic() - started
     assert len({answer.id for answer in done}) == 8
-    # Each got the reply to its own question: a trace that speaks of its own entity.
+    # Each request got the reply to its own question: its trace names the entity of that question.
     assert (
         sum(q.split()[-2] in a.choices[0].message.reasoning_content for q, a in zip(questions, done, strict=True)) >= 6
     )

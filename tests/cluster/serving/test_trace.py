@@ -1,4 +1,4 @@
-"""The trace passes on what was written and read, wherever the text was split, and keeps the answer back."""
+"""The trace passes on the text that was written and read, however it was split, and holds the answer back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ANSWER = "<think> y </think> <answer> y </answer>"
 
 
 def write(trace: Trace, pieces: list[str]) -> None:
-    """A turn, as an episode hands it on."""
+    """Pass a turn to the trace as an episode does."""
     parser = TurnParser(on_span=trace.on_text)
     for piece in pieces:
         parser.feed(piece)
@@ -56,7 +56,7 @@ def test_order_of_text_call_and_reply() -> None:
     seen: list[str] = []
     trace = Trace(seen.append, lambda call: seen.append(call.query))
     call = RouteCall("kobu", "card", "x", CallStatus.OK, "it is y .")
-    # What looks like an answer and is not closed before the replies come is none.
+    # An answer block that is not closed before the replies come is not an answer.
     begun = THOUGHT + "<answer> no <information>"
     write(trace, [begun])
     trace.on_call(call)

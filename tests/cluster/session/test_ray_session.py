@@ -1,4 +1,4 @@
-"""The Ray session: on a busy machine Ray is started once more, and what it can't do is said."""
+"""The Ray session: on a busy machine Ray is started again, and errors say what could not be done."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LATE = "The current node timed out during startup. This could happen because so
 
 
 def _answers(monkeypatch: pytest.MonkeyPatch, *answers: Exception | None) -> list[str]:
-    """Have `ray.init` answer so, one call after the other; returns the addresses that it is called with."""
+    """Give the calls of `ray.init` these answers in turn; return the list of the addresses it is called with."""
     asked: list[str] = []
     left = list(answers)
 

@@ -1,4 +1,4 @@
-"""The reaper: what a killed driver leaves is ended, and a dead process that nobody collects is not waited for."""
+"""The reaper: it ends the processes that a killed driver leaves, and does not wait for a zombie."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 from cluster.session import reaper
 
-# The script adopts what its driver leaves behind and collects nobody until the reaper is done. The driver starts a
-# child that stops by itself soon after its parent's death, or one that never does.
+# The script adopts the processes that its driver leaves, and collects none until the reaper is done. The driver starts
+# a child that stops by itself soon after its parent's death, or one that never stops.
 SCRIPT = """
     import ctypes, multiprocessing, os, signal, subprocess, sys, time
 

@@ -1,4 +1,4 @@
-"""What a person sees: progress lines, the tables at the end, and the plot."""
+"""The output for people: progress lines, the tables at the end, and the plot."""
 
 from __future__ import annotations
 

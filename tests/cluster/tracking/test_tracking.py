@@ -93,7 +93,7 @@ def test_an_offline_run_is_written_into_the_run_folder(tmp_path: Path, monkeypat
 
 
 class _Refuses(BaseHTTPRequestHandler):
-    """A W&B server that knows no key."""
+    """A W&B server that refuses every key."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))

@@ -1,4 +1,4 @@
-"""The batch: void episodes are left out, whole groups are admitted by version, numbers add up."""
+"""The batch: void episodes are left out, whole groups are admitted by version, and metrics add up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The evaluator: beside training it waits for nobody, and its numbers are of its own episodes alone."""
+"""The evaluator: beside training it never blocks, and its numbers come from its own episodes alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HELDOUT = [Question(f"q{n}", "world", f"question {n} ?", ("sena",)) for n in ran
 
 
 class Engines:
-    """Stands where the fleet does; plays when it is told to, by the policy of then."""
+    """Replaces the fleet; plays when the test says so, with the version of that moment."""
 
     def __init__(self) -> None:
         self.version = 3
@@ -65,7 +65,7 @@ def test_it_is_done_when_its_last_episode_is_and_tells_which_policies_played() -
     assert found.row["eval/newest_version"] == 4
     assert found.row["eval/em"] == pytest.approx(np.mean([t.reward.em for t in found.judged if t.reward]))
     assert found.evaluation.questions == len(HELDOUT)
-    assert found.alarm is None  # nobody knows what the best constant policy comes to
+    assert found.alarm is None  # the best constant policy is not known for these questions
 
 
 def test_a_trained_policy_that_asks_one_model_only_raises_an_alarm() -> None:

@@ -30,7 +30,7 @@ def test_shares_of_a_step() -> None:
 
 def test_what_nobody_told_is_left_out() -> None:
     before = Readings({"lost": LoadReading(9, 9, 9)}, CallerStats(up_s=10, busy_s=2))
-    after = Readings({"new": LoadReading(3, 0, 0)}, CallerStats(up_s=1, busy_s=1))  # the caller was started again
+    after = Readings({"new": LoadReading(3, 0, 0)}, CallerStats(up_s=1, busy_s=1))  # the caller was restarted
     assert idleness(before, after, learn_s=1, step_s=2, target=16) == {"idle/learner": 0.5}
     assert advice({"idle/learner": 0.5}, load_config("quickstart")) is None
 
@@ -43,7 +43,7 @@ def test_what_nobody_told_is_left_out() -> None:
         (0.6, 0.9, 0, "run.groups_per_step"),
         (0.6, 0.5, 2, "waiting for candidates (1.5 s a call)"),
         (0.05, 0.7, 1, "placement.rollout_workers"),
-        (0.05, 0.7, 0, None),  # they take turns: that is what staleness 0 is
+        (0.05, 0.7, 0, None),  # at staleness 0 engines and learner take turns
         (0.3, 0.3, 1, None),
     ],
 )

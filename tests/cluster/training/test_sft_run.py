@@ -1,4 +1,4 @@
-"""`router-r1 sft` as a user types it: real learner ranks, a few steps, and its bad days."""
+"""`router-r1 sft` as a user types it: real learner ranks and a few steps; Ctrl-C and bad input."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def demonstrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The policy is to repeat the prompt's only word, twice, around something that it reads."""
+    """The policy has to write the prompt's only word twice, read two other words, and write the word again."""
     path, rng = tmp_path_factory.mktemp("data") / "demos.jsonl", random.Random(0)
     lines = []
     for number in range(40):

@@ -1,4 +1,4 @@
-"""A real pretrained model, tokenizer and chat template go through the same code: two optimizer steps."""
+"""A real pretrained model with its tokenizer and chat template trains with the same code, for two optimizer steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`router-r1 train` as a user types it: real engine, learner, candidates and tracking, two steps; and its bad days."""
+"""`router-r1 train` as a user types it: two steps with real engine, learner, candidates and tracking; and failures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def program(folder: Path, name: str, *overrides: str) -> Program:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str]:
-    """A whole run, on two learner ranks under ZeRO-2, with the reference policy's KL."""
+    """A whole run, on two learner ranks under ZeRO-2, with a KL to the reference policy."""
     folder = tmp_path_factory.mktemp("runs")
     run = program(folder, "whole", "learner.ranks=2", "learner.zero_stage=2", "learner.kl_coef=0.01", "run.trace=true")
     try:
@@ -168,7 +168,7 @@ def test_a_run_repeated_in_replay_costs_nothing_and_learns_the_same(
 
 
 def test_a_spent_cap_ends_the_run_with_a_checkpoint_and_tells_how_to_go_on(tmp_path: Path) -> None:
-    evaluation = 16 * 16 * 2e-5  # USD, at the very most: questions, calls, price
+    evaluation = 16 * 16 * 2e-5  # the most USD that an evaluation can cost: questions, calls, price
     run = program(tmp_path, "poor", "run.steps=500", f"candidates.pool.cap_usd_per_run={evaluation}")
     try:
         assert run.process.wait(300) == 2, run.output
@@ -231,7 +231,7 @@ def test_candidates_that_go_away_in_mid_run_give_one_clear_error(tmp_path: Path)
 
 
 def test_an_engine_that_differs_from_the_learner_stops_the_run(tmp_path: Path) -> None:
-    """Invariant 4: a tolerance that no two programs of float32 arithmetic meet stands for spoilt weights."""
+    """Invariant 4: no two float32 programs agree within this tolerance, so a sync fails as if weights were damaged."""
     run = program(tmp_path, "spoilt", "run.probe_tolerance=1e-12")
     try:
         assert run.process.wait(300) == 2, run.output

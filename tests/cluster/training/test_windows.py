@@ -1,4 +1,4 @@
-"""The windows: how far ahead questions are played, in which order they are learnt from, and what is asked anew."""
+"""The windows: how far ahead questions are played, in which order they are trained on, and which are asked again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIZE = 2
 
 
 class Scripted:
-    """Stands where the fleet does: plays at once, and voids the groups that it is told to."""
+    """Replaces the fleet: plays at once, and voids the groups in `void`."""
 
     def __init__(self, void: Sequence[str] = (), status: CallStatus = CallStatus.TIMEOUT) -> None:
         self.void, self.status = set(void), status
@@ -135,13 +135,13 @@ def test_a_failure_that_a_replay_repeats_is_not_asked_anew() -> None:
 
 
 def final(transcript: Transcript) -> Transcript:
-    """The same with calls that fail in the same way again."""
+    """The same transcript with calls that would fail again in the same way."""
     turns = [replace(turn, calls=tuple(replace(call, final=True) for call in turn.calls)) for turn in transcript.turns]
     return Transcript(tuple(turns), transcript.stop_reason)
 
 
 def test_a_resumed_run_plays_the_same_questions_and_keeps_finished_groups() -> None:
-    """Stopped after step 1 with two windows ahead, of which one group was done."""
+    """The run is stopped after step 1 with two windows ahead, in which one group was done."""
     whole, _ = windows(Scripted(), config())
     whole.issue_up_to(3)
     expected = {step: [(t.group, t.question.id) for t in whole.gather(step)] for step in (2, 3)}
@@ -192,7 +192,7 @@ def test_a_checkpoint_of_an_earlier_version_goes_on_without_its_groups(
 
 
 def test_a_run_that_goes_back_plays_nothing_anew() -> None:
-    """Back to the checkpoint of step 2 in step 5, whose windows are those of an undisturbed run."""
+    """In step 5 the run goes back to the checkpoint of step 2; its windows are those of an undisturbed run."""
     fleet = Scripted(void=["3-1", "5-0"])
     ahead, source = windows(fleet, config())
     found, cursors, begins = {}, {}, {}

@@ -1,4 +1,4 @@
-"""The fleet: real Ray actors that die, hang and fail; what they were playing is played on, once."""
+"""The fleet: real Ray actors die, hang and fail; other workers continue their episodes, once each."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SCRIPT = write_script(0)
 
 
 class Worker:
-    """A rollout worker without an engine: it does as the groups' names tell it."""
+    """A rollout worker without an engine: the name of a group tells it how to behave."""
 
     def __init__(self, index: int) -> None:
         self._index = index
@@ -112,7 +112,7 @@ def fleet(ray_cluster: None, tmp_path: Path) -> Iterator[Fleet]:
 
     def hire(index: int) -> Any:
         hired.append(index)
-        return kind.remote(index if hired.count(index) == 1 else 100 + index)  # the next of its number is well
+        return kind.remote(index if hired.count(index) == 1 else 100 + index)  # a replacement works
 
     made = Fleet(
         hire, workers=2, max_restarts=2, start_timeout_s=180, answer_timeout_s=60, admit=admit, stalls=tmp_path
@@ -148,12 +148,12 @@ def test_what_a_lost_engine_left_is_played_on_by_the_other_and_its_finished_grou
     assert names(fleet.collect(plays, 30, "limit")) == expected(groups)
     assert fleet.restarts == 1
     asked = ray.get(fleet.workers[1].actor.log.remote())
-    for name in ("wait-0", "wait-1"):  # the first episode was done, the second begun, the third not
+    for name in ("wait-0", "wait-1"):  # the first episode was done, the second begun, the third not begun
         assert [each for each in asked if each.startswith(name)] == [f"{name}/1+", f"{name}/2"]
     assert all(worker.episodes == 0 for worker in fleet.workers)
     until_started(fleet)
     assert fleet.workers[0] is not first
-    assert fleet.workers[0].actor is first.actor  # the process lives, and gets another engine
+    assert fleet.workers[0].actor is first.actor  # the process still lives, and gets another engine
 
 
 def test_a_worker_that_dies_leaves_its_finished_groups_and_the_rest_is_played_again_at_once(fleet: Fleet) -> None:
@@ -164,7 +164,7 @@ def test_a_worker_that_dies_leaves_its_finished_groups_and_the_rest_is_played_ag
     finished = [p for p in first.plays if not p.requests[0].group.startswith("wait")]
     ray.wait([p.call for p in finished], num_returns=len(finished), timeout=20)
     first.actor.die.remote()
-    played = fleet.collect(plays[:1], 30, "limit")  # the others are waited for by nobody yet
+    played = fleet.collect(plays[:1], 30, "limit")  # nobody waits for the others yet
     assert names(played) == expected(groups[:1])
     assert [each for each in ray.get(fleet.workers[1].actor.log.remote()) if each.startswith("a/")] == (
         [] if plays[2] in finished else ["a/0", "a/1", "a/2"]
@@ -176,7 +176,7 @@ def test_an_episode_that_fails_is_an_error_for_whoever_collects_it_alone(fleet: 
     bad, good = fleet.submit([group("wrong"), group("a")])
     ray.wait([bad.call, good.call], num_returns=2, timeout=20)
     assert fleet.peek(bad) is None
-    assert fleet.peek(bad) is None  # and again: it must not raise for a checkpoint on the way out
+    assert fleet.peek(bad) is None  # and again: it must not raise while the last checkpoint is written
     assert names([fleet.peek(good) or []]) == expected([group("a")])
     with pytest.raises(CrewError, match="the prompt is too long"):
         fleet.collect([bad, good], 30, "limit")
@@ -248,7 +248,7 @@ def test_a_worker_that_hangs_is_replaced_and_what_it_did_is_kept(
 
 
 async def play_all(policy: FleetPolicy, requests: list[EpisodeRequest]) -> list[list[Trajectory]]:
-    """Play episodes of an evaluation, which are a group each."""
+    """Play episodes of an evaluation, each of which is a group."""
     return [[played.trajectory] for played in await asyncio.gather(*map(policy.play, requests))]
 
 
@@ -264,7 +264,7 @@ async def test_single_episodes_of_a_lost_engine_are_kept_and_the_one_in_its_plac
     assert names(await playing) == expected([[request] for request in requests])
     assert fleet.restarts == 1
     asked = ray.get(fleet.workers[1].actor.log.remote())
-    assert len(asked) == len(set(asked)) == 3  # those that the engine had done as it was lost are not played again
+    assert len(asked) == len(set(asked)) == 3  # episodes that the lost engine had finished are not played again
     await asyncio.to_thread(fleet.wait_started, 2)
     later = group("later", 4)
     assert names(await play_all(policy, later)) == expected([[request] for request in later])
