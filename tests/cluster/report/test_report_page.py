@@ -259,7 +259,8 @@ def test_faults_name_file_and_remedy(tmp_path: Path, fault: str) -> None:
     assert isinstance(error, RunFolderError)
     expected = {"missing": "no such folder; give", "no run": "neither config.yaml nor asked.json",
                 "metrics": "metrics.jsonl: damaged",
-                "summary": "summary.json: damaged", "list": "holds list, not a summary", "out": "with --out"}  # fmt: skip
+                "summary": "summary.json: damaged", "list": "holds list, not a summary",
+                "out": "with --out"}  # fmt: skip
     assert expected[fault] in str(error)
 
 
