@@ -65,7 +65,7 @@ def test_the_shipped_policy_is_evaluated_and_its_replay_gives_the_same_table_for
         assert row["summary"]["calls"] > 0
         assert all(name.startswith("unseen-") for name in row["summary"]["call_share"])
         assert row["against_trained"]["questions"] == 16
-    assert "no card of the unseen candidates tells a measured accuracy" in table
+    assert "no card of the unseen candidates states an accuracy" in table
 
     replay = ("candidates.pool.ledger=replay", f"candidates.pool.ledger_url={out / 'ledger.sqlite'}")
     done = evaluate(again, *(part for setting in replay for part in ("--set", setting)))
