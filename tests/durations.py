@@ -19,8 +19,8 @@ SHARES: dict[str, tuple[float, float]] = {
     "tests/learner": (5, 12),
     "tests/rewards": (3, 3),
 }
-LEAST_S = 100.0
-"""Where all took less nobody is named: of a few files, each has a large share."""
+LEAST_FILES = 20
+"""Where fewer were run nobody is named: of a few files, each has a large share."""
 
 
 class Durations:
@@ -58,7 +58,7 @@ class Durations:
 
     def too_long(self) -> list[str]:
         """A line for each file that took more than its share."""
-        if self.seconds.total() < LEAST_S:
+        if len(self.seconds) < LEAST_FILES:
             return []
         return [
             f"TOO LONG: {file} took {seconds:.1f} s, {self._share(seconds):.1f} % of all; a file of {_room(file)} may "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from durations import SHARES, Durations, share_of
+from durations import LEAST_FILES, SHARES, Durations, share_of
 
 
 def report(file: str, when: str, duration: float) -> pytest.TestReport:
@@ -35,8 +35,10 @@ def test_a_file_is_named_beyond_its_share_of_this_part_and_not_before() -> None:
     assert durations(True, chaos__test_long=100, **rest).too_long() == []
 
 
-def test_of_a_short_run_nobody_is_named() -> None:
-    assert durations(False, chaos__test_long=20, chaos__test_other=20).too_long() == []
+def test_of_a_few_files_nobody_is_named() -> None:
+    few = {f"cluster__test_{n}": 9.0 for n in range(LEAST_FILES - 2)}
+    assert durations(False, chaos__test_long=100, **few).too_long() == []
+    assert durations(False, chaos__test_long=100, **few, cluster__test_more=9.0).too_long() != []
 
 
 def test_a_room_without_a_share_is_as_the_one_around_it() -> None:
