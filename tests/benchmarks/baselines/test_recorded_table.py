@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shared_data import DATA, needs_data
 
 from benchmarks.baselines.recorded_table import ASSUMED_REPLY_TOKENS, recorded_table
 from benchmarks.world.recorded import RepliesError, count_tokens
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 JUDGED = {"id": "q1", "dataset": "nq", "question": "who wrote hamlet", "response": "Shakespeare did.", "correct": True}
 FULL = {"question": "who wrote hamlet", "answers": ["Shakespeare"], "response": "shakespeare", "prompt_tokens": 7}
 
@@ -80,7 +80,7 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path, rows: list[dict[str, Any
         recorded_table(write(tmp_path, *rows))
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not here")
+@needs_data
 @pytest.mark.parametrize(
     ("name", "questions", "candidates", "right"),
     [

@@ -11,14 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+from shared_data import DATA, needs_data
 
 from actors.questions import Question, QuestionError
 from benchmarks.questions import flashrag
 from benchmarks.questions.flashrag import SETS, split_of
 from benchmarks.questions.sources import file_source, hop_count, load_source, load_sources
 from cluster.config.loading import load_config
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def csv_file(path: Path) -> Path:
@@ -175,9 +174,9 @@ def test_hops_are_what_the_data_set_states(dataset: str, identity: str, hops: in
     assert hop_count(Question(identity, dataset, "q", ("a",))) == hops
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared subsets are not here")
+@needs_data
 @pytest.mark.parametrize(("name", "split"), [(name, split_of(name, None)) for name in SETS])
 def test_the_real_subsets_are_read(name: str, split: str) -> None:
-    found = load_source(str(SHARED / f"{name}_{split}.jsonl"), limit=None, two_hop_share=0)
+    found = load_source(str(DATA / f"{name}_{split}.jsonl"), limit=None, two_hop_share=0)
     assert len(found) == (125 if name == "bamboogle" else 500)
     assert {question.dataset for question in found} == {name}

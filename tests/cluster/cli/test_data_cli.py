@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shared_data import DATA, needs_data
 from typer.testing import CliRunner
 
 from actors.question_files import load_questions
@@ -16,7 +17,6 @@ from benchmarks.questions.training_set import Part, build, normal_text
 from cluster.cli.app import app
 
 RUNNER = CliRunner()
-SHARED = Path(__file__).parents[4] / "shared" / "data"
 
 
 def questions(name: str, *texts: str) -> list[dict[str, object]]:
@@ -153,9 +153,9 @@ def test_a_source_is_shown_with_its_hops() -> None:
     assert "world-2hop" in done.stdout
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared subsets are not here")
+@needs_data
 def test_the_papers_set_out_of_the_real_subsets(tmp_path: Path) -> None:
-    sources = [str(SHARED / f"{name}.jsonl") for name in ("nq_train", "hotpotqa_train", "nq_test")]
+    sources = [str(DATA / f"{name}.jsonl") for name in ("nq_train", "hotpotqa_train", "nq_test")]
     found, report = prepare(tmp_path / "train.jsonl", sources)
     assert len(found) == report["questions"] == 11_563
     nq, hotpotqa = report["sources"]  # type: ignore[misc]

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from endpoints import Endpoints, write_cards, write_questions
 from evaluations import chat, check_unique, lines, numbers, run
+from shared_data import DATA, needs_data
 
 from actors.episodes.remote_model import RemoteModelError
 from actors.pool.transport import PoolError
@@ -35,7 +36,6 @@ from cluster.evaluation.target import Target, pool_notes
 from cluster.players.responder import PolicySource
 from cluster.runs.files import RunFolderError
 
-DATA = Path(__file__).parents[4] / "shared" / "data"
 QUICK = ("alone", "random", "cheapest", "best_constant_training", "cheapest_right")
 
 
@@ -44,7 +44,7 @@ def _little_to_learn_from(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contests, "_WORLD_TRAIN", 100)
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not here")
+@needs_data
 def test_recorded_replies_give_the_numbers_of_another_computation(tmp_path: Path) -> None:
     file = DATA / "scores_llmrouter_nq.jsonl"
     out, _ = run(EvaluationOptions(f"recorded:{file}", baselines=QUICK, out=tmp_path / "out"))
