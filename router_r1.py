@@ -17,6 +17,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.session.one_root import intruder
+
+if (_message := intruder()) is not None:  # first: an import below would run the file that is in the way
+    raise ImportError(_message)
+
 from actors.episodes.trajectory import Trajectory
 from actors.pool.calls import CallRequest
 from actors.pool.cards import CardError, ModelCard, find_pool, load_cards

@@ -1,18 +1,23 @@
-"""Files and folders that appear whole or not at all, whenever the process or the machine dies.
+"""Files and new folders that appear whole or not at all, whenever the process or the machine dies.
 
 Each is written beside its place, under a name of its own, and takes its place by one rename. The rule on fsync: what is
 written here is synced to the disk before the rename, and the rename after it. So a power cut leaves the old content or
-the new one, never an empty file.
+the new one, never an empty file. Only a folder that replaces another takes two renames, and is absent between them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_ABANDONED_S = 3600.0  # far longer than any file takes to write
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -31,7 +36,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Two processes may do so at once: the file is that of the one that ends last. A file that is replaced keeps its mode.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    _remove_abandoned(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
         yield unfinished
         if path.exists():
@@ -43,6 +49,14 @@ def replacing(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
         raise
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what writers of this file left that were killed an hour ago or earlier."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with contextlib.suppress(OSError):  # another process removes it, too
+            if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                left.unlink()
 
 
 @contextmanager
@@ -83,7 +97,7 @@ def put_in_place(stage: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     path.rename(old)
     stage.rename(path)
-    shutil.rmtree(old)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def sync_tree(folder: Path) -> None:

@@ -96,7 +96,7 @@ class Verdict(StrEnum):
 
     KEEP = "keep"  # it is judged and counted
     RETRY = "retry"  # it is void, and its question may be asked again
-    GIVE_UP = "give_up"  # it is void, and would be void again: a cap is spent, or a replay repeats the failure
+    GIVE_UP = "give_up"  # it is void, and a retry now would be too: a cap refused a call, or a replay repeats a failure
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -121,7 +121,10 @@ class Transcript:
 
     @property
     def verdict(self) -> Verdict:
-        """The only place that decides what becomes of an episode; its `stop_reason` says whether it is void."""
+        """Whether the episode counts and, if it is void, whether its question may be asked again.
+
+        The only place that decides on a retry. `stop_reason` says whether the episode is void.
+        """
         if self.stop_reason is not StopReason.VOID:
             return Verdict.KEEP
         hopeless = any(call.final or call.status is CallStatus.OVER_BUDGET for call in self.calls)

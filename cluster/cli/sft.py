@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cluster.cli.arguments import Overrides, Recipe
 from cluster.cli.output import stoppable
-from cluster.cli.train import _named
+
+if TYPE_CHECKING:
+    from cluster.config.settings import Config
 
 
 def sft(recipe: Recipe, overrides: Overrides = None) -> None:
@@ -33,3 +37,10 @@ def sft(recipe: Recipe, overrides: Overrides = None) -> None:
         import cluster.training.sft
 
         cluster.training.sft.fine_tune(config, recipe)
+
+
+def _named(config: Config, name: str) -> Config:
+    """The configuration with a name for the run, so that the message after a stop can state its folder."""
+    if config.run.name is not None:
+        return config
+    return config.model_copy(update={"run": config.run.model_copy(update={"name": name})})

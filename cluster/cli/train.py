@@ -11,7 +11,7 @@ from cluster.cli.arguments import Overrides
 from cluster.cli.output import print_table, stoppable
 
 if TYPE_CHECKING:
-    from cluster.config.settings import Config
+    pass
 
 
 def _print_keys(wanted: bool) -> None:
@@ -96,13 +96,6 @@ def train(
         import cluster.training.loop
 
         cluster.training.loop.train(config, recipe, resume=going_on, force=force)
-
-
-def _named(config: Config, name: str) -> Config:
-    """The configuration with a name for the run, so that the message after a stop can state its folder."""
-    if config.run.name is not None:
-        return config
-    return config.model_copy(update={"run": config.run.model_copy(update={"name": name})})
 
 
 def _print_plan(config: Any) -> None:

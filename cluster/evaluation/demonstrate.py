@@ -218,7 +218,9 @@ class _DemonstrationKeeper:
         self._add(row | {"kept": demonstration is not None, "why": why}, demonstration)
 
     def refuse(self, episode: _NumberedRequest, refused: Refused) -> str:
-        return self._fail(_row(episode, refused.conversation), "the teacher's provider refused it", str(refused))
+        # Without a conversation the teacher was never asked.
+        why = "the prompt is too long" if refused.conversation is None else "the teacher's provider refused it"
+        return self._fail(_row(episode, refused.conversation), why, str(refused))
 
     def fail(self, episode: _NumberedRequest, played: PlayedEpisode, call: RouteCall) -> str:
         row = _row(episode, played.conversation, played.trajectory)

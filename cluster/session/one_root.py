@@ -15,13 +15,13 @@ def check_packages() -> None:
 
     To be called before those packages are imported: the check itself runs no file of the user's.
     """
-    if (message := _intruder()) is not None:
+    if (message := intruder()) is not None:
         sys.stderr.write(f"error: {message}\n")
         sys.exit(2)
 
 
-def _intruder() -> str | None:
-    """The message about the first package that Python does not find in our folder."""
+def intruder() -> str | None:
+    """The message about the first package that Python does not find in our folder; None if all are there."""
     for name in PACKAGES:
         spec = find_spec(name)
         if spec is None:

@@ -70,5 +70,5 @@ class RunLog:
         """Draw the run's course; a failure is logged and does not end the run."""
         try:
             plot_run(self.folder.read_metrics(), self.folder.plot_file)
-        except OSError as error:
+        except (OSError, RunFolderError) as error:
             logger.warning("%s was not drawn: %s", self.folder.plot_file, error)

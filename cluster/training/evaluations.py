@@ -65,11 +65,15 @@ class Evaluations:
             self._running = self._evaluator.begin()
         return row
 
-    def take_up(self, *, running: bool) -> None:
-        """Go back to a checkpoint: drop the evaluation beside training; begin it again if one ran at that time."""
-        if self._running is not None:
-            self._evaluator.forget(self._running)
-        self._running = self._evaluator.begin() if running else None
+    def forget(self) -> None:
+        """Break off the evaluation beside training, if there is one."""
+        running, self._running = self._running, None
+        if running is not None:
+            self._evaluator.forget(running)
+
+    def begin_beside(self) -> None:
+        """Begin an evaluation beside training, as at the time of a checkpoint that the run goes back to."""
+        self._running = self._evaluator.begin()
 
     def _evaluate(self, step: int, name: str, phase: str, *, unseen: bool = False) -> dict[str, float]:
         if not self._evaluator.has_questions:

@@ -71,7 +71,7 @@ class _Step:
 
 
 class Run:
-    """A run under way. Its step is the version of the policy that all engines hold: the last step learnt from."""
+    """A run under way. Its step is the version of the policy in the engines; during a sync the learner is one ahead."""
 
     def __init__(self, config: Config, parts: RunParts, heldout: list[Question]) -> None:
         self._config = config
@@ -86,11 +86,11 @@ class Run:
         self._log = parts.log
         self._watch = parts.watch
         self._clock = parts.clock
-        self._unfinished_row: dict[str, float] = {}  # the metrics of the step under way that its batch gives
+        self._unfinished_row: dict[str, float] = {}  # the metrics so far of the step under way
 
     @property
     def step(self) -> int:
-        """The last step that was learnt from."""
+        """The last step whose weights the engines have."""
         return self._crew.version
 
     def go_on(self, checkpoint: Path, manifest: Manifest) -> None:
@@ -241,8 +241,9 @@ class Run:
     def _go_back(self, found: tuple[Path, Manifest] | None) -> None:
         """Set everything but learner and engines back to a checkpoint, or with None to the beginning."""
         self._state.go_back(found)
-        self._log.recorded = self.step
-        self._log.folder.cut_after(self.step)
+        at_once = found is None and "before" not in self._state.facts  # the row of step 0 will be written again
+        self._log.recorded = -1 if at_once else self.step
+        self._log.folder.cut_after(self._log.recorded)
 
     def _summary(self) -> dict[str, Any]:
         """The result of the run, the baselines to compare it with, and its costs."""

@@ -87,6 +87,7 @@ class RunState:
             manifest, groups = self._beginning(), {}
         else:
             manifest, groups = found[1], read_groups(found[0])
+        self._evaluations.forget()
         self._source.cursor = manifest.cursor
         self._judge.restore(manifest.judge)
         if manifest.summary:
@@ -94,7 +95,8 @@ class RunState:
             self.facts.update(manifest.summary)
         self._crew.probe_max = max(self._crew.probe_max, self.facts.get("probe_max_diff", 0.0))
         self._windows.take_up(manifest.step, manifest.cursor, manifest.windows, groups)
-        self._evaluations.take_up(running=self.facts.pop("evaluating", False))
+        if self.facts.pop("evaluating", False):
+            self._evaluations.begin_beside()
         self._remembered = {manifest.step: manifest}
 
     def _beginning(self) -> Manifest:

@@ -13,6 +13,7 @@ from actors.episodes.trajectory import Trajectory
 from actors.pool.cards import ModelCard
 from actors.questions import Question
 from cluster.config.settings import Config
+from cluster.episodes.judging import spent_cap
 from cluster.episodes.requests import training_requests
 from cluster.episodes.source import QuestionSource
 from cluster.workers.fleet import Fleet
@@ -61,7 +62,7 @@ class Windows:
         gone = [number for number in self._plays if number <= step or step + 1 not in self._plays]
         self._fleet.forget([play for number in gone for play in self._plays.pop(number).values()])
         self._windows.clear()
-        self._kept = dict(groups)
+        self._kept = {name: group for name, group in groups.items() if not self._was_hopeless(group)}
         self._issued = step
         for later, start in sorted(begins.items()):
             if later > self._config.run.steps:  # the run was made shorter
@@ -156,8 +157,18 @@ class Windows:
         plays = self._play(step, questions, attempt)
         return self._fleet.collect(plays, self._config.run.rollout_timeout_s, "run.rollout_timeout_s")
 
+    def _was_hopeless(self, group: Sequence[Trajectory]) -> bool:
+        """Whether a cap or a replay left too little of a group, or a cap of the run or day is in its way.
+
+        Since then the user may have raised the cap or changed the ledger's mode, so a resumed run plays it again.
+        """
+        verdicts = [trajectory.transcript.verdict for trajectory in group]
+        return spent_cap(group) is not None or (Verdict.GIVE_UP in verdicts and self._too_few(verdicts))
+
     def _worth_asking_anew(self, group: Sequence[Trajectory]) -> bool:
         """Whether failed calls left too few members of a group to train on, and asking again may help."""
         verdicts = [trajectory.transcript.verdict for trajectory in group]
-        too_few = verdicts.count(Verdict.KEEP) < self._config.learner.fewest_in_group
-        return too_few and Verdict.GIVE_UP not in verdicts
+        return self._too_few(verdicts) and Verdict.GIVE_UP not in verdicts
+
+    def _too_few(self, verdicts: Sequence[Verdict]) -> bool:
+        return verdicts.count(Verdict.KEEP) < self._config.learner.fewest_in_group

@@ -39,7 +39,7 @@ class SyncError(ExplainedError, RuntimeError):
 
 
 class Crew:
-    """Rollout workers, learner gang and candidate callers. `version` is that of the policy in engines and learner."""
+    """Rollout workers, learner gang and candidate callers. `version` is that of the policy in the engines."""
 
     def __init__(self, config: Config, checkpoint: Path, cards: Sequence[ModelCard], run: RunFolder) -> None:
         """Start all actors; engines and learner load at the same time. Calls are recorded in `run`'s ledger.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -103,3 +105,13 @@ def test_what_is_written_is_synced_before_its_rename(tmp_path: Path, monkeypatch
     with staged_folder(folder) as stage:
         (stage / "weights").touch()
     assert synced == [(stage / "weights", False), (stage, False), (tmp_path, True)]
+
+
+def test_what_a_killed_writer_left_goes_with_a_later_write(tmp_path: Path) -> None:
+    file, old, new = tmp_path / "a.txt", tmp_path / ".a.txt.1-0.partial", tmp_path / ".a.txt.2-0.partial"
+    for left in (old, new):
+        left.write_text("half")
+    hours_ago = time.time() - 7200
+    os.utime(old, (hours_ago, hours_ago))
+    write_whole(file, "whole")
+    assert sorted(tmp_path.iterdir()) == sorted([file, new])  # another process may be writing the new one

@@ -57,6 +57,18 @@ def test_what_is_in_the_way_is_named_and_not_run(tmp_path: Path, name: str, form
     assert were_run(tmp_path) == []
 
 
+def test_a_script_that_imports_the_public_surface_hears_of_it_too(tmp_path: Path) -> None:
+    write_user_files(tmp_path, "files", ["benchmarks"])
+    script = tmp_path / "script.py"
+    script.write_text("import router_r1\n", encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment.pop("PYTHONSAFEPATH", None)
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert f"ImportError: Python finds {tmp_path / 'benchmarks.py'} in place of" in done.stderr
+    assert were_run(tmp_path) == []
+
+
 def test_a_package_that_is_missing_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -129,14 +129,35 @@ def test_a_failure_that_a_replay_repeats_is_not_asked_anew() -> None:
     ahead.issue_up_to(1)
     first = ahead._windows[1].plays[0]
     fleet.collect([first], 1, "")
-    first.trajectories = [replace(t, transcript=final(t.transcript)) for t in first.trajectories or []]
+    first.trajectories = [replace(t, transcript=changed(t.transcript, final=True)) for t in first.trajectories or []]
     assert {t.transcript.verdict for t in ahead.gather(1) if t.group == "1-0"} == {Verdict.GIVE_UP}
     assert len(fleet.submitted) == 3
 
 
-def final(transcript: Transcript) -> Transcript:
-    """The same transcript with calls that would fail again in the same way."""
-    turns = [replace(turn, calls=tuple(replace(call, final=True) for call in turn.calls)) for turn in transcript.turns]
+@pytest.mark.parametrize("cap", ["pool.cap_usd_per_run", "a replay"])
+def test_a_resumed_run_plays_groups_again_that_were_hopeless(cap: str) -> None:
+    """The user has raised the cap since, or has changed the ledger's mode."""
+    fleet = Scripted(void=["3-1"])
+    stopped, source = windows(fleet, config())
+    stopped.issue_up_to(3)
+    stopped.gather(1)
+    fleet.collect(stopped._windows[3].plays, 1, "")
+    lost = stopped._windows[3].plays[1]
+    refused = {"status": CallStatus.OVER_BUDGET, "error": f"would break {cap}=1"}
+    change = {"final": True} if cap == "a replay" else refused
+    lost.trajectories = [replace(t, transcript=changed(t.transcript, **change)) for t in lost.trajectories or []]
+    groups = stopped.finished_after(1)
+    assert list(groups) == ["3-0", "3-1", "3-2"]
+    fleet = Scripted()
+    resumed, _ = windows(fleet, config())
+    resumed.take_up(1, source.cursor, stopped.begins_after(1), groups)
+    assert fleet.submitted == ["2-0", "2-1", "2-2", "3-1"]
+    assert {t.transcript.verdict for t in resumed.gather(3)} == {Verdict.KEEP}
+
+
+def changed(transcript: Transcript, **fields: object) -> Transcript:
+    """The same with other fields of its calls."""
+    turns = [replace(turn, calls=tuple(replace(call, **fields) for call in turn.calls)) for turn in transcript.turns]
     return Transcript(tuple(turns), transcript.stop_reason)
 
 
