@@ -27,8 +27,8 @@ test: setup lint  ## everything
 	$(PARALLEL) -m "not engine"
 	$(ENGINES) -m engine
 
-test-fast: setup  ## under a minute, no engine
-	$(PARALLEL) -m "not engine" -x
+test-fast: setup  ## under a minute: no engine, and no file that takes long
+	$(PARALLEL) -m "not engine and not thorough" -x
 
 setup: $(STAMP)  ## install into .venv, nothing else
 

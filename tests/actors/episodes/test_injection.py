@@ -32,6 +32,8 @@ from rewards.presets import Judge, RewardBreakdown
 from rewards.settings import RewardSettings
 from rewards.transcript import BlockKind, CallStatus, RouteCall, Transcript
 
+pytestmark = pytest.mark.thorough
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 

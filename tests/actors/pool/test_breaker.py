@@ -14,6 +14,8 @@ from actors.pool.calls import CallRequest
 from benchmarks.world.server import CandidateServer
 from rewards.transcript import CallStatus, RouteCall
 
+pytestmark = pytest.mark.thorough
+
 ASK = CallRequest("small", "small", "who wrote it", max_tokens=64)
 
 

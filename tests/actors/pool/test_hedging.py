@@ -16,6 +16,8 @@ from actors.pool.limits import TokenBucket
 from actors.pool.reply import Reply
 from rewards.transcript import CallStatus
 
+pytestmark = pytest.mark.thorough
+
 ASK = CallRequest("small", "small", "who wrote it", max_tokens=64)
 GOOD, BAD, REFUSED = Reply(text="good"), Reply(fault="bad"), Reply(refusal="no")
 

@@ -25,6 +25,8 @@ from actors.pool.transport import PoolError
 from benchmarks.world.server import CandidateServer
 from rewards.transcript import CallStatus, RouteCall
 
+pytestmark = pytest.mark.thorough
+
 ASK = CallRequest("small", "small", "who wrote it", max_tokens=64, step=1, episode="e1")
 PRICE = 32e-6  # price of a call to the echo
 

@@ -23,6 +23,8 @@ from benchmarks.baselines.torch_fit import minimise
 from benchmarks.evaluation.means import summarise
 from benchmarks.evaluation.reply_table import ReplyTable
 
+pytestmark = pytest.mark.thorough
+
 TRAIN, TEST = topics_table(200, 1, noise=0.02), topics_table(80, 2, noise=0.02)
 QUICK = [name for name in LEARNED if name != "ppo"]  # PPO starts Ray
 

@@ -14,6 +14,8 @@ from benchmarks.questions.sources import load_source
 from benchmarks.world.experts import Cohort, experts
 from benchmarks.world.facts import World
 
+pytestmark = pytest.mark.thorough
+
 QUESTIONS = load_source("world:heldout", limit=120, two_hop_share=0.5)
 WORLD = World()
 

@@ -16,6 +16,8 @@ from benchmarks.benches.caller.client import LEDGER_ENV, Ledgers
 from benchmarks.benches.caller.provider import PRICE_IN, PRICE_OUT, Provider, start_provider
 from benchmarks.benches.caller.server import REPLY_TOKENS
 
+pytestmark = pytest.mark.thorough
+
 SMALL = bench.Size(
     repetitions=1,
     calls=500,

@@ -19,6 +19,8 @@ from benchmarks.questions.flashrag import SETS, split_of
 from benchmarks.questions.sources import file_source, hop_count, load_source, load_sources
 from cluster.config.loading import load_config
 
+pytestmark = pytest.mark.thorough
+
 
 def csv_file(path: Path) -> Path:
     path.write_text('qid,query,gold\n7,who?,"[""me"", ""I""]"\n8,what?,that\n', encoding="utf-8")

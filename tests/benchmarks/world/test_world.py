@@ -17,6 +17,8 @@ from rewards.form import violations
 from rewards.grammar import parse_turn
 from rewards.transcript import StopReason, Transcript, Turn
 
+pytestmark = pytest.mark.thorough
+
 WORLD = World()
 
 

@@ -14,6 +14,8 @@ import yaml
 from benchmarks.benches.startup import HEAVY, heavy_imports
 from cluster.config.loading import recipe_names
 
+pytestmark = pytest.mark.thorough
+
 CLI = [sys.executable, "-m", "cluster.cli"]
 
 

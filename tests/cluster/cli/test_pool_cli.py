@@ -29,6 +29,8 @@ from benchmarks.benches.startup import heavy_imports
 from benchmarks.world.server import Answer, CandidateServer, FaultSettings
 from cluster.cli.app import app
 
+pytestmark = pytest.mark.thorough
+
 KEY = "sk-a-key-nobody-may-see"
 QUESTIONS = [
     {"id": "1", "dataset": "colours", "question": "red and blue", "answers": ["Blue"]},

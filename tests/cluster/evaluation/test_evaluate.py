@@ -36,6 +36,8 @@ from cluster.evaluation.target import Target, pool_notes
 from cluster.players.responder import PolicySource
 from cluster.runs.files import RunFolderError
 
+pytestmark = pytest.mark.thorough
+
 QUICK = ("alone", "random", "cheapest", "best_constant_training", "cheapest_right")
 
 

@@ -17,6 +17,8 @@ from benchmarks.baselines.router import RouterError
 from cluster.cli.app import app
 from cluster.evaluation.options import EvaluateError, EvaluationOptions
 
+pytestmark = pytest.mark.thorough
+
 KNN = EvaluationOptions("world", limit=20, baselines=("knn", "best_constant_training"))
 
 

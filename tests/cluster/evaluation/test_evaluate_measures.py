@@ -12,6 +12,8 @@ from evaluations import chat, numbers, run
 
 from cluster.runs.files import RunFolderError
 
+pytestmark = pytest.mark.thorough
+
 
 def test_judged_replies_are_not_compared_by_exact_match_and_their_baselines_keep_to_them(
     endpoints: Endpoints, tmp_path: Path

@@ -14,6 +14,8 @@ from evaluations import chat, lines, numbers, run
 from cluster.evaluation.options import EvaluateError
 from cluster.runs.files import RunFolderError
 
+pytestmark = pytest.mark.thorough
+
 
 def test_what_the_policys_model_does_not_take_it_has_got_wrong(endpoints: Endpoints, tmp_path: Path) -> None:
     endpoints.not_taken = {"thing 0", "thing 3"}

@@ -18,6 +18,8 @@ from evaluations import FEW, chat, lines, run
 
 from actors.episodes.remote_model import RemoteModelError
 
+pytestmark = pytest.mark.thorough
+
 
 def paid(endpoints: Endpoints) -> float:
     """USD of all requests to candidates: 110 tokens for each reply or refusal, at the same price in and out."""

@@ -22,6 +22,8 @@ from benchmarks.world.experts import Expert, count_tokens, experts
 from benchmarks.world.facts import Hop, World
 from cluster.evaluation.options import EvaluationOptions
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(autouse=True)
 def _little_to_learn_from(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,8 @@ from cluster.evaluation.pool_variants import PoolVariant, make_variants, read_wi
 from cluster.players import players as evaluation_policy
 from cluster.runs.files import RunFolderError
 
+pytestmark = pytest.mark.thorough
+
 FEW = 199  # resamples
 POOLS = ("seen", "unseen", "unseen-unmeasured", "without: BETA", "price:alpha=3", "unseen")
 LABELS = ["seen", "unseen", "unseen-unmeasured", "without:beta", "price:alpha=3"]

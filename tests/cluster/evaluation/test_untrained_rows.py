@@ -36,6 +36,8 @@ from cluster.players import players as evaluation_policy
 from cluster.players.responder import PolicySource
 from cluster.runs.files import RunFolderError
 
+pytestmark = pytest.mark.thorough
+
 CARDS = tuple(expert.card("http://127.0.0.1:1/v1") for expert in experts())
 QUESTIONS = [Question(f"q{number}", "world", f"what is the comet of {number} ?", ("sena",)) for number in range(3)]
 

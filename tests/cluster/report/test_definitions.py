@@ -33,6 +33,8 @@ from cluster.runs.clock import Clock
 from cluster.tracking.terminal import Terminal
 from cluster.training.summary import summarise_run
 
+pytestmark = pytest.mark.thorough
+
 
 def undefined(text: str, rows: Iterable[str] = ()) -> list[str]:
     """The methods that a text or its rows name without their definition.

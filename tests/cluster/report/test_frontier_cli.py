@@ -21,6 +21,8 @@ from cluster.evaluation.frontier_points import read_points
 from cluster.evaluation.options import EvaluationOptions
 from cluster.runs.files import RunFolderError
 
+pytestmark = pytest.mark.thorough
+
 BOUNDS = {"mean": 0.7, "low": 0.6, "high": 0.8, "questions": 40}
 NAMES = ("random", "best_constant_training", "best_utility", "cheapest_right")
 

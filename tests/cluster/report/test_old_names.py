@@ -24,6 +24,8 @@ from cluster.report.page import render
 from cluster.report.run_page import run_page
 from cluster.runs.record import read_record
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def today(tmp_path_factory: pytest.TempPathFactory) -> Path:

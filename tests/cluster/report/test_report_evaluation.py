@@ -26,6 +26,8 @@ from cluster.report.evaluation_page import evaluation_page
 from cluster.report.page import render
 from cluster.runs.files import RunFolderError
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def endpoints() -> Iterator[Endpoints]:

@@ -17,6 +17,8 @@ from benchmarks.world.experts import experts
 from cluster.report.page import render
 from cluster.report.run_page import run_page
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:

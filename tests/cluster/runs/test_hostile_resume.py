@@ -35,6 +35,8 @@ from cluster.training.checkpoints import newest_manifest
 from cluster.training.loop import _reopen
 from cluster.training.plan import plan_run
 
+pytestmark = pytest.mark.thorough
+
 STEP = f"checkpoints/step_{MANIFEST.step:06d}"
 
 # The files that a resume reads, each with its error or warning if a pickle has replaced it.

@@ -11,6 +11,8 @@ import pytest
 
 from cluster.session import reaper
 
+pytestmark = pytest.mark.thorough
+
 # The script adopts the processes that its driver leaves, and collects none until the reaper is done. The driver starts
 # a child that stops by itself soon after its parent's death, or one that never stops.
 SCRIPT = """

@@ -19,6 +19,8 @@ from actors.child_process import ROOT
 from cluster.session import one_root
 from cluster.session.one_root import PACKAGES
 
+pytestmark = pytest.mark.thorough
+
 _CLI = [sys.executable, "-P", "-c", "from cluster.cli.app import main; main()"]
 
 

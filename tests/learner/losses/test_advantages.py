@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from learner.losses.advantages import EPS, Estimator, estimate, groups_with_signal
 
+pytestmark = pytest.mark.thorough
+
 ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 BASELINED = tuple(name for name in ESTIMATORS if name != "reinforce_pp")
 
