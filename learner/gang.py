@@ -304,8 +304,8 @@ class LearnerGang:
 
     def load_state(self, path: Path) -> None:
         """Load a state that `save_state` wrote, with any number of ranks and any ZeRO stage."""
-        self.restart_from(path)
         self._batches = self.call_all("load_state", path)[0]
+        self.restart_from(path)
 
     def restart_from(self, path: Path) -> None:
         """From now on, `restart` loads the state in this folder."""

@@ -99,6 +99,7 @@ class Run:
         Raises:
             LearnerError: the checkpoint is of another model.
         """
+        self._crew.gang.restart_from(checkpoint / STATE)  # a rank may be lost while it loads
         try:
             self._crew.gang.load_state(checkpoint / STATE)
             self._crew.sync(manifest.step)
