@@ -28,7 +28,7 @@ test: setup lint  ## everything
 	$(ENGINES) -m engine
 
 test-fast: setup  ## under a minute: no engine, and no file that takes long
-	$(PARALLEL) -m "not engine and not thorough" -x
+	$(PARALLEL) -m "not engine and not thorough" -x --ignore tests/chaos
 
 setup: $(STAMP)  ## install into .venv, nothing else
 

@@ -14,6 +14,8 @@ from commands import DOCUMENTS, NOT_WALKED, ROOT, Command, commands, parse, pyth
 import router_r1
 from cluster.config.loading import load_config
 
+pytestmark = pytest.mark.thorough
+
 COMMANDS = commands()
 
 

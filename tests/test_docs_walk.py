@@ -21,7 +21,11 @@ from typer.testing import CliRunner
 from benchmarks.world.process import spawn_server, stop_server
 from cluster.cli.app import app
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1200)]  # a busy machine takes minutes to start an engine
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+]  # a busy machine takes minutes to start an engine
 
 # The walk's run, which the documents call runs/NAME: a short one of the example script.
 _SHORT = ("run.name=NAME", "run.steps=2", "run.groups_per_step=4", "run.group_size=4", "data.eval_questions=8")

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from private_names import OTHERS, PRIVATE, Private
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parents[1]
 SOURCES = [p for room in ("actors", "learner", "benchmarks", "cluster") for p in sorted((ROOT / room).rglob("*.py"))]
 LIBRARIES = ("vllm", "ray", "deepspeed")

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from actors.json_lines import json_objects, json_values
 
+pytestmark = pytest.mark.thorough
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),

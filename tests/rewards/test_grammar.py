@@ -5,11 +5,14 @@ from __future__ import annotations
 import codecs
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards.grammar import CLOSE, OPEN, TAGS, TurnParser, neutralise, parse_route, parse_turn
 from rewards.transcript import Block, BlockKind
+
+pytestmark = pytest.mark.thorough
 
 PIECES = st.lists(st.one_of(st.sampled_from([*TAGS, "<", ">", "</", "think", " ", "a: b"]), st.text(max_size=6)))
 PLAIN = st.text(st.characters(blacklist_characters="<>", blacklist_categories=["Cs"]), max_size=20).map(str.strip)

@@ -11,6 +11,8 @@ from benchmarks.baselines.ppo import PPO, RoutingEnv
 from benchmarks.baselines.router import Terms
 from benchmarks.evaluation.means import summarise
 
+pytestmark = pytest.mark.thorough
+
 
 def test_an_episode_is_one_question_one_candidate_one_reward() -> None:
     from gymnasium.utils.env_checker import check_env
