@@ -95,7 +95,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = load_config("quickstart", [f"run.folder={path.parent}", f"run.name={path.name}"])
     folder = RunFolder.create(config, "quickstart")
     folder.append_metrics({"step": MANIFEST.step, "reward/mean": 0.5})
-    open_tables(connect(database_url(path)), create=True)
+    engine = connect(database_url(path))
+    open_tables(engine, create=True)
+    engine.dispose()  # else SQLite's write-ahead log is copied with the run, and is read in place of a planted file
     assert folder.run_id
     checkpoint = folder.checkpoint(MANIFEST.step)
     save_tiny_llama(checkpoint, tied=True, seed=0)
